@@ -21,6 +21,12 @@ namespace sparseflow::runtime {
 inline constexpr int64_t manifestFormat = 1;
 /// Ranks above this have no use here and would only make hostile files larger.
 inline constexpr size_t maxRank = 8;
+/// The launch path keeps everything on the stack, so a function's interface is bounded.
+inline constexpr size_t maxKernelArguments = 64;
+inline constexpr size_t maxSymbols = 16;
+inline constexpr size_t maxTensors = 256;
+/// The most dynamic shared memory that any chip so far gives a block.
+inline constexpr int64_t maxSharedBytes = 227 * 1024;
 
 /// One extent of a shape: a number, or the name of a symbol of the function ("M").
 struct Dimension {

@@ -1,0 +1,276 @@
+// What makes a manifest valid. Everything the executor later relies on without looking is checked here, once.
+#include "sparseflow/Runtime/Manifest.h"
+#include "sparseflow/Runtime/Error.h"
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/ADT/StringSet.h"
+#include "llvm/Support/MathExtras.h"
+
+using namespace llvm;
+using namespace sparseflow::runtime;
+
+Buffer Buffer::input(int64_t index) {
+  Buffer buffer;
+  buffer.kind = Kind::Input;
+  buffer.index = index;
+  return buffer;
+}
+
+Buffer Buffer::output(int64_t index) {
+  Buffer buffer;
+  buffer.kind = Kind::Output;
+  buffer.index = index;
+  return buffer;
+}
+
+Buffer Buffer::constant(std::string tensor) {
+  Buffer buffer;
+  buffer.kind = Kind::Constant;
+  buffer.tensor = std::move(tensor);
+  return buffer;
+}
+
+Buffer Buffer::workspace(int64_t slot, DType dtype, std::vector<Dimension> shape) {
+  Buffer buffer;
+  buffer.kind = Kind::Workspace;
+  buffer.slot = slot;
+  buffer.dtype = dtype;
+  buffer.shape = std::move(shape);
+  return buffer;
+}
+
+const Function *Manifest::find(StringRef name) const {
+  auto found = find_if(functions, [&](const Function &f) { return f.name == name; });
+  return found == functions.end() ? nullptr : &*found;
+}
+
+std::optional<Chip> sparseflow::runtime::parseChip(StringRef target) {
+  Chip chip;
+  if (!target.consume_front("sm_"))
+    return std::nullopt;
+  if (target.ends_with("a") || target.ends_with("f")) {
+    chip.suffix = target.back();
+    target = target.drop_back();
+  }
+  if (target.size() < 2 || target.size() > 3 || target.getAsInteger(10, chip.number))
+    return std::nullopt;
+  return chip;
+}
+
+static std::string quotedList(ArrayRef<std::string> names) {
+  if (names.empty())
+    return "none";
+  return "'" + join(names, "', '") + "'";
+}
+
+namespace {
+/// The checks of one program; `where` grows as it descends.
+class ProgramChecker {
+public:
+  ProgramChecker(const Function &function, const Program &program)
+      : function(function), program(program),
+        where(("function '" + function.name + "', program '" + program.target + "'")) {}
+
+  Error check() const {
+    if (!parseChip(program.target))
+      return fail("target", "a chip like 'sm_80' or 'sm_90a'", "'" + program.target + "'");
+    for (auto [i, slot] : enumerate(program.slots))
+      for (const SlotSize &size : slot.sizes)
+        if (!size.symbol.empty() && !knows(size.symbol))
+          return unknownSymbol("slot " + Twine(i), size.symbol);
+    for (auto [i, buffer] : enumerate(program.buffers))
+      if (Error error = check(buffer, i))
+        return error;
+    StringSet<> names;
+    for (const Kernel &kernel : program.kernels) {
+      if (!names.insert(kernel.name).second)
+        return fail("kernels", "each name once", "'" + kernel.name + "' twice");
+      if (Error error = check(kernel))
+        return error;
+    }
+    for (auto [i, step] : enumerate(program.steps))
+      if (Error error = check(step, i, names))
+        return error;
+    return Error::success();
+  }
+
+private:
+  Error fail(const Twine &what, const Twine &expected, const Twine &got) const {
+    return makeError(Status::InvalidProgram, "manifest: " + where + ": " + what + " expected " +
+                                                 expected + ", got " + got);
+  }
+  Error unknownSymbol(const Twine &what, StringRef symbol) const {
+    return fail(what, "a symbol of the function (" + quotedList(function.symbols) + ")",
+                "'" + symbol + "'");
+  }
+  Error outOfRange(const Twine &what, StringRef kind, size_t count, int64_t index) const {
+    return fail(what, kind + " index below " + Twine(count), Twine(index));
+  }
+  bool knows(StringRef symbol) const { return is_contained(function.symbols, symbol); }
+  static bool inRange(int64_t index, size_t size) { return index >= 0 && uint64_t(index) < size; }
+
+  Error check(const Buffer &buffer, size_t i) const {
+    switch (buffer.kind) {
+    case Buffer::Kind::Input:
+      if (!inRange(buffer.index, function.inputs.size()))
+        return outOfRange("buffer " + Twine(i), "an input", function.inputs.size(), buffer.index);
+      break;
+    case Buffer::Kind::Output:
+      if (!inRange(buffer.index, function.outputs.size()))
+        return outOfRange("buffer " + Twine(i), "an output", function.outputs.size(), buffer.index);
+      break;
+    case Buffer::Kind::Constant:
+      if (buffer.tensor.empty())
+        return fail("buffer " + Twine(i), "a tensor's name", "an empty one");
+      break;
+    case Buffer::Kind::Workspace:
+      if (!inRange(buffer.slot, program.slots.size()))
+        return outOfRange("buffer " + Twine(i), "a slot", program.slots.size(), buffer.slot);
+      for (const Dimension &dim : buffer.shape)
+        if (dim.isSymbol() && !knows(dim.symbol))
+          return unknownSymbol("buffer " + Twine(i), dim.symbol);
+      break;
+    }
+    return Error::success();
+  }
+
+  Error check(const Kernel &kernel) const {
+    std::string what = "kernel '" + kernel.name + "'";
+    if (kernel.name.empty())
+      return fail("kernels", "a name for each", "an empty one");
+    int64_t threads = 1;
+    for (int64_t extent : kernel.block) {
+      if (extent < 1 || extent > 1024)
+        return fail(what, "block extents from 1 to 1024", Twine(extent));
+      threads *= extent;
+    }
+    if (threads > 1024)
+      return fail(what, "at most 1024 threads in a block", Twine(threads));
+    if (kernel.shared < 0 || kernel.shared > maxSharedBytes)
+      return fail(what, "0 to " + Twine(maxSharedBytes) + " bytes of shared memory",
+                  Twine(kernel.shared));
+    for (const GridDim &dim : kernel.grid) {
+      if (!dim.symbol.empty() && !knows(dim.symbol))
+        return unknownSymbol(what + " grid", dim.symbol);
+      if (dim.per < 1 || dim.mul < 1)
+        return fail(what + " grid", "per and mul of at least 1", Twine(std::min(dim.per, dim.mul)));
+    }
+    return Error::success();
+  }
+
+  Error check(const Step &step, size_t i, const StringSet<> &kernels) const {
+    std::string what = ("step " + Twine(i) + " ('" + step.label + "')").str();
+    if (!step.symbol.empty() && !knows(step.symbol))
+      return unknownSymbol(what, step.symbol);
+    if (step.variants.empty())
+      return fail(what, "at least one variant", "none");
+    if (step.symbol.empty() && step.variants.size() != 1)
+      return fail(what, "one variant, having no symbol to choose by", Twine(step.variants.size()));
+    for (auto [v, variant] : enumerate(step.variants)) {
+      bool last = v + 1 == step.variants.size();
+      if (last != !variant.max.has_value())
+        return fail(what, "a max in every variant but the last",
+                    last ? "one in the last" : "none in variant " + Twine(v));
+      if (v > 0 && variant.max && *variant.max <= *step.variants[v - 1].max)
+        return fail(what, "ascending max", Twine(*variant.max) + " in variant " + Twine(v));
+      if (variant.launches.empty())
+        return fail(what, "at least one launch in variant " + Twine(v), "none");
+      for (const Launch &launch : variant.launches)
+        if (Error error = check(launch, what, kernels))
+          return error;
+    }
+    return Error::success();
+  }
+
+  Error check(const Launch &launch, const std::string &what, const StringSet<> &kernels) const {
+    if (!kernels.contains(launch.kernel))
+      return fail(what, "a kernel of the program", "'" + launch.kernel + "'");
+    if (launch.args.size() > maxKernelArguments)
+      return fail(what, "at most " + Twine(maxKernelArguments) + " kernel arguments",
+                  Twine(launch.args.size()));
+    for (const Argument &arg : launch.args) {
+      bool indexes = arg.kind == Argument::Kind::Buffer || arg.kind == Argument::Kind::Stride;
+      if (indexes && !inRange(arg.value, program.buffers.size()))
+        return outOfRange(what, "a buffer", program.buffers.size(), arg.value);
+      if (arg.kind == Argument::Kind::Dim && !knows(arg.symbol))
+        return unknownSymbol(what, arg.symbol);
+    }
+    return Error::success();
+  }
+
+  const Function &function;
+  const Program &program;
+  std::string where;
+};
+} // namespace
+
+static Error checkSpecs(const Function &function, const std::vector<TensorSpec> &specs,
+                        StringRef kind) {
+  for (auto [i, spec] : enumerate(specs)) {
+    auto fail = [&, i = i](const Twine &expected, const Twine &got) {
+      return makeError(Status::InvalidProgram, "manifest: function '" + function.name + "': " +
+                                                   kind + " " + Twine(i) + " expected " + expected +
+                                                   ", got " + got);
+    };
+    if (spec.shape.size() > maxRank)
+      return fail("rank at most " + Twine(maxRank), Twine(spec.shape.size()));
+    for (const Dimension &dim : spec.shape) {
+      if (dim.isSymbol() && !is_contained(function.symbols, dim.symbol))
+        return fail("a symbol of the function (" + quotedList(function.symbols) + ")",
+                    "'" + dim.symbol + "'");
+      if (dim.size < 0)
+        return fail("extents of at least 0", Twine(dim.size));
+    }
+    if (!isPowerOf2_64(spec.align.pointer) || spec.align.stride < 1)
+      return fail("a power of two as pointer alignment and a positive stride multiple",
+                  Twine(spec.align.pointer) + " and " + Twine(spec.align.stride));
+  }
+  return Error::success();
+}
+
+static Error checkFunction(const Function &function) {
+  auto fail = [&](const Twine &expected, const Twine &got) {
+    return makeError(Status::InvalidProgram, "manifest: function '" + function.name +
+                                                 "': expected " + expected + ", got " + got);
+  };
+  StringSet<> symbols;
+  for (const std::string &symbol : function.symbols) {
+    if (symbol.empty() || !symbols.insert(symbol).second)
+      return fail("each symbol named once", symbol.empty() ? "an empty name" : "'" + symbol + "' twice");
+    // Only inputs give symbols a value.
+    bool bound = any_of(function.inputs, [&](const TensorSpec &spec) {
+      return any_of(spec.shape, [&](const Dimension &dim) { return dim.symbol == symbol; });
+    });
+    if (!bound)
+      return fail("every symbol in the shape of some input", "'" + symbol + "' in none");
+  }
+  if (function.symbols.size() > maxSymbols)
+    return fail("at most " + Twine(maxSymbols) + " symbols", Twine(function.symbols.size()));
+  if (function.inputs.size() > maxTensors || function.outputs.size() > maxTensors)
+    return fail("at most " + Twine(maxTensors) + " inputs and outputs",
+                Twine(std::max(function.inputs.size(), function.outputs.size())));
+  if (Error error = checkSpecs(function, function.inputs, "input"))
+    return error;
+  if (Error error = checkSpecs(function, function.outputs, "output"))
+    return error;
+  StringSet<> targets;
+  for (const Program &program : function.programs) {
+    if (!targets.insert(program.target).second)
+      return fail("one program a target", "'" + program.target + "' twice");
+    if (Error error = ProgramChecker(function, program).check())
+      return error;
+  }
+  return Error::success();
+}
+
+Error sparseflow::runtime::validate(const Manifest &manifest) {
+  StringSet<> names;
+  for (const Function &function : manifest.functions) {
+    if (function.name.empty() || !names.insert(function.name).second)
+      return makeError(Status::InvalidProgram, "manifest: expected each function named once, got '" +
+                                                   function.name + "'");
+    if (Error error = checkFunction(function))
+      return error;
+  }
+  return Error::success();
+}
