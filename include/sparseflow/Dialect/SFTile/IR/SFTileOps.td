@@ -1,0 +1,336 @@
+//===-- SFTileOps.td - Operations of the sf_tile dialect --------*- tablegen -*-===//
+//
+// Four families: the kernel and its place in the grid; memory (rings, copies, loads, stores); arithmetic on tiles; and
+// the host side (launch, dispatch), which keeps tensors and says which kernels a function became.
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef SPARSEFLOW_DIALECT_SFTILE_IR_SFTILEOPS_TD
+#define SPARSEFLOW_DIALECT_SFTILE_IR_SFTILEOPS_TD
+
+include "mlir/IR/BuiltinAttributes.td"
+include "mlir/IR/OpAsmInterface.td"
+include "mlir/IR/SymbolInterfaces.td"
+include "mlir/Interfaces/CallInterfaces.td"
+include "mlir/Interfaces/ControlFlowInterfaces.td"
+include "mlir/Interfaces/FunctionInterfaces.td"
+include "mlir/Interfaces/SideEffectInterfaces.td"
+include "sparseflow/Dialect/SFTile/IR/SFTileAttributes.td"
+include "sparseflow/Dialect/SFTile/IR/SFTileTypes.td"
+
+class SFTile_Op<string mnemonic, list<Trait> traits = []> : Op<SFTile_Dialect, mnemonic, traits>;
+
+//===----------------------------------------------------------------------===//
+// The kernel
+//===----------------------------------------------------------------------===//
+
+def SFTile_KernelOp : SFTile_Op<"kernel", [
+    FunctionOpInterface, IsolatedFromAbove, SingleBlock, HasParent<"::mlir::gpu::GPUModuleOp">]> {
+  let summary = "one GPU kernel";
+  let description = [{
+    A function that a grid of blocks executes. Arguments are memrefs in global memory (a dynamic leading dimension and
+    row stride become further parameters, in that order, behind each pointer) and scalars.
+
+    Attributes: `threads` is the block size; `config` (optional) the `#sf.kernel_config` it was built from;
+    `shared_bytes` is set by `sf-tile-allocate-smem`.
+
+    Example:
+    ```mlir
+    gpu.module @kernels {
+      sf_tile.kernel @copy(%x: memref<?x64xf16>, %y: memref<?x64xf16>) attributes {threads = 32 : i64} {
+        %c0 = arith.constant 0 : index
+        %t = sf_tile.load %x[%c0, %c0] : memref<?x64xf16> -> !sf_tile.tile<16x64xf16>
+        sf_tile.store %t, %y[%c0, %c0] : !sf_tile.tile<16x64xf16>, memref<?x64xf16>
+        sf_tile.return
+      }
+    }
+    ```
+  }];
+  let arguments = (ins SymbolNameAttr:$sym_name, TypeAttrOf<FunctionType>:$function_type,
+    OptionalAttr<DictArrayAttr>:$arg_attrs, OptionalAttr<DictArrayAttr>:$res_attrs,
+    I64Attr:$threads, OptionalAttr<AnyAttr>:$config, OptionalAttr<I64Attr>:$shared_bytes);
+  let regions = (region SizedRegion<1>:$body);
+  let hasCustomAssemblyFormat = 1;
+  let hasVerifier = 1;
+  let skipDefaultBuilders = 1;
+  let builders = [OpBuilder<(ins "::llvm::StringRef":$name, "::mlir::TypeRange":$inputs, "int64_t":$threads,
+                                 "::mlir::Attribute":$config)>];
+  let extraClassDeclaration = [{
+    ::llvm::ArrayRef<::mlir::Type> getArgumentTypes() { return getFunctionType().getInputs(); }
+    ::llvm::ArrayRef<::mlir::Type> getResultTypes() { return getFunctionType().getResults(); }
+    ::mlir::Region *getCallableRegion() { return &getBody(); }
+  }];
+}
+
+def SFTile_ReturnOp : SFTile_Op<"return", [Pure, Terminator, HasParent<"KernelOp">]> {
+  let summary = "ends a kernel";
+  let assemblyFormat = "attr-dict";
+}
+
+def SFTile_TileIdOp : SFTile_Op<"tile_id", [Pure]> {
+  let summary = "which output tile, and which part of the inner dimension, this block computes";
+  let description = [{
+    Decomposes the block index into a feature tile, a token tile and a split. Blocks walk panels of `raster` token
+    tiles: inside a panel tokens vary fastest, then features, so that blocks that run together share weights and
+    activations in L2. The grid has `feature_tiles * ceil(tokens / tile_tokens) * splits` blocks.
+
+    Formula (`t` token tiles, b the block index, the last panel being narrower when `raster` does not divide `t`):
+    `split = b / (features * t)`, `panel = rest / (raster * features)`, ...
+  }];
+  let arguments = (ins Index:$tokens, I64Attr:$feature_tiles, I64Attr:$tile_tokens, I64Attr:$splits, I64Attr:$raster);
+  let results = (outs Index:$feature, Index:$token, Index:$split);
+  let assemblyFormat = "$tokens attr-dict";
+  let hasVerifier = 1;
+}
+
+//===----------------------------------------------------------------------===//
+// Memory
+//===----------------------------------------------------------------------===//
+
+def SFTile_RingOp : SFTile_Op<"ring", [MemoryEffects<[MemAlloc]>]> {
+  let summary = "a ring of stages in shared memory";
+  let description = [{
+    `sf-tile-allocate-smem` gives it an offset in the block's shared memory.
+
+    Example: `%r = sf_tile.ring : !sf_tile.ring<4 x 128x64xf16>`
+  }];
+  let arguments = (ins OptionalAttr<I64Attr>:$offset);
+  let results = (outs SFTile_RingType:$result);
+  let assemblyFormat = "attr-dict `:` type($result)";
+}
+
+def SFTile_CopyAsyncOp : SFTile_Op<"copy_async", [MemoryEffects<[MemRead, MemWrite]>, AttrSizedOperandSegments]> {
+  let summary = "copies a box of global memory to a stage, asynchronously";
+  let description = [{
+    Copies the box of `sizes` elements at `offsets` of `source` to stage `stage` of `ring`. Elements outside of
+    `source`, and everything when `predicate` is false, arrive as zeros. `order = logical` keeps coordinates (the box has
+    the stage's shape); `order = storage` keeps bytes: the box, flattened, is the stage in storage order, which is
+    how packed weights travel.
+
+    Preconditions: every row of the box starts at a multiple of the copy's vector, which is the largest of 16, 8
+    and 4 bytes that divides the source's rows.
+    Postconditions: the stage may be read after a `wait` that covers the copy's `commit`.
+  }];
+  let arguments = (ins AnyMemRef:$source, Variadic<Index>:$offsets, SFTile_RingType:$ring, Index:$stage,
+                       Optional<I1>:$predicate, DenseI64ArrayAttr:$sizes, SFTile_CopyOrderAttr:$order);
+  let assemblyFormat = [{
+    $source `[` $offsets `]` $sizes `to` $ring `[` $stage `]` (`if` $predicate^)? $order attr-dict `:` type($source)
+    `to` type($ring)
+  }];
+  let hasVerifier = 1;
+}
+
+def SFTile_CommitOp : SFTile_Op<"commit", [MemoryEffects<[MemWrite]>]> {
+  let summary = "closes the group of copies issued since the last commit";
+  let assemblyFormat = "attr-dict";
+}
+
+def SFTile_WaitOp : SFTile_Op<"wait", [MemoryEffects<[MemRead, MemWrite]>]> {
+  let summary = "waits until at most `pending` groups are in flight, for the whole block";
+  let description = [{
+    Every thread waits for its own copies, then all meet at a barrier: what the older groups copied is visible to
+    the block, and every stage read before the wait may be written again.
+  }];
+  let arguments = (ins I64Attr:$pending);
+  let assemblyFormat = "attr-dict";
+}
+
+def SFTile_ViewOp : SFTile_Op<"view", [Pure]> {
+  let summary = "part of a packed weight as a typed memref";
+  let description = [{
+    A packed weight is one buffer: values, then metadata. The view starts at `byte_offset` and has the result's static
+    shape.
+
+    Example: `%v = sf_tile.view %w {byte_offset = 4096 : i64} : memref<4608xi8> to memref<1x1x512xi8>`
+  }];
+  let arguments = (ins AnyMemRef:$source, I64Attr:$byte_offset);
+  let results = (outs AnyMemRef:$result);
+  let assemblyFormat = "$source attr-dict `:` type($source) `to` type($result)";
+  let hasVerifier = 1;
+}
+
+def SFTile_LoadOp : SFTile_Op<"load", [MemoryEffects<[MemRead]>]> {
+  let summary = "a tile from global memory or from a stage";
+  let description = [{
+    From a memref: element (i0, i1, ...) of the tile is `source[indices + (i[dims[0]], i[dims[1]], ...)]`: `dims` says
+    which tile dimension runs along each memref dimension (-1: none; default: the same order). Elements outside of the
+    source are 0. Elements of a tile whose dimension no memref dimension uses are equal (a broadcast) and the tile has
+    size 1 there.
+
+    From a ring: `indices` is the stage, and the tile starts at the static `start` coordinates of the stage.
+  }];
+  let arguments = (ins AnyType:$source, Variadic<Index>:$indices, OptionalAttr<DenseI64ArrayAttr>:$dims,
+                       OptionalAttr<DenseI64ArrayAttr>:$start);
+  let results = (outs SFTile_TileType:$result);
+  let assemblyFormat = [{
+    $source `[` $indices `]` (`start` $start^)? (`dims` $dims^)? attr-dict `:` type($source) `->` type($result)
+  }];
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    bool isFromRing() { return ::llvm::isa<RingType>(getSource().getType()); }
+    /// `dims`, with its default filled in.
+    ::llvm::SmallVector<int64_t> getDimMap();
+  }];
+}
+
+def SFTile_StoreOp : SFTile_Op<"store", [MemoryEffects<[MemWrite]>]> {
+  let summary = "a tile to global memory";
+  let description = [{
+    The inverse of `load` from a memref; elements outside of the destination are dropped. With `packing`, a layout
+    from `offset` to tile coordinates, the tile is stored in that order from `indices` on, in the last dimension.
+  }];
+  let arguments = (ins SFTile_TileType:$value, AnyMemRef:$dest, Variadic<Index>:$indices,
+                       OptionalAttr<DenseI64ArrayAttr>:$dims, OptionalAttr<SFTile_LayoutAttr>:$packing);
+  let assemblyFormat = [{
+    $value `,` $dest `[` $indices `]` (`dims` $dims^)? (`packing` $packing^)? attr-dict `:` type($value) `,` type($dest)
+  }];
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    ::llvm::SmallVector<int64_t> getDimMap();
+  }];
+}
+
+//===----------------------------------------------------------------------===//
+// The pipeline
+//===----------------------------------------------------------------------===//
+
+def SFTile_PipelineOp : SFTile_Op<"pipeline", [AttrSizedOperandSegments, RecursiveMemoryEffects, SingleBlock]> {
+  let summary = "a producer that fills stages ahead of a consumer that reads them";
+  let description = [{
+    For every step of the domain `lower <= step < upper` the producer issues the asynchronous copies of the step into one
+    stage of each ring, and the consumer, once they have landed, reads the stage and updates the carried values.
+    Nothing here says how the two are synchronized or how far ahead the producer runs: `sf-tile-plan-pipeline` chooses
+    the depth (`stages`), `sf-tile-assign-roles` the mechanism.
+
+    The producer's arguments are the step and the stage; the consumer's are the step, the stage and the carried values,
+    which its `yield` replaces.
+  }];
+  let arguments = (ins Index:$lower, Index:$upper, Variadic<AnyType>:$inits, Variadic<SFTile_RingType>:$rings,
+                       OptionalAttr<I64Attr>:$stages);
+  let results = (outs Variadic<AnyType>:$results);
+  let regions = (region SizedRegion<1>:$producer, SizedRegion<1>:$consumer);
+  let assemblyFormat = [{
+    $lower `to` $upper (`init` `(` $inits^ `:` type($inits) `)`)? (`rings` `(` $rings^ `:` type($rings) `)`)?
+    `producer` $producer `consumer` $consumer attr-dict (`->` type($results)^)?
+  }];
+  let hasVerifier = 1;
+}
+
+def SFTile_YieldOp : SFTile_Op<"yield", [Pure, Terminator, ReturnLike,
+    ParentOneOf<["PipelineOp", "MapOp", "DispatchOp"]>]> {
+  let summary = "ends a region and gives its values";
+  let arguments = (ins Variadic<AnyType>:$values);
+  let assemblyFormat = "attr-dict ($values^ `:` type($values))?";
+}
+
+//===----------------------------------------------------------------------===//
+// Arithmetic
+//===----------------------------------------------------------------------===//
+
+def SFTile_SplatOp : SFTile_Op<"splat", [Pure]> {
+  let summary = "a tile with one value everywhere";
+  let arguments = (ins AnyType:$value);
+  let results = (outs SFTile_TileType:$result);
+  let assemblyFormat = "$value attr-dict `:` type($value) `->` type($result)";
+  let hasVerifier = 1;
+}
+
+def SFTile_MmaOp : SFTile_Op<"mma", [Pure]> {
+  let summary = "matrix multiply-accumulate on tensor cores";
+  let description = [{
+    `result[f, t] = acc[f, t] + sum_k a[f, k] * b[t, k]`. With `metadata`, `a` holds the two kept elements of every four
+    along k, and nibble (f, g) of the metadata holds their positions in group g, the first in the low two bits.
+    The metadata tile may cover more of k than `a` does: `a` begins at its column `metadata_start`.
+
+    Supported: the atoms of `Atoms.cpp`; f16, bf16, e4m3 and e5m2 accumulate in f32, i8 in i32.
+  }];
+  let arguments = (ins SFTile_TileType:$a, SFTile_TileType:$b, SFTile_TileType:$acc,
+                       Optional<SFTile_TileType>:$metadata, DefaultValuedAttr<I64Attr, "0">:$metadata_start,
+                       SFTile_AtomAttr:$atom);
+  let results = (outs SFTile_TileType:$result);
+  let assemblyFormat = [{
+    $atom $a `,` $b `,` $acc (`metadata` $metadata^)? attr-dict `:` type($a) `,` type($b) `,` type($acc)
+    (`,` type($metadata)^)? `->` type($result)
+  }];
+  let hasVerifier = 1;
+}
+
+def SFTile_MapOp : SFTile_Op<"map", [Pure, SingleBlock]> {
+  let summary = "a scalar function of every element";
+  let description = [{
+    Applies the region's `arith` and `math` operations to every element. Inputs broadcast along dimensions of size 1.
+
+    Example:
+    ```mlir
+    func.func @add(%a: !sf_tile.tile<64x8xf32>, %b: !sf_tile.tile<64x1xf32>) -> !sf_tile.tile<64x8xf32> {
+      %r = sf_tile.map %a, %b : !sf_tile.tile<64x8xf32>, !sf_tile.tile<64x1xf32> -> !sf_tile.tile<64x8xf32> {
+      ^bb0(%x: f32, %y: f32):
+        %s = arith.addf %x, %y : f32
+        sf_tile.yield %s : f32
+      }
+      return %r : !sf_tile.tile<64x8xf32>
+    }
+    ```
+  }];
+  let arguments = (ins Variadic<SFTile_TileType>:$inputs);
+  let results = (outs Variadic<SFTile_TileType>:$results);
+  let regions = (region SizedRegion<1>:$body);
+  let assemblyFormat = "($inputs^ `:` type($inputs) `->`)? type($results) $body attr-dict";
+  let hasVerifier = 1;
+}
+
+def SFTile_ReduceOp : SFTile_Op<"reduce", [Pure]> {
+  let summary = "combines a tile along one dimension";
+  let description = [{
+    The result has size 1 in `dim`. The order of combination is fixed by the layout, so equal inputs give equal bits.
+  }];
+  let arguments = (ins SFTile_ReduceKindAttr:$kind, SFTile_TileType:$input, I64Attr:$dim,
+                       OptionalAttr<I64Attr>:$scratch_offset);
+  let results = (outs SFTile_TileType:$result);
+  let assemblyFormat = "$kind $input attr-dict `:` type($input) `->` type($result)";
+  let hasVerifier = 1;
+}
+
+def SFTile_CompressOp : SFTile_Op<"compress", [Pure]> {
+  let summary = "keeps two of every four elements along the last dimension";
+  let description = [{
+    Keeps the two largest magnitudes of each group, ties to the lower position, in ascending position; -0 becomes +0.
+    `kept` has half the columns; `metadata` holds one nibble a group, first position in the low two bits. `excess`
+    counts, for each group, the nonzero elements that were dropped.
+  }];
+  let arguments = (ins SFTile_TileType:$input);
+  let results = (outs SFTile_TileType:$kept, SFTile_TileType:$metadata, SFTile_TileType:$excess);
+  let assemblyFormat = "$input attr-dict `:` type($input) `->` type($kept) `,` type($metadata) `,` type($excess)";
+  let hasVerifier = 1;
+}
+
+//===----------------------------------------------------------------------===//
+// The host side
+//===----------------------------------------------------------------------===//
+
+def SFTile_LaunchOp : SFTile_Op<"launch"> {
+  let summary = "runs a kernel on tensors";
+  let description = [{
+    The kernel's arguments are the operands, then the results, in this order. A result's leading dimension, when it
+    is dynamic, equals that of the operand `grid.rows_of`.
+  }];
+  let arguments = (ins SymbolRefAttr:$kernel, Variadic<AnyType>:$inputs, SFTile_GridAttr:$grid);
+  let results = (outs Variadic<AnyType>:$results);
+  let assemblyFormat = "$kernel `(` $inputs `)` $grid attr-dict `:` functional-type($inputs, $results)";
+  let hasVerifier = 1;
+}
+
+def SFTile_DispatchOp : SFTile_Op<"dispatch", [RecursiveMemoryEffects]> {
+  let summary = "one of several ways to compute a result, chosen by the number of rows";
+  let description = [{
+    Region i serves row counts up to `max_rows[i]`, which ascend; -1, for the last, means any. `rows` is the tensor whose
+    leading dimension is counted. `label` names the operation for reports.
+  }];
+  let arguments = (ins AnyType:$rows, DenseI64ArrayAttr:$max_rows, StrAttr:$label);
+  let results = (outs Variadic<AnyType>:$results);
+  let regions = (region VariadicRegion<SizedRegion<1>>:$variants);
+  let assemblyFormat = "$label $rows $max_rows attr-dict `:` type($rows) `->` type($results) $variants";
+  let hasVerifier = 1;
+}
+
+#endif // SPARSEFLOW_DIALECT_SFTILE_IR_SFTILEOPS_TD

@@ -1,0 +1,327 @@
+//===- SFTileOps.cpp - Verifiers, parsers and printers --------------------===//
+
+#include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/IR/OpImplementation.h"
+#include "mlir/Interfaces/FunctionImplementation.h"
+
+using namespace mlir;
+using namespace sparseflow;
+using namespace sparseflow::sf_tile;
+
+#define GET_OP_CLASSES
+#include "sparseflow/Dialect/SFTile/IR/SFTileOps.cpp.inc"
+
+//===----------------------------------------------------------------------===//
+// KernelOp
+//===----------------------------------------------------------------------===//
+
+void KernelOp::build(OpBuilder &builder, OperationState &state, StringRef name, TypeRange inputs,
+                     int64_t threads, Attribute config) {
+  state.addAttribute(getSymNameAttrName(state.name), builder.getStringAttr(name));
+  state.addAttribute(getFunctionTypeAttrName(state.name),
+                     TypeAttr::get(builder.getFunctionType(inputs, {})));
+  state.addAttribute(getThreadsAttrName(state.name), builder.getI64IntegerAttr(threads));
+  if (config)
+    state.addAttribute(getConfigAttrName(state.name), config);
+  Region *body = state.addRegion();
+  body->emplaceBlock().addArguments(inputs, SmallVector<Location>(inputs.size(), state.location));
+}
+
+ParseResult KernelOp::parse(OpAsmParser &parser, OperationState &result) {
+  auto buildType = [](Builder &builder, ArrayRef<Type> inputs, ArrayRef<Type> results,
+                      function_interface_impl::VariadicFlag,
+                      std::string &) { return builder.getFunctionType(inputs, results); };
+  return function_interface_impl::parseFunctionOp(
+      parser, result, /*allowVariadic=*/false, getFunctionTypeAttrName(result.name), buildType,
+      getArgAttrsAttrName(result.name), getResAttrsAttrName(result.name));
+}
+
+void KernelOp::print(OpAsmPrinter &printer) {
+  function_interface_impl::printFunctionOp(printer, *this, /*isVariadic=*/false,
+                                           getFunctionTypeAttrName(), getArgAttrsAttrName(),
+                                           getResAttrsAttrName());
+}
+
+LogicalResult KernelOp::verify() {
+  if (!getFunctionType().getResults().empty())
+    return emitOpError("expected no results, got ") << getFunctionType().getResults().size()
+                                                    << "; write through a memref argument";
+  int64_t threads = getThreads();
+  if (threads < 32 || threads > 1024 || threads % 32)
+    return emitOpError("expected `threads` to be a multiple of 32 up to 1024, got ") << threads;
+  for (Type type : getFunctionType().getInputs()) {
+    auto memref = dyn_cast<MemRefType>(type);
+    if (!memref)
+      continue;
+    for (int64_t i = 1; i < memref.getRank(); ++i)
+      if (memref.isDynamicDim(i))
+        return emitOpError("expected only the leading dimension of a memref to be dynamic, got ")
+               << memref;
+  }
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// Verifiers
+//===----------------------------------------------------------------------===//
+
+LogicalResult TileIdOp::verify() {
+  for (auto [name, value] : {std::pair("feature_tiles", getFeatureTiles()),
+                             std::pair("tile_tokens", getTileTokens()),
+                             std::pair("splits", getSplits()), std::pair("raster", getRaster())})
+    if (static_cast<int64_t>(value) < 1)
+      return emitOpError("expected `") << name << "` to be positive, got " << value;
+  return success();
+}
+
+static int64_t product(ArrayRef<int64_t> sizes) {
+  int64_t result = 1;
+  for (int64_t s : sizes)
+    result *= s;
+  return result;
+}
+
+LogicalResult CopyAsyncOp::verify() {
+  auto source = cast<MemRefType>(getSource().getType());
+  RingType ring = getRing().getType();
+  if (static_cast<int64_t>(getOffsets().size()) != source.getRank() ||
+      static_cast<int64_t>(getSizes().size()) != source.getRank())
+    return emitOpError("expected ") << source.getRank() << " offsets and sizes, got "
+                                    << getOffsets().size() << " and " << getSizes().size();
+  if (getOrder() == CopyOrder::Logical) {
+    if (source.getElementType() != ring.getElementType() || getSizes() != ring.getShape())
+      return emitOpError("expected the box to have the stage's shape and element type in logical "
+                         "order");
+    return success();
+  }
+  int64_t bytes = product(getSizes()) * source.getElementTypeBitWidth() / 8;
+  if (bytes != ring.getStageBytes())
+    return emitOpError("expected a box of ") << ring.getStageBytes() << " bytes, a stage's size, got "
+                                             << bytes;
+  return success();
+}
+
+LogicalResult ViewOp::verify() {
+  auto source = cast<MemRefType>(getSource().getType());
+  auto result = cast<MemRefType>(getResult().getType());
+  if (!source.hasStaticShape() || !result.hasStaticShape())
+    return emitOpError("expected static shapes");
+  int64_t have = source.getNumElements() * source.getElementTypeBitWidth() / 8;
+  int64_t want = getByteOffset() + result.getNumElements() * result.getElementTypeBitWidth() / 8;
+  if (want > have)
+    return emitOpError("expected a source of at least ") << want << " bytes, got " << have;
+  return success();
+}
+
+static SmallVector<int64_t> fillDims(std::optional<ArrayRef<int64_t>> dims, int64_t rank) {
+  if (dims)
+    return SmallVector<int64_t>(*dims);
+  return llvm::to_vector(llvm::seq<int64_t>(0, rank));
+}
+
+SmallVector<int64_t> LoadOp::getDimMap() {
+  return fillDims(getDims(), cast<MemRefType>(getSource().getType()).getRank());
+}
+
+SmallVector<int64_t> StoreOp::getDimMap() {
+  return fillDims(getDims(), getDest().getType().getRank());
+}
+
+static LogicalResult verifyDimMap(Operation *op, ArrayRef<int64_t> dims, MemRefType memref,
+                                  TileType tile, size_t numIndices) {
+  if (static_cast<int64_t>(numIndices) != memref.getRank() ||
+      static_cast<int64_t>(dims.size()) != memref.getRank())
+    return op->emitOpError("expected ") << memref.getRank() << " indices and dims, got "
+                                        << numIndices << " and " << dims.size();
+  if (memref.getElementType() != tile.getElementType())
+    return op->emitOpError("expected equal element types, got ")
+           << memref.getElementType() << " and " << tile.getElementType();
+  for (int64_t dim : dims)
+    if (dim < -1 || dim >= tile.getRank())
+      return op->emitOpError("expected dims from -1 to ") << tile.getRank() - 1 << ", got " << dim;
+  for (int64_t i = 0; i < tile.getRank(); ++i)
+    if (tile.getShape()[i] != 1 && !llvm::is_contained(dims, i))
+      return op->emitOpError("expected tile dimension ")
+             << i << " to run along a memref dimension or to have size 1";
+  return success();
+}
+
+LogicalResult LoadOp::verify() {
+  if (auto ring = dyn_cast<RingType>(getSource().getType())) {
+    if (getIndices().size() != 1 || getDims())
+      return emitOpError("expected one index, the stage, and no dims for a ring");
+    if (ring.getElementType() != getResult().getType().getElementType())
+      return emitOpError("expected equal element types, got ")
+             << ring.getElementType() << " and " << getResult().getType().getElementType();
+    if (getStart() && static_cast<int64_t>(getStart()->size()) != ring.getRank())
+      return emitOpError("expected ") << ring.getRank() << " start coordinates";
+    for (auto [i, size] : llvm::enumerate(getResult().getType().getShape())) {
+      int64_t start = getStart() ? (*getStart())[i] : 0;
+      if (start < 0 || start + size > ring.getShape()[i])
+        return emitOpError("expected the tile to lie inside the stage, got ")
+               << start << " + " << size << " of " << ring.getShape()[i];
+    }
+    return success();
+  }
+  auto memref = dyn_cast<MemRefType>(getSource().getType());
+  if (!memref)
+    return emitOpError("expected a memref or a ring, got ") << getSource().getType();
+  if (getStart())
+    return emitOpError("expected no start for a memref: add it to the indices");
+  return verifyDimMap(*this, getDimMap(), memref, getResult().getType(), getIndices().size());
+}
+
+LogicalResult StoreOp::verify() {
+  MemRefType dest = cast<MemRefType>(getDest().getType());
+  if (!getPacking())
+    return verifyDimMap(*this, getDimMap(), dest, getValue().getType(), getIndices().size());
+  if (static_cast<int64_t>(getIndices().size()) != dest.getRank())
+    return emitOpError("expected ") << dest.getRank() << " indices, got " << getIndices().size();
+  return success();
+}
+
+static LogicalResult verifyYield(Operation *op, Region &region, TypeRange expected,
+                                 StringRef what) {
+  auto yield = dyn_cast<YieldOp>(region.front().getTerminator());
+  if (!yield)
+    return op->emitOpError("expected ") << what << " to end in sf_tile.yield";
+  if (yield.getValues().getTypes() != expected)
+    return op->emitOpError("expected ") << what << " to yield (" << expected << "), got ("
+                                        << yield.getValues().getTypes() << ")";
+  return success();
+}
+
+LogicalResult PipelineOp::verify() {
+  auto verifyArguments = [&](Region &region, TypeRange tail, StringRef what) -> LogicalResult {
+    SmallVector<Type> expected = {IndexType::get(getContext()), IndexType::get(getContext())};
+    llvm::append_range(expected, tail);
+    if (region.getArgumentTypes() != TypeRange(expected))
+      return emitOpError("expected the ") << what << "'s arguments to be (" << expected << "), got ("
+                                          << region.getArgumentTypes() << ")";
+    return success();
+  };
+  if (getInits().getTypes() != getResultTypes())
+    return emitOpError("expected results of the same types as the carried values");
+  if (failed(verifyArguments(getProducer(), {}, "producer")) ||
+      failed(verifyArguments(getConsumer(), getInits().getTypes(), "consumer")))
+    return failure();
+  if (failed(verifyYield(*this, getProducer(), {}, "the producer")))
+    return failure();
+  return verifyYield(*this, getConsumer(), getResultTypes(), "the consumer");
+}
+
+LogicalResult SplatOp::verify() {
+  if (getValue().getType() != getResult().getType().getElementType())
+    return emitOpError("expected a value of type ")
+           << getResult().getType().getElementType() << ", got " << getValue().getType();
+  return success();
+}
+
+LogicalResult MmaOp::verify() {
+  const Atom &atom = getAtom().getAtom();
+  TileType a = getA().getType(), b = getB().getType(), acc = getAcc().getType();
+  if (acc != getResult().getType())
+    return emitOpError("expected the result to have the accumulator's type, got ")
+           << getResult().getType() << " and " << acc;
+  if (a.getRank() != 2 || b.getRank() != 2 || acc.getRank() != 2)
+    return emitOpError("expected tiles of rank 2");
+  int64_t keptRatio = atom.sparse ? 2 : 1;
+  if (a.getShape()[0] != acc.getShape()[0] || b.getShape()[0] != acc.getShape()[1] ||
+      a.getShape()[1] * keptRatio != b.getShape()[1])
+    return emitOpError("expected a: features x k") << (atom.sparse ? "/2" : "")
+                                                   << ", b: tokens x k, acc: features x tokens, got "
+                                                   << a << ", " << b << ", " << acc;
+  if (b.getShape()[1] != atom.k)
+    return emitOpError("expected one step of ") << atom.k << " along k, got " << b.getShape()[1];
+  if (atom.sparse != static_cast<bool>(getMetadata()))
+    return emitOpError(atom.sparse ? "expected metadata for a sparse atom"
+                                   : "expected no metadata for a dense atom");
+  return success();
+}
+
+LogicalResult MapOp::verify() {
+  SmallVector<int64_t> shape;
+  for (Type type : getResultTypes()) {
+    ArrayRef<int64_t> resultShape = cast<TileType>(type).getShape();
+    if (!shape.empty() && shape != SmallVector<int64_t>(resultShape))
+      return emitOpError("expected results of equal shape");
+    shape.assign(resultShape.begin(), resultShape.end());
+  }
+  if (getBody().getNumArguments() != getInputs().size())
+    return emitOpError("expected ") << getInputs().size() << " region arguments, got "
+                                    << getBody().getNumArguments();
+  for (auto [input, argument] : llvm::zip_equal(getInputs(), getBody().getArguments())) {
+    auto tile = cast<TileType>(input.getType());
+    if (tile.getElementType() != argument.getType())
+      return emitOpError("expected a region argument of type ")
+             << tile.getElementType() << ", got " << argument.getType();
+    if (tile.getRank() != static_cast<int64_t>(shape.size()))
+      return emitOpError("expected tiles of equal rank");
+    for (auto [size, full] : llvm::zip_equal(tile.getShape(), shape))
+      if (size != full && size != 1)
+        return emitOpError("expected inputs of the result's shape, or of size 1 to broadcast, got ")
+               << tile;
+  }
+  SmallVector<Type> elements;
+  for (Type type : getResultTypes())
+    elements.push_back(cast<TileType>(type).getElementType());
+  return verifyYield(*this, getBody(), elements, "the region");
+}
+
+LogicalResult ReduceOp::verify() {
+  TileType input = getInput().getType(), result = getResult().getType();
+  int64_t dim = getDim();
+  if (dim < 0 || dim >= input.getRank())
+    return emitOpError("expected dim from 0 to ") << input.getRank() - 1 << ", got " << dim;
+  SmallVector<int64_t> shape(input.getShape());
+  shape[dim] = 1;
+  if (ArrayRef<int64_t>(shape) != result.getShape() ||
+      input.getElementType() != result.getElementType())
+    return emitOpError("expected the result to be the input with size 1 in dim ") << dim << ", got "
+                                                                                  << result;
+  return success();
+}
+
+LogicalResult CompressOp::verify() {
+  TileType input = getInput().getType(), kept = getKept().getType();
+  auto divided = [&](TileType type, int64_t by) {
+    return type.getRank() == 2 && type.getShape()[0] == input.getShape()[0] &&
+           type.getShape()[1] * by == input.getShape()[1];
+  };
+  if (input.getRank() != 2 || input.getShape()[1] % 4)
+    return emitOpError("expected a tile of rank 2 whose columns are a multiple of 4, got ") << input;
+  if (!divided(kept, 2) || kept.getElementType() != input.getElementType())
+    return emitOpError("expected half the columns and the same element type, got ") << kept;
+  if (!divided(getMetadata().getType(), 4) || !getMetadata().getType().getElementType().isInteger(4))
+    return emitOpError("expected a quarter of the columns as i4, got ") << getMetadata().getType();
+  if (!divided(getExcess().getType(), 4) || !getExcess().getType().getElementType().isInteger(32))
+    return emitOpError("expected a quarter of the columns as i32, got ") << getExcess().getType();
+  return success();
+}
+
+LogicalResult LaunchOp::verify() {
+  if (GridAttr grid = getGrid(); grid.getRowsOf()) {
+    if (!grid.getRowsPerBlock() || *grid.getRowsPerBlock() < 1)
+      return emitOpError("expected a positive rows_per_block with rows_of");
+    if (*grid.getRowsOf() < 0 || *grid.getRowsOf() >= static_cast<int64_t>(getInputs().size()))
+      return emitOpError("expected rows_of to name an operand, got ") << *grid.getRowsOf();
+  }
+  return success();
+}
+
+LogicalResult DispatchOp::verify() {
+  if (getMaxRows().empty() || getMaxRows().size() != getVariants().size())
+    return emitOpError("expected one max_rows for each variant, got ")
+           << getMaxRows().size() << " for " << getVariants().size();
+  for (auto [i, rows] : llvm::enumerate(getMaxRows())) {
+    bool last = i + 1 == getMaxRows().size();
+    if (last ? rows != -1 : (rows < 1 || (i && rows <= getMaxRows()[i - 1])))
+      return emitOpError("expected ascending max_rows that end in -1");
+  }
+  for (Region &variant : getVariants())
+    if (failed(verifyYield(*this, variant, getResultTypes(), "every variant")))
+      return failure();
+  return success();
+}

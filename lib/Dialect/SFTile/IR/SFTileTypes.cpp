@@ -1,0 +1,135 @@
+//===- SFTileTypes.cpp - Tiles and rings ----------------------------------===//
+//
+// Assembly: `tile<256x128xf32[, layout]>`, `ring<4 x 128x64xf16[, layout]>`, `ring<? x ...>` before the depth is known.
+//
+//===----------------------------------------------------------------------===//
+
+#include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
+
+#include "mlir/IR/DialectImplementation.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+using namespace mlir;
+using namespace sparseflow::sf_tile;
+
+#define GET_TYPEDEF_CLASSES
+#include "sparseflow/Dialect/SFTile/IR/SFTileTypes.cpp.inc"
+
+void SFTileDialect::registerTypes() {
+  addTypes<
+#define GET_TYPEDEF_LIST
+#include "sparseflow/Dialect/SFTile/IR/SFTileTypes.cpp.inc"
+      >();
+}
+
+static ParseResult parseShapeAndLayout(AsmParser &parser, SmallVectorImpl<int64_t> &shape,
+                                       Type &elementType, LayoutAttr &layout) {
+  if (parser.parseDimensionList(shape, /*allowDynamic=*/false) || parser.parseType(elementType))
+    return failure();
+  if (succeeded(parser.parseOptionalComma()))
+    if (parser.parseAttribute(layout))
+      return failure();
+  return parser.parseGreater();
+}
+
+static void printShapeAndLayout(AsmPrinter &printer, ArrayRef<int64_t> shape, Type elementType,
+                                LayoutAttr layout) {
+  for (int64_t size : shape)
+    printer << size << 'x';
+  printer << elementType;
+  if (layout)
+    printer << ", " << layout;
+  printer << '>';
+}
+
+static LogicalResult verifyShape(function_ref<InFlightDiagnostic()> emitError,
+                                 ArrayRef<int64_t> shape, Type elementType, LayoutAttr layout) {
+  if (shape.empty() || llvm::any_of(shape, [](int64_t s) { return s < 1; }))
+    return emitError() << "expected one or more positive dimensions";
+  if (!elementType.isIntOrFloat())
+    return emitError() << "expected an integer or float element type, got " << elementType;
+  if (layout && layout.getRank() != shape.size())
+    return emitError() << "expected a layout of rank " << shape.size() << ", got one of rank "
+                       << layout.getRank();
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// TileType
+//===----------------------------------------------------------------------===//
+
+Type TileType::parse(AsmParser &parser) {
+  SmallVector<int64_t> shape;
+  Type elementType;
+  LayoutAttr layout;
+  if (parser.parseLess() || parseShapeAndLayout(parser, shape, elementType, layout))
+    return {};
+  return parser.getChecked<TileType>(parser.getContext(), shape, elementType, layout);
+}
+
+void TileType::print(AsmPrinter &printer) const {
+  printer << '<';
+  printShapeAndLayout(printer, getShape(), getElementType(), getLayout());
+}
+
+LogicalResult TileType::verify(function_ref<InFlightDiagnostic()> emitError,
+                               ArrayRef<int64_t> shape, Type elementType, LayoutAttr layout) {
+  if (failed(verifyShape(emitError, shape, elementType, layout)))
+    return failure();
+  if (!layout)
+    return success();
+  if (!layout.isDistributed())
+    return emitError() << "expected a layout over `register` and `lane` with `warps`";
+  SmallVector<int64_t> warpTile = layout.getWarpTile();
+  for (auto [size, tile, warps] : llvm::zip_equal(shape, warpTile, layout.getWarps()))
+    if (size != 1 && size != tile * warps)
+      return emitError() << "expected the layout to cover " << size << " elements, got " << warps
+                         << " warps of " << tile;
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// RingType
+//===----------------------------------------------------------------------===//
+
+Type RingType::parse(AsmParser &parser) {
+  int64_t stages = ShapedType::kDynamic;
+  SmallVector<int64_t> shape;
+  Type elementType;
+  LayoutAttr layout;
+  if (parser.parseLess())
+    return {};
+  if (failed(parser.parseOptionalQuestion()) && parser.parseInteger(stages))
+    return {};
+  if (parser.parseKeyword("x") || parseShapeAndLayout(parser, shape, elementType, layout))
+    return {};
+  return parser.getChecked<RingType>(parser.getContext(), stages, shape, elementType, layout);
+}
+
+void RingType::print(AsmPrinter &printer) const {
+  printer << '<';
+  if (ShapedType::isDynamic(getStages()))
+    printer << '?';
+  else
+    printer << getStages();
+  printer << " x ";
+  printShapeAndLayout(printer, getShape(), getElementType(), getLayout());
+}
+
+LogicalResult RingType::verify(function_ref<InFlightDiagnostic()> emitError, int64_t stages,
+                               ArrayRef<int64_t> shape, Type elementType, LayoutAttr layout) {
+  if (!ShapedType::isDynamic(stages) && stages < 1)
+    return emitError() << "expected at least one stage, got " << stages;
+  if (failed(verifyShape(emitError, shape, elementType, layout)))
+    return failure();
+  if (layout && (layout.isDistributed() || layout.getBases("offset").empty()))
+    return emitError() << "expected a layout over `offset`";
+  return success();
+}
+
+int64_t RingType::getStageBytes() const {
+  int64_t elements = 1;
+  for (int64_t size : getShape())
+    elements *= size;
+  return elements * getElementType().getIntOrFloatBitWidth() / 8;
+}
