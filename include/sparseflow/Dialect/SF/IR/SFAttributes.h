@@ -1,0 +1,50 @@
+//===- SFAttributes.h - Attributes of the `sf` dialect -----------*- C++ -*-===//
+//
+// The attributes, and the table of chips behind #sf.target. The table is plain data: whoever needs a fact about
+// a chip asks here, so that adding a chip is adding a row.
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef SPARSEFLOW_DIALECT_SF_IR_SFATTRIBUTES_H
+#define SPARSEFLOW_DIALECT_SF_IR_SFATTRIBUTES_H
+
+#include "mlir/IR/Attributes.h"
+#include "mlir/IR/BuiltinTypes.h"
+#include "mlir/IR/TensorEncoding.h"
+#include "sparseflow/Dialect/SF/IR/SFDialect.h"
+#include "llvm/ADT/ArrayRef.h"
+
+#include <optional>
+#include <string>
+
+namespace sparseflow::sf {
+
+/// Facts about a chip, and the figures from which the cost model estimates. Rates are per multiprocessor
+/// and clock; where one name covers several products, the figures are those of the one named in the table.
+struct ChipInfo {
+  llvm::StringLiteral name;
+  /// Major times ten plus minor.
+  unsigned computeCapability;
+  /// Bytes that one block may use after opting in, and bytes of one multiprocessor.
+  int64_t sharedMemoryPerBlock, sharedMemoryPerMultiprocessor;
+  llvm::StringLiteral ptxFeature;
+  int64_t multiprocessors;
+  /// Dense f16 multiply-adds with f32 accumulators.
+  int64_t denseF16PerClock;
+  double clockGHz, dramGBPerSecond;
+};
+
+/// All chips that #sf.target accepts.
+llvm::ArrayRef<ChipInfo> getChips();
+/// The chip of that name, or null.
+const ChipInfo *lookupChip(llvm::StringRef name);
+/// "sm_80, sm_86, ...", for messages.
+std::string listChips();
+
+} // namespace sparseflow::sf
+
+#include "sparseflow/Dialect/SF/IR/SFEnums.h.inc"
+#define GET_ATTRDEF_CLASSES
+#include "sparseflow/Dialect/SF/IR/SFAttributes.h.inc"
+
+#endif // SPARSEFLOW_DIALECT_SF_IR_SFATTRIBUTES_H

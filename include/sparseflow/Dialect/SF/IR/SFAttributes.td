@@ -1,0 +1,180 @@
+// Attributes of the `sf` dialect: how a weight is stored, which chip is meant, how one kernel is tiled.
+// Every field is typed; there is no attribute that is a free dictionary.
+
+#ifndef SPARSEFLOW_DIALECT_SF_IR_SFATTRIBUTES_TD
+#define SPARSEFLOW_DIALECT_SF_IR_SFATTRIBUTES_TD
+
+include "mlir/IR/AttrTypeBase.td"
+include "mlir/IR/EnumAttr.td"
+include "mlir/IR/TensorEncoding.td"
+include "sparseflow/Dialect/SF/IR/SFDialect.td"
+
+class SF_I32Enum<string name, string summary, list<EnumCase> cases> : I32Enum<name, summary, cases> {
+  let cppNamespace = "::sparseflow::sf";
+}
+
+def SF_Sparsity : SF_I32Enum<"Sparsity", "Structure of a weight along K", [
+  I32EnumCase<"Dense", 0, "dense">,
+  I32EnumCase<"Sp24", 1, "sp24">
+]>;
+
+def SF_Pack : SF_I32Enum<"Pack", "Order in which a weight lies in memory", [
+  I32EnumCase<"None", 0, "none">,
+  I32EnumCase<"Mma", 1, "mma">
+]>;
+
+def SF_Atom : SF_I32Enum<"Atom", "Tensor-core instruction family", [
+  I32EnumCase<"Mma", 0, "mma">,
+  I32EnumCase<"MmaSp", 1, "mma_sp">
+]>;
+
+def SF_CompressMode : SF_I32Enum<"CompressMode", "What happens to a group with more than two non-zeros", [
+  I32EnumCase<"Verify", 0, "verify">,
+  I32EnumCase<"Prune", 1, "prune">
+]>;
+
+def SF_QuantizeAxis : SF_I32Enum<"QuantizeAxis", "What one dynamic scale covers", [
+  I32EnumCase<"Token", 0, "token">,
+  I32EnumCase<"Group", 1, "group">
+]>;
+
+// An enum that is spelled as a string in an operation's attribute dictionary: `{mode = "prune"}`.
+class SF_StrEnumAttr<EnumInfo enum> : Attr<
+    CPred<"::llvm::isa<::mlir::StringAttr>($_self) && " # enum.cppNamespace # "::" #
+          enum.stringToSymbolFnName # "(::llvm::cast<::mlir::StringAttr>($_self).getValue())">,
+    "one of " # !interleave(!foreach(case, enum.enumerants, "'" # case.str # "'"), ", ")> {
+  let storageType = "::mlir::StringAttr";
+  let returnType = enum.cppNamespace # "::" # enum.className;
+  let convertFromStorage = "*" # enum.cppNamespace # "::" # enum.stringToSymbolFnName #
+                           "($_self.getValue())";
+  let constBuilderCall = "$_builder.getStringAttr(" # enum.cppNamespace # "::" #
+                         enum.symbolToStringFnName # "($0))";
+}
+
+class SF_Attr<string name, string attrMnemonic, list<Trait> traits = []>
+    : AttrDef<SF_Dialect, name, traits> {
+  let mnemonic = attrMnemonic;
+}
+
+def SF_WeightAttr : SF_Attr<"Weight", "weight", [DeclareAttrInterfaceMethods<VerifiableTensorEncoding>]> {
+  let summary = "how a weight is stored: sparsity along K, packing";
+  let description = [{
+    The encoding of a weight tensor. The tensor's shape stays the logical one, `[N, K]`.
+
+    | encoding | bytes of a constant |
+    |---|---|
+    | none | the dense elements, row-major |
+    | `#sf.weight<sp24>` (canonical) | kept values `[N, K/2]`, then a bitmask `[N, ceil(K/8)]` of u8, little bit order, exactly two bits in each group of four |
+    | `#sf.weight<sp24, pack = mma>` | the order in which the `mma.sp` kernels read values and metadata |
+    | `#sf.weight<dense, pack = mma>` | the order in which the dense `mma` kernels read the elements |
+
+    A canonical weight can be cut along both axes; a packed weight is what the kernels read. All
+    kernels of one element type share one packed order, whatever their tile.
+
+    Element types: `f16`, `bf16`, `i8`, `f8E4M3FN`, `f8E5M2`; a canonical weight may also be `f32`,
+    which only `sf.decompress` reads.
+
+    Preconditions: rank 2, static shape, and for `sp24` a K that is a multiple of 4.
+
+    ```mlir
+    func.func @weights(%canonical: tensor<64x128xf16, #sf.weight<sp24>>,
+                       %packed: tensor<64x128xf16, #sf.weight<sp24, pack = mma>>,
+                       %dense: tensor<64x128xf16, #sf.weight<dense, pack = mma>>) {
+      return
+    }
+    ```
+  }];
+  let parameters = (ins
+    "::sparseflow::sf::Sparsity":$sparsity,
+    DefaultValuedParameter<"::sparseflow::sf::Pack", "::sparseflow::sf::Pack::None">:$pack
+  );
+  let assemblyFormat = "`<` $sparsity (`,` `pack` `=` $pack^)? `>`";
+  let genVerifyDecl = 1;
+  let extraClassDeclaration = [{
+    bool isSparse() const { return getSparsity() == ::sparseflow::sf::Sparsity::Sp24; }
+    bool isPacked() const { return getPack() != ::sparseflow::sf::Pack::None; }
+    bool isCanonical() const { return isSparse() && !isPacked(); }
+  }];
+}
+
+def SF_TargetAttr : SF_Attr<"Target", "target"> {
+  let summary = "the chip that a function is compiled for";
+  let description = [{
+    Names one chip of the list `sm_80`, `sm_86`, `sm_87`, `sm_89`, `sm_90`, `sm_90a`, `sm_100`,
+    `sm_120`. The attribute answers what the compiler asks about it: the shared memory that one block
+    may use, the tensor-core element types, the PTX version.
+
+    ```mlir
+    module attributes {sf.target = #sf.target<"sm_80">} {
+    }
+    ```
+  }];
+  let parameters = (ins StringRefParameter<"the chip, such as sm_80">:$chip);
+  let assemblyFormat = "`<` $chip `>`";
+  let genVerifyDecl = 1;
+  let extraClassDeclaration = [{
+    /// What is known about the chip.
+    const ::sparseflow::sf::ChipInfo &getInfo() const;
+    /// Shared memory that one block may use after opting in, in bytes.
+    int64_t getSharedMemoryPerBlock() const { return getInfo().sharedMemoryPerBlock; }
+    /// Whether mma takes f8E4M3FN and f8E5M2.
+    bool supportsFp8Mma() const { return getInfo().computeCapability >= 89; }
+    /// The feature string that makes the back end emit a PTX version with all that is used, "+ptx85".
+    ::llvm::StringRef getPtxFeature() const { return getInfo().ptxFeature; }
+  }];
+}
+
+def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config"> {
+  let summary = "how one matmul kernel is tiled";
+  let description = [{
+    One variant of a matmul's kernel.
+
+    | field | meaning | default |
+    |---|---|---|
+    | `max_tokens` | the variant serves calls of at most so many tokens | any number |
+    | `tile` | features x tokens x k elements that one block computes at a time | |
+    | `warps` | how the block's warps divide the tile: features x tokens | |
+    | `stages` | buffers of the shared-memory ring; `sf-tile-plan-pipeline` chooses when absent | chosen late |
+    | `split_k` | blocks that share one tile's K | 1 |
+    | `raster` | feature tiles that are walked before the next token tile, for the L2 | 8 |
+    | `atom` | `mma` (dense) or `mma_sp` (2:4) | |
+
+    Preconditions: the tile's features are a multiple of 64 (a packed chunk) and its k of 64 (a chunk's
+    128 bytes hold 64 elements of 16 bits or 128 of 8 bits; the matmul checks which); every warp gets a
+    multiple of 16 features and of 8 tokens, the atom's shape; the warps are a power of two, at most 16;
+    `stages` is from 2 to 16; `split_k` is from 1 to 64.
+
+    ```mlir
+    module attributes {sf.example =
+      #sf.kernel_config<max_tokens = 64, tile = 256x128x64, warps = 4x2, stages = 4, split_k = 1, raster = 8, atom = mma_sp>} {
+    }
+    ```
+  }];
+  let parameters = (ins
+    OptionalParameter<"std::optional<int64_t>">:$maxTokens,
+    "int64_t":$tileFeatures,
+    "int64_t":$tileTokens,
+    "int64_t":$tileK,
+    "int64_t":$warpsFeatures,
+    "int64_t":$warpsTokens,
+    OptionalParameter<"std::optional<int64_t>">:$stages,
+    "int64_t":$splitK,
+    "int64_t":$raster,
+    "::sparseflow::sf::Atom":$atom
+  );
+  let hasCustomAssemblyFormat = 1;
+  let genVerifyDecl = 1;
+  let extraClassDeclaration = [{
+    int64_t getNumWarps() const { return getWarpsFeatures() * getWarpsTokens(); }
+    int64_t getNumThreads() const { return getNumWarps() * 32; }
+    int64_t getWarpTileFeatures() const { return getTileFeatures() / getWarpsFeatures(); }
+    int64_t getWarpTileTokens() const { return getTileTokens() / getWarpsTokens(); }
+    bool isSparse() const { return getAtom() == ::sparseflow::sf::Atom::MmaSp; }
+    /// The same configuration with the depth of the ring decided.
+    KernelConfigAttr withStages(int64_t stages) const;
+    /// Bytes of one stage of the ring for `numWeights` weights whose elements have `elementBits` bits.
+    int64_t getStageBytes(unsigned elementBits, unsigned numWeights) const;
+  }];
+}
+
+#endif // SPARSEFLOW_DIALECT_SF_IR_SFATTRIBUTES_TD

@@ -1,0 +1,242 @@
+//===- SFAttributes.cpp - Attributes of the `sf` dialect --------------------===//
+//
+// Verification and syntax of the attributes, and the table of chips.
+//
+//===----------------------------------------------------------------------===//
+
+#include "sparseflow/Dialect/SF/IR/SFAttributes.h"
+
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/DialectImplementation.h"
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/MathExtras.h"
+
+using namespace mlir;
+using namespace sparseflow;
+using namespace sparseflow::sf;
+
+#include "sparseflow/Dialect/SF/IR/SFEnums.cpp.inc"
+#define GET_ATTRDEF_CLASSES
+#include "sparseflow/Dialect/SF/IR/SFAttributes.cpp.inc"
+
+void SFDialect::registerAttributes() {
+  addAttributes<
+#define GET_ATTRDEF_LIST
+#include "sparseflow/Dialect/SF/IR/SFAttributes.cpp.inc"
+      >();
+}
+
+//===----------------------------------------------------------------------===//
+// Chips
+//===----------------------------------------------------------------------===//
+
+// Figures of, in order: A100 SXM, RTX 3090, Jetson AGX Orin, RTX 4090, H100 SXM (twice), B200, RTX 5090.
+// ptx85 is the first version with mma.sp::ordered_metadata; sm_100 and later need ptx88.
+static constexpr ChipInfo kChips[] = {
+    {"sm_80", 80, 163 * 1024, 164 * 1024, "+ptx85", 108, 1024, 1.41, 1555},
+    {"sm_86", 86, 99 * 1024, 100 * 1024, "+ptx85", 82, 256, 1.70, 936},
+    {"sm_87", 87, 163 * 1024, 164 * 1024, "+ptx85", 16, 512, 1.30, 204},
+    {"sm_89", 89, 99 * 1024, 100 * 1024, "+ptx85", 128, 512, 2.52, 1008},
+    {"sm_90", 90, 227 * 1024, 228 * 1024, "+ptx85", 132, 1024, 1.76, 3350},
+    {"sm_90a", 90, 227 * 1024, 228 * 1024, "+ptx85", 132, 1024, 1.76, 3350},
+    {"sm_100", 100, 227 * 1024, 228 * 1024, "+ptx88", 148, 1024, 1.85, 8000},
+    {"sm_120", 120, 99 * 1024, 100 * 1024, "+ptx88", 170, 512, 2.41, 1792},
+};
+
+ArrayRef<ChipInfo> sf::getChips() { return kChips; }
+
+const ChipInfo *sf::lookupChip(StringRef name) {
+  const auto *it = llvm::find_if(kChips, [&](const ChipInfo &chip) { return chip.name == name; });
+  return it == std::end(kChips) ? nullptr : it;
+}
+
+std::string sf::listChips() {
+  return llvm::join(llvm::map_range(kChips, [](const ChipInfo &chip) { return chip.name.str(); }),
+                    ", ");
+}
+
+LogicalResult TargetAttr::verify(function_ref<InFlightDiagnostic()> emitError, StringRef chip) {
+  if (!lookupChip(chip))
+    return emitError() << "expected a known target, got '" << chip
+                       << "'; known targets are " << listChips();
+  return success();
+}
+
+const ChipInfo &TargetAttr::getInfo() const { return *lookupChip(getChip()); }
+
+//===----------------------------------------------------------------------===//
+// WeightAttr
+//===----------------------------------------------------------------------===//
+
+LogicalResult WeightAttr::verify(function_ref<InFlightDiagnostic()> emitError, Sparsity sparsity,
+                                 Pack pack) {
+  if (sparsity == Sparsity::Dense && pack == Pack::None)
+    return emitError() << "expected a dense weight's encoding to be packed, got "
+                          "#sf.weight<dense>; leave the encoding out, or add `pack = mma`";
+  return success();
+}
+
+LogicalResult WeightAttr::verifyEncoding(ArrayRef<int64_t> shape, Type elementType,
+                                         function_ref<InFlightDiagnostic()> emitError) const {
+  if (shape.size() != 2)
+    return emitError() << "expected a weight of rank 2, [N, K], got rank " << shape.size()
+                       << "; collapse the weight to two dimensions";
+  if (ShapedType::isDynamicShape(shape))
+    return emitError() << "expected a weight of static shape, got a dynamic "
+                       << (ShapedType::isDynamic(shape[0]) ? "N" : "K")
+                       << "; only the number of tokens may be dynamic";
+  if (isSparse() && shape[1] % 4 != 0)
+    return emitError() << "expected K to be a multiple of 4 for 2:4 weights, got " << shape[1]
+                       << "; pad K to " << llvm::alignTo(shape[1], 4);
+  bool isOperandType = isa<Float16Type, BFloat16Type, Float8E4M3FNType, Float8E5M2Type>(elementType) ||
+                       elementType.isSignlessInteger(8);
+  if (!isOperandType && !(isCanonical() && elementType.isF32()))
+    return emitError() << "expected a weight of f16, bf16, i8, f8E4M3FN or f8E5M2"
+                       << (isPacked() ? "" : " (or f32, to be decompressed)") << ", got "
+                       << elementType;
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// KernelConfigAttr
+//===----------------------------------------------------------------------===//
+
+// The limits exist so that a bad configuration is a sentence here and not a failure deep inside a kernel.
+static constexpr int64_t kChunkFeatures = 64, kChunkElements = 64;
+static constexpr int64_t kAtomFeatures = 16, kAtomTokens = 8;
+static constexpr int64_t kMaxWarps = 16, kMaxStages = 16, kMaxSplitK = 64, kMaxRaster = 64;
+
+LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitError,
+                                       std::optional<int64_t> maxTokens, int64_t tileFeatures,
+                                       int64_t tileTokens, int64_t tileK, int64_t warpsFeatures,
+                                       int64_t warpsTokens, std::optional<int64_t> stages,
+                                       int64_t splitK, int64_t raster, Atom atom) {
+  if (maxTokens && *maxTokens < 1)
+    return emitError() << "expected max_tokens to be at least 1, got " << *maxTokens
+                       << "; leave it out for any number of tokens";
+  if (tileFeatures < 1 || tileFeatures % kChunkFeatures != 0)
+    return emitError() << "expected the tile's features to be a multiple of " << kChunkFeatures
+                       << ", got " << tileFeatures << "; a packed weight comes in chunks of "
+                       << kChunkFeatures << " features";
+  if (tileTokens < 1 || tileTokens % kAtomTokens != 0)
+    return emitError() << "expected the tile's tokens to be a multiple of " << kAtomTokens
+                       << ", got " << tileTokens << "; use "
+                       << llvm::alignTo(std::max<int64_t>(tileTokens, 1), kAtomTokens);
+  if (tileK < 1 || tileK % kChunkElements != 0)
+    return emitError() << "expected the tile's k to be a multiple of " << kChunkElements
+                       << " elements, got " << tileK
+                       << "; a chunk is 128 bytes: 64 elements of 16 bits, 128 of 8 bits";
+  if (warpsFeatures < 1 || warpsTokens < 1 || !llvm::isPowerOf2_64(warpsFeatures) ||
+      !llvm::isPowerOf2_64(warpsTokens) || warpsFeatures * warpsTokens > kMaxWarps)
+    return emitError() << "expected powers of two with a product of at most " << kMaxWarps
+                       << " for the warps, got " << warpsFeatures << "x" << warpsTokens;
+  if (tileFeatures % (warpsFeatures * kAtomFeatures) != 0)
+    return emitError() << "expected each warp to get a multiple of " << kAtomFeatures
+                       << " features, got " << tileFeatures << " features for " << warpsFeatures
+                       << " warps; use fewer warps along the features";
+  if (tileTokens % (warpsTokens * kAtomTokens) != 0)
+    return emitError() << "expected each warp to get a multiple of " << kAtomTokens
+                       << " tokens, got " << tileTokens << " tokens for " << warpsTokens
+                       << " warps; use fewer warps along the tokens";
+  if (stages && (*stages < 2 || *stages > kMaxStages))
+    return emitError() << "expected from 2 to " << kMaxStages << " stages, got " << *stages
+                       << "; leave stages out to have them chosen";
+  if (splitK < 1 || splitK > kMaxSplitK)
+    return emitError() << "expected split_k from 1 to " << kMaxSplitK << ", got " << splitK;
+  if (raster < 1 || raster > kMaxRaster)
+    return emitError() << "expected raster from 1 to " << kMaxRaster << ", got " << raster;
+  return success();
+}
+
+KernelConfigAttr KernelConfigAttr::withStages(int64_t stages) const {
+  return get(getContext(), getMaxTokens(), getTileFeatures(), getTileTokens(), getTileK(),
+             getWarpsFeatures(), getWarpsTokens(), stages, getSplitK(), getRaster(), getAtom());
+}
+
+int64_t KernelConfigAttr::getStageBytes(unsigned elementBits, unsigned numWeights) const {
+  int64_t rowBytes = getTileK() * elementBits / 8;
+  // A 2:4 row holds half the elements, and four bits of metadata for each group of four.
+  int64_t weightRowBytes = isSparse() ? rowBytes / 2 + getTileK() / 8 : rowBytes;
+  return numWeights * getTileFeatures() * weightRowBytes + getTileTokens() * rowBytes;
+}
+
+// `<key = value, ...>`, the keys in any order. Sizes are joined by `x`.
+Attribute KernelConfigAttr::parse(AsmParser &parser, Type) {
+  SMLoc start = parser.getCurrentLocation();
+  std::optional<int64_t> maxTokens, stages, splitK, raster;
+  SmallVector<int64_t, 3> tile, warps;
+  std::optional<Atom> atom;
+
+  auto parseInteger = [&](std::optional<int64_t> &value) -> ParseResult {
+    return parser.parseInteger(value.emplace());
+  };
+  auto parseSizes = [&](StringRef key, SmallVectorImpl<int64_t> &sizes, size_t rank,
+                        StringRef form) -> ParseResult {
+    SMLoc loc = parser.getCurrentLocation();
+    if (parser.parseDimensionList(sizes, /*allowDynamic=*/false, /*withTrailingX=*/false))
+      return failure();
+    if (sizes.size() != rank)
+      return parser.emitError(loc) << "expected " << key << " to be " << form;
+    return success();
+  };
+  auto parseField = [&]() -> ParseResult {
+    SMLoc loc = parser.getCurrentLocation();
+    StringRef key;
+    if (parser.parseKeyword(&key) || parser.parseEqual())
+      return failure();
+    auto repeated = [&](bool isSet) -> ParseResult {
+      return isSet ? ParseResult(parser.emitError(loc) << "expected '" << key << "' once, got it twice")
+                   : success();
+    };
+    if (key == "max_tokens")
+      return failure(repeated(maxTokens.has_value()) || parseInteger(maxTokens));
+    if (key == "tile")
+      return failure(repeated(!tile.empty()) || parseSizes(key, tile, 3, "features x tokens x k"));
+    if (key == "warps")
+      return failure(repeated(!warps.empty()) || parseSizes(key, warps, 2, "features x tokens"));
+    if (key == "stages")
+      return failure(repeated(stages.has_value()) || parseInteger(stages));
+    if (key == "split_k")
+      return failure(repeated(splitK.has_value()) || parseInteger(splitK));
+    if (key == "raster")
+      return failure(repeated(raster.has_value()) || parseInteger(raster));
+    if (key == "atom") {
+      StringRef name;
+      SMLoc nameLoc = parser.getCurrentLocation();
+      if (repeated(atom.has_value()) || parser.parseKeyword(&name))
+        return failure();
+      atom = symbolizeAtom(name);
+      if (!atom)
+        return parser.emitError(nameLoc) << "expected the atom to be mma or mma_sp, got " << name;
+      return success();
+    }
+    return parser.emitError(loc) << "expected one of max_tokens, tile, warps, stages, split_k, "
+                                    "raster, atom, got '"
+                                 << key << "'";
+  };
+  if (parser.parseCommaSeparatedList(AsmParser::Delimiter::LessGreater, parseField))
+    return {};
+  if (tile.empty() || warps.empty() || !atom) {
+    parser.emitError(start) << "expected a kernel configuration to have tile, warps and atom, got no "
+                            << (tile.empty() ? "tile" : warps.empty() ? "warps" : "atom");
+    return {};
+  }
+  constexpr int64_t defaultSplitK = 1, defaultRaster = 8;
+  return parser.getChecked<KernelConfigAttr>(
+      start, parser.getContext(), maxTokens, tile[0], tile[1], tile[2], warps[0], warps[1], stages,
+      splitK.value_or(defaultSplitK), raster.value_or(defaultRaster), *atom);
+}
+
+void KernelConfigAttr::print(AsmPrinter &printer) const {
+  printer << "<";
+  if (getMaxTokens())
+    printer << "max_tokens = " << *getMaxTokens() << ", ";
+  printer << "tile = " << getTileFeatures() << "x" << getTileTokens() << "x" << getTileK()
+          << ", warps = " << getWarpsFeatures() << "x" << getWarpsTokens();
+  if (getStages())
+    printer << ", stages = " << *getStages();
+  printer << ", split_k = " << getSplitK() << ", raster = " << getRaster()
+          << ", atom = " << stringifyAtom(getAtom()) << ">";
+}
