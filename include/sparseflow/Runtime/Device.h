@@ -1,0 +1,107 @@
+// Where kernels run, as the executor sees it: a place that loads a function's kernels, launches them and owns memory.
+//
+// The runtime knows GPUs (CudaDevice). The emulator and the reference need a compiler and live in other libraries; they
+// implement this interface and register a factory, so that the runtime needs no MLIR and the executor has one code
+// path for all of them.
+#ifndef SPARSEFLOW_RUNTIME_DEVICE_H
+#define SPARSEFLOW_RUNTIME_DEVICE_H
+
+#include "sparseflow/Runtime/ProgramFile.h"
+#include "llvm/ADT/STLFunctionalExtras.h"
+#include <functional>
+
+namespace sparseflow::runtime {
+
+/// A tensor that a caller passes in or out. Empty strides mean contiguous; strides are in elements.
+struct TensorRef {
+  void *data = nullptr;
+  DType dtype = DType::F16;
+  llvm::ArrayRef<int64_t> shape;
+  llvm::ArrayRef<int64_t> strides;
+};
+
+/// What is really loaded for a kernel; a JIT may have chosen other registers than the manifest says.
+struct LoadedKernelInfo {
+  std::string binary; // "cubin sm_80", "ptx sm_80, compiled by the driver", "emulated"
+  std::optional<int64_t> registers;
+  std::optional<int64_t> localBytes;
+};
+
+/// One function on one device. May be used from several threads at once.
+class LoadedFunction {
+public:
+  virtual ~LoadedFunction();
+
+  /// The program whose steps the executor replays with `launch`. Null: the device computes the function as a whole
+  /// with `evaluate`, and no kernels are involved.
+  virtual const Program *program() const = 0;
+
+  /// Launches kernel number `kernel` of the program. `params[i]` points to the value of argument i (a 64-bit pointer,
+  /// i64, i32 or f32 as the manifest says). Every extent of the grid is at least 1. Must not allocate, synchronize or
+  /// load anything where the device is asynchronous.
+  virtual llvm::Error launch(size_t kernel, const std::array<uint32_t, 3> &grid,
+                             void *const *params, void *stream);
+
+  /// The tensors have been checked against the manifest.
+  virtual llvm::Error evaluate(llvm::ArrayRef<TensorRef> inputs,
+                               llvm::ArrayRef<TensorRef> outputs);
+
+  virtual LoadedKernelInfo info(size_t kernel) const;
+};
+
+/// A recorded sequence of launches.
+class RecordedGraph {
+public:
+  virtual ~RecordedGraph();
+  virtual llvm::Error launch(void *stream) = 0;
+};
+
+class Device {
+public:
+  virtual ~Device();
+
+  /// "cuda:0", "emulator".
+  virtual llvm::StringRef name() const = 0;
+  /// For a person: "NVIDIA H100 80GB HBM3".
+  virtual std::string description() const = 0;
+  /// Whether kernels read and write ordinary host memory, and launches return when they are done.
+  virtual bool usesHostMemory() const = 0;
+
+  /// Chooses among the function's programs and loads the kernels. `function` belongs to `file`, which the result may
+  /// keep alive.
+  virtual llvm::Expected<std::unique_ptr<LoadedFunction>> load(const ProgramFile::Ptr &file,
+                                                               const Function &function) = 0;
+
+  /// Memory is 256-byte aligned at least. By default host memory, as for all devices that use it.
+  virtual llvm::Expected<void *> allocate(size_t bytes);
+  virtual llvm::Error deallocate(void *memory);
+  /// These return when the copy is done, ordered after the stream's earlier work.
+  virtual llvm::Error copyToDevice(void *target, const void *source, size_t bytes, void *stream);
+  virtual llvm::Error copyToHost(void *target, const void *source, size_t bytes, void *stream);
+  virtual llvm::Error synchronize(void *stream);
+
+  /// Whether kernels may read and write there: nothing, or why not ("host memory", ...).
+  virtual std::optional<std::string> whyUnusable(const void *pointer) const;
+
+  /// Makes the device current for this thread and hands back what `leave` restores.
+  virtual llvm::Expected<void *> enter();
+  virtual void leave(void *previous);
+
+  virtual bool isCapturing(void *stream);
+  /// Records what `enqueue` launches on the stream it is given.
+  virtual llvm::Expected<std::unique_ptr<RecordedGraph>>
+  record(llvm::function_ref<llvm::Error(void *stream)> enqueue);
+};
+
+using DeviceFactory = std::function<llvm::Expected<std::shared_ptr<Device>>()>;
+/// Adds a device by name ("emulator"). Registering a name again replaces it.
+void registerDevice(llvm::StringRef name, DeviceFactory factory);
+/// The names given to registerDevice, in that order.
+std::vector<std::string> registeredDevices();
+
+/// "cuda", "cuda:1", or a registered name. Devices are shared: the same name gives the same object while it lives.
+llvm::Expected<std::shared_ptr<Device>> openDevice(llvm::StringRef name);
+
+} // namespace sparseflow::runtime
+
+#endif // SPARSEFLOW_RUNTIME_DEVICE_H
