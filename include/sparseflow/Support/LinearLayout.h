@@ -3,17 +3,17 @@
 // Where does an element live? The fragment of a tensor-core instruction, the order of 2:4 metadata,
 // a 128-byte swizzle and the bytes of a packed weight are all answers to that question, and all of
 // them are linear over GF(2): every bit of the answer is an XOR of bits of the index. So one class
-// holds them all, composes them, inverts them and proves facts about them (conflict-free, vectorizable,
-// a bijection), instead of one hand-written index function for every pair.
+// holds them all, composes them, inverts them and proves facts about them (conflict-free,
+// vectorizable, a bijection), instead of one hand-written index function for every pair.
 //
-// A layout is given by its bases: where each single bit of each input dimension goes. Everything else
-// follows from L(a ^ b) = L(a) ^ L(b). Example, a row of four 16-byte chunks in shared memory,
+// A layout is given by its bases: where each single bit of each input dimension goes. Everything
+// else follows from L(a ^ b) = L(a) ^ L(b). Example, a row of four 16-byte chunks in shared memory,
 // stored at chunk ^ (row & 3):
 //
 //   LinearLayout swizzle({{"chunk", {{1}, {2}}}, {"row", {{5}, {10}}}}, {{"offset", 16}});
 //
-//   row bit 0 moves by 4 and flips chunk bit 0 (5 = 4 ^ 1), row bit 1 moves by 8 and flips chunk bit 1.
-//   swizzle.apply({{"chunk", 3}, {"row", 1}}) is {{"offset", 1 ^ 2 ^ 5}} = {{"offset", 6}}.
+//   row bit 0 moves by 4 and flips chunk bit 0 (5 = 4 ^ 1), row bit 1 moves by 8 and flips chunk
+//   bit 1. swizzle.apply({{"chunk", 3}, {"row", 1}}) is {{"offset", 1 ^ 2 ^ 5}} = {{"offset", 6}}.
 //
 // Dimensions are named and ordered; sizes are powers of two. Internally a layout is one matrix of
 // at most 64 by 64 bits: the first dimension of each side holds the lowest bits of the flat index.
@@ -70,8 +70,9 @@ public:
   /// The arguments must be valid as `create` says; this form is for layouts written in code.
   LinearLayout(llvm::ArrayRef<InDim> inDims, llvm::ArrayRef<OutDim> outDims);
 
-  /// As the constructor, for bases that come from a user. Fails on a size that is not a power of two, a
-  /// basis of the wrong length or out of range, a repeated name, and more than 64 bits on a side.
+  /// As the constructor, for bases that come from a user. Fails on a size that is not a power of
+  /// two, a basis of the wrong length or out of range, a repeated name, and more than 64 bits on a
+  /// side.
   static llvm::Expected<LinearLayout> create(llvm::ArrayRef<InDim> inDims,
                                              llvm::ArrayRef<OutDim> outDims);
 
@@ -96,8 +97,8 @@ public:
   /// The coordinate of `out` that bit `bit` of `in` alone maps to.
   uint64_t getBasis(llvm::StringRef in, unsigned bit, llvm::StringRef out) const;
 
-  /// Maps one position. Dimensions that are not named are at 0; an unknown name is a programming error.
-  /// The result's names point into this layout.
+  /// Maps one position. Dimensions that are not named are at 0; an unknown name is a programming
+  /// error. The result's names point into this layout.
   Coords apply(llvm::ArrayRef<Coord> position) const;
   /// As apply, for one output dimension.
   uint64_t apply(llvm::ArrayRef<Coord> position, llvm::StringRef out) const;
@@ -124,11 +125,12 @@ public:
 
   /// The inverse of a bijection.
   LinearLayout invert() const;
-  /// A right inverse of a surjection: this(result(y)) = y, with every free input bit at 0. Of a layout that
-  /// does not cover its outputs: defined on what is covered, the other output bits are ignored.
+  /// A right inverse of a surjection: this(result(y)) = y, with every free input bit at 0. Of a
+  /// layout that does not cover its outputs: defined on what is covered, the other output bits are
+  /// ignored.
   LinearLayout pseudoInvert() const;
-  /// The layout r with target(r(x)) = this(x): where in `target` an element of this layout is found.
-  /// `target` must have the same outputs and cover what this layout covers.
+  /// The layout r with target(r(x)) = this(x): where in `target` an element of this layout is
+  /// found. `target` must have the same outputs and cover what this layout covers.
   LinearLayout invertAndCompose(const LinearLayout &target) const;
 
   /// Keeps the named inputs and outputs, in the given order; the others are fixed at 0 and dropped.
@@ -159,11 +161,13 @@ public:
   /// positions that differ in it hold copies of the same elements.
   uint64_t getFreeVariableMask(llvm::StringRef in) const;
 
-  /// How many low bits of `in` run along the low bits of `out`, aligned: bit j of `in` maps to bit j of
-  /// `out` and to nothing else, and no other input bit touches them. 2^result positions make one vector.
+  /// How many low bits of `in` run along the low bits of `out`, aligned: bit j of `in` maps to bit
+  /// j of `out` and to nothing else, and no other input bit touches them. 2^result positions make
+  /// one vector.
   unsigned getContiguousBits(llvm::StringRef in, llvm::StringRef out) const;
 
-  /// `{chunk: [1] [2]; row: [5] [10]} -> {offset: 16}`; every basis lists the output coordinates in order.
+  /// `{chunk: [1] [2]; row: [5] [10]} -> {offset: 16}`; every basis lists the output coordinates in
+  /// order.
   std::string toString() const;
   void print(llvm::raw_ostream &os) const;
 
@@ -188,11 +192,11 @@ struct BankConflicts {
   bool isFree() const { return wavefronts == ideal; }
 };
 
-/// Counts the wavefronts of a warp access of `vectorBytes` (4, 8 or 16) bytes a lane. `laneToOffset` maps
-/// the dimension "lane" (32) to one output, a byte offset that is a multiple of `vectorBytes`; other input
-/// dimensions are at 0. Shared memory gives 128 bytes a clock from 32 banks of 4 bytes. 8-byte accesses go
-/// half-warp by half-warp and 16-byte ones quarter by quarter (so an ldmatrix counts as 16 bytes a lane);
-/// lanes of a phase that read the same word share it.
+/// Counts the wavefronts of a warp access of `vectorBytes` (4, 8 or 16) bytes a lane.
+/// `laneToOffset` maps the dimension "lane" (32) to one output, a byte offset that is a multiple of
+/// `vectorBytes`; other input dimensions are at 0. Shared memory gives 128 bytes a clock from 32
+/// banks of 4 bytes. 8-byte accesses go half-warp by half-warp and 16-byte ones quarter by quarter
+/// (so an ldmatrix counts as 16 bytes a lane); lanes of a phase that read the same word share it.
 BankConflicts bankConflicts(const LinearLayout &laneToOffset, unsigned vectorBytes);
 
 } // namespace sparseflow

@@ -1,9 +1,9 @@
 //===- NumericTypes.h - Element types and their conversions -----*- C++ -*-===//
 //
-// The element types that SparseFlow stores, under the names that IR text, manifests and Python use, and
-// scalar conversions that the runtime, the emulator and the tests share. Conversions round to nearest,
-// ties to even, like the device's; they are plain bit code, so that no path depends on the host's
-// support for half precision.
+// The element types that SparseFlow stores, under the names that IR text, manifests and Python use,
+// and scalar conversions that the runtime, the emulator and the tests share. Conversions round to
+// nearest, ties to even, like the device's; they are plain bit code, so that no path depends on the
+// host's support for half precision.
 //
 //===----------------------------------------------------------------------===//
 
@@ -65,7 +65,8 @@ uint16_t floatToBF16(float value);
 /// Overflow gives NaN in e4m3, which has no infinity, and infinity in e5m2.
 uint8_t floatToE4M3(float value);
 uint8_t floatToE5M2(float value);
-/// As the hardware's `cvt.rn.satfinite`: overflow and infinity give the largest finite value; NaN stays.
+/// As the hardware's `cvt.rn.satfinite`: overflow and infinity give the largest finite value; NaN
+/// stays.
 uint8_t floatToE4M3Sat(float value);
 uint8_t floatToE5M2Sat(float value);
 /// Rounds to nearest even and saturates to [-128, 127]; NaN gives 0.
