@@ -6,6 +6,8 @@
 
 #include "sparseflow/Pipelines/Registration.h"
 
+#include "sparseflow/Target/Passes.h"
+
 #include "mlir/Conversion/Passes.h"
 #include "mlir/Dialect/Affine/IR/AffineOps.h"
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
@@ -39,6 +41,7 @@ void sparseflow::registerDialects(DialectRegistry &registry) {
 void sparseflow::registerPasses() {
   static std::once_flag once;
   std::call_once(once, [] {
+    target::registerSFTargetPasses();
     registerTransformsPasses();
     registerReconcileUnrealizedCastsPass();
   });

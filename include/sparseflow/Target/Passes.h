@@ -1,0 +1,39 @@
+//===- Passes.h - From kernels to binaries ----------------------*- C++ -*-===//
+//
+// Pass 14, and the form in which it hands its results to pass 15.
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef SPARSEFLOW_TARGET_PASSES_H
+#define SPARSEFLOW_TARGET_PASSES_H
+
+#include "sparseflow/Target/CodeGen.h"
+#include "mlir/IR/BuiltinOps.h"
+#include "mlir/Pass/Pass.h"
+
+namespace sparseflow::target {
+
+#define GEN_PASS_DECL
+#include "sparseflow/Target/Passes.h.inc"
+
+#define GEN_PASS_REGISTRATION
+#include "sparseflow/Target/Passes.h.inc"
+
+/// Pass 14 with a cache and an assembler that outlive it.
+std::unique_ptr<mlir::Pass> createSFEmitBinary(const CodeGenOptions &options);
+
+/// Replaces a gpu.module by the gpu.binary of its kernels.
+mlir::LogicalResult emitBinary(mlir::gpu::GPUModuleOp module, const CodeGenOptions &options);
+
+/// What emitBinary left in a gpu.binary.
+struct BinaryKernel {
+  mlir::gpu::KernelMetadataAttr metadata;
+  llvm::StringRef ptx;
+  llvm::StringRef cubin; // empty: none
+  int64_t number(llvm::StringRef key) const;
+};
+std::vector<BinaryKernel> getBinaryKernels(mlir::gpu::BinaryOp binary);
+
+} // namespace sparseflow::target
+
+#endif // SPARSEFLOW_TARGET_PASSES_H

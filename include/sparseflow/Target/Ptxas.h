@@ -1,0 +1,76 @@
+//===- Ptxas.h - NVIDIA's assembler, and what it reports --------*- C++ -*-===//
+//
+// PTX goes through ptxas as a subprocess because that is the only way to see what the hardware will
+// really run: registers, spills and the warning that wgmma was serialized. Upstream's
+// gpu-module-to-binary drops that report; here it is parsed and carried along with the cubin.
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef SPARSEFLOW_TARGET_PTXAS_H
+#define SPARSEFLOW_TARGET_PTXAS_H
+
+#include "llvm/ADT/ArrayRef.h"
+#include "llvm/ADT/StringRef.h"
+#include "llvm/Support/Error.h"
+#include <string>
+#include <vector>
+
+namespace sparseflow::target {
+
+/// What `ptxas -v` says about one entry function.
+struct KernelResources {
+  std::string name;
+  unsigned registers = 0;
+  unsigned stackBytes = 0;
+  unsigned spillStores = 0; // bytes
+  unsigned spillLoads = 0;  // bytes
+  unsigned sharedBytes = 0; // static
+  unsigned constantBytes = 0;
+  unsigned barriers = 0;
+};
+
+struct PtxasReport {
+  std::vector<KernelResources> kernels;
+  std::vector<std::string> errors;   // "error" and "fatal" lines, without ptxas's prefix
+  std::vector<std::string> warnings; // warnings, and infos about lost performance
+  /// wgmma runs one at a time: correct and several times too slow.
+  bool wgmmaSerialized = false;
+
+  const KernelResources *find(llvm::StringRef name) const;
+};
+
+/// Reads the output of `ptxas -v`.
+PtxasReport parsePtxasOutput(llvm::StringRef output);
+
+/// "13.0.88" out of the output of `ptxas --version`; empty if it is not there.
+std::string parsePtxasVersion(llvm::StringRef output);
+
+struct AssembledKernel {
+  std::string cubin;
+  PtxasReport report;
+};
+
+class Ptxas {
+public:
+  /// Looks at `explicitPath`, then $SPARSEFLOW_PTXAS, $CUDA_HOME/bin, PATH, the nvidia-cuda-nvcc
+  /// Python package in `prefixes` (site-packages folders) or beside this library, and the toolkit's
+  /// usual place. Versions known to miscompile are passed over, and refused when named explicitly.
+  static llvm::Expected<Ptxas> find(llvm::StringRef explicitPath = "",
+                                    llvm::ArrayRef<std::string> prefixes = {});
+
+  llvm::StringRef path() const { return programPath; }
+  llvm::StringRef version() const { return programVersion; }
+
+  /// Assembles PTX for a chip. A report with errors is a failure and comes back as one; warnings
+  /// and spills are the caller's to judge.
+  llvm::Expected<AssembledKernel> assemble(llvm::StringRef ptx, llvm::StringRef chip,
+                                           unsigned timeoutSeconds = 120) const;
+
+private:
+  std::string programPath;
+  std::string programVersion;
+};
+
+} // namespace sparseflow::target
+
+#endif // SPARSEFLOW_TARGET_PTXAS_H

@@ -1,0 +1,294 @@
+//===- Ptxas.cpp - NVIDIA's assembler, and what it reports ----------------===//
+//
+// The version is asked for once per program and process: starting ptxas costs more than a whole
+// compile that is answered from the cache.
+//
+//===----------------------------------------------------------------------===//
+
+#include "sparseflow/Target/Ptxas.h"
+
+#include "sparseflow/Target/Subprocess.h"
+
+#include "llvm/ADT/ScopeExit.h"
+#include "llvm/ADT/SmallString.h"
+#include "llvm/ADT/StringMap.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/MemoryBuffer.h"
+#include "llvm/Support/Path.h"
+#include "llvm/Support/Process.h"
+#include "llvm/Support/Program.h"
+#include "llvm/Support/raw_ostream.h"
+#include <dlfcn.h>
+#include <mutex>
+
+using namespace llvm;
+using namespace sparseflow::target;
+
+//===----------------------------------------------------------------------===//
+// What it prints
+//===----------------------------------------------------------------------===//
+
+const KernelResources *PtxasReport::find(StringRef name) const {
+  for (const KernelResources &kernel : kernels)
+    if (kernel.name == name)
+      return &kernel;
+  return nullptr;
+}
+
+/// The number just before `unit` in "Used 168 registers, 4 bytes stack frame"; 0 if there is none.
+static unsigned numberBefore(StringRef text, StringRef unit) {
+  size_t position = text.find(unit);
+  if (position == StringRef::npos)
+    return 0;
+  StringRef before = text.take_front(position).rtrim();
+  StringRef digits = before.take_back(before.size() - 1 - before.find_last_not_of("0123456789"));
+  unsigned number = 0;
+  digits.getAsInteger(10, number);
+  return number;
+}
+
+/// Constant memory comes in banks: "400 bytes cmem[0], 8 bytes cmem[2]".
+static unsigned sumBefore(StringRef text, StringRef unit) {
+  unsigned sum = 0;
+  for (size_t position; (position = text.find(unit)) != StringRef::npos;
+       text = text.drop_front(position + unit.size()))
+    sum += numberBefore(text, unit);
+  return sum;
+}
+
+PtxasReport sparseflow::target::parsePtxasOutput(StringRef output) {
+  PtxasReport report;
+  KernelResources *current = nullptr;
+  auto kernel = [&](StringRef name) -> KernelResources * {
+    for (KernelResources &known : report.kernels)
+      if (known.name == name)
+        return &known;
+    report.kernels.emplace_back().name = name.str();
+    return &report.kernels.back();
+  };
+
+  SmallVector<StringRef> lines;
+  output.split(lines, '\n', -1, /*KeepEmpty=*/false);
+  for (StringRef line : lines) {
+    line = line.rtrim("\r");
+    // "ptxas info    : text", "ptxas /tmp/k.ptx, line 7; error   : text", or a continuation.
+    auto [head, text] = line.split(" : ");
+    if (line.starts_with("ptxas ") && !text.empty()) {
+      text = text.trim();
+      StringRef kind = head.rtrim().rsplit(' ').second;
+      if (kind == "error" || kind == "fatal") {
+        size_t where = head.find("line ");
+        report.errors.push_back(
+            (where == StringRef::npos ? "" : head.drop_front(where).split(';').first.str() + ": ") +
+            text.str());
+        continue;
+      }
+      if (kind == "warning" || text.contains("Potential Performance Loss"))
+        report.warnings.push_back(text.str());
+      if (text.contains("wgmma") && text.contains("serialized"))
+        report.wgmmaSerialized = true;
+    } else {
+      text = line.trim();
+    }
+
+    if (text.consume_front("Compiling entry function '")) {
+      current = kernel(text.split('\'').first);
+    } else if (text.consume_front("Function properties for ")) {
+      // Device functions have a block of their own; it must not be taken for the kernel's.
+      current = nullptr;
+      for (KernelResources &known : report.kernels)
+        if (known.name == text)
+          current = &known;
+    } else if (current && text.contains("bytes stack frame")) {
+      current->stackBytes = numberBefore(text, "bytes stack frame");
+      current->spillStores = numberBefore(text, "bytes spill stores");
+      current->spillLoads = numberBefore(text, "bytes spill loads");
+    } else if (current && text.starts_with("Used ")) {
+      current->registers = numberBefore(text, "registers");
+      current->barriers = numberBefore(text, "barriers");
+      current->sharedBytes = numberBefore(text, "bytes smem");
+      current->constantBytes = sumBefore(text, "bytes cmem");
+    }
+  }
+  return report;
+}
+
+std::string sparseflow::target::parsePtxasVersion(StringRef output) {
+  // "Cuda compilation tools, release 13.0, V13.0.88"
+  size_t position = output.find(", V");
+  if (position == StringRef::npos)
+    return "";
+  return output.drop_front(position + 3).take_while([](char c) {
+    return isdigit(static_cast<unsigned char>(c)) || c == '.';
+  }).str();
+}
+
+//===----------------------------------------------------------------------===//
+// Where it is
+//===----------------------------------------------------------------------===//
+
+/// Versions that were seen to produce wrong code for kernels like ours.
+static bool isKnownToMiscompile(StringRef version) { return version == "12.6.77"; }
+
+/// The oldest release that reads PTX 8.5, the lowest version any chip here uses.
+static bool isTooOld(StringRef version) {
+  unsigned major = 0, minor = 0;
+  auto [first, rest] = version.split('.');
+  first.getAsInteger(10, major);
+  rest.split('.').first.getAsInteger(10, minor);
+  return major < 12 || (major == 12 && minor < 5);
+}
+
+static Expected<std::string> versionOf(const std::string &path) {
+  static std::mutex mutex;
+  static StringMap<std::string> versions;
+  std::lock_guard<std::mutex> lock(mutex);
+  auto known = versions.find(path);
+  if (known != versions.end())
+    return known->second;
+  constexpr unsigned versionTimeoutSeconds = 20;
+  Expected<SubprocessResult> result = runSubprocess({path, "--version"}, versionTimeoutSeconds);
+  if (!result)
+    return result.takeError();
+  std::string version = parsePtxasVersion(result->output);
+  if (version.empty())
+    return createStringError("'" + path + "' does not answer --version as ptxas does");
+  versions[path] = version;
+  return version;
+}
+
+/// The site-packages folder that this library was installed into, if any: the wheel puts it into
+/// site-packages/sparseflow/<folder>.
+static std::string ownSitePackages() {
+  Dl_info info;
+  if (!dladdr(reinterpret_cast<void *>(&parsePtxasVersion), &info) || !info.dli_fname)
+    return "";
+  SmallString<256> path(info.dli_fname);
+  sys::fs::make_absolute(path);
+  for (int level = 0; level < 3; ++level)
+    sys::path::remove_filename(path);
+  return path.str().str();
+}
+
+/// CUDA 12's wheel has nvidia/cuda_nvcc/bin, CUDA 13's nvidia/cu13/bin.
+static void addPackageCandidates(StringRef sitePackages, std::vector<std::string> &candidates) {
+  for (StringRef folder : {"cu13", "cuda_nvcc"}) {
+    SmallString<256> path(sitePackages);
+    sys::path::append(path, "nvidia", folder, "bin", "ptxas");
+    candidates.push_back(path.str().str());
+  }
+}
+
+Expected<Ptxas> Ptxas::find(StringRef explicitPath, ArrayRef<std::string> prefixes) {
+  Ptxas result;
+  std::string chosen = explicitPath.str();
+  StringRef chosenBy = "the given path";
+  if (chosen.empty()) {
+    chosen = sys::Process::GetEnv("SPARSEFLOW_PTXAS").value_or("");
+    chosenBy = "SPARSEFLOW_PTXAS";
+  }
+  if (!chosen.empty()) {
+    if (!sys::fs::can_execute(chosen))
+      return createStringError("expected " + chosenBy + " to name ptxas, got '" + chosen +
+                               "', which is no program that can be run");
+    Expected<std::string> version = versionOf(chosen);
+    if (!version)
+      return version.takeError();
+    if (isKnownToMiscompile(*version) || isTooOld(*version))
+      return createStringError(
+          "ptxas " + *version + " at '" + chosen + "' " +
+          (isTooOld(*version) ? "is too old for PTX 8.5" : "is known to miscompile") +
+          "; expected ptxas 12.5 or later except 12.6.77, for instance from the nvidia-cuda-nvcc "
+          "Python package");
+    result.programPath = chosen;
+    result.programVersion = *version;
+    return result;
+  }
+
+  std::vector<std::string> candidates;
+  for (const char *variable : {"CUDA_HOME", "CUDA_PATH"})
+    if (std::optional<std::string> home = sys::Process::GetEnv(variable))
+      candidates.push_back(*home + "/bin/ptxas");
+  if (ErrorOr<std::string> inPath = sys::findProgramByName("ptxas"))
+    candidates.push_back(*inPath);
+  for (const std::string &prefix : prefixes)
+    addPackageCandidates(prefix, candidates);
+  addPackageCandidates(ownSitePackages(), candidates);
+  candidates.push_back("/usr/local/cuda/bin/ptxas");
+
+  std::string refused;
+  for (const std::string &candidate : candidates) {
+    if (!sys::fs::can_execute(candidate))
+      continue;
+    Expected<std::string> version = versionOf(candidate);
+    if (!version) {
+      refused += "; " + toString(version.takeError());
+      continue;
+    }
+    if (isKnownToMiscompile(*version) || isTooOld(*version)) {
+      refused += "; '" + candidate + "' is version " + *version + ", which " +
+                 (isTooOld(*version) ? "is too old" : "is known to miscompile");
+      continue;
+    }
+    result.programPath = candidate;
+    result.programVersion = *version;
+    return result;
+  }
+  return createStringError(
+      "no usable ptxas was found; install the CUDA toolkit (12.5 or later) or the Python package "
+      "nvidia-cuda-nvcc, or set SPARSEFLOW_PTXAS to the program" +
+      refused);
+}
+
+//===----------------------------------------------------------------------===//
+// Running it
+//===----------------------------------------------------------------------===//
+
+static Error writeFile(const Twine &path, StringRef text) {
+  std::error_code error;
+  raw_fd_ostream stream(path.str(), error);
+  if (error)
+    return createFileError(path, error);
+  stream << text;
+  stream.close();
+  if (stream.has_error()) {
+    error = stream.error();
+    stream.clear_error();
+    return createFileError(path, error);
+  }
+  return Error::success();
+}
+
+Expected<AssembledKernel> Ptxas::assemble(StringRef ptx, StringRef chip,
+                                          unsigned timeoutSeconds) const {
+  SmallString<128> directory;
+  if (std::error_code error = sys::fs::createUniqueDirectory("sparseflow-ptxas", directory))
+    return createStringError(error, "cannot create a temporary folder for ptxas");
+  scope_exit cleanup([&] { sys::fs::remove_directories(directory); });
+  std::string input = (directory + "/kernel.ptx").str();
+  std::string output = (directory + "/kernel.cubin").str();
+  if (Error error = writeFile(input, ptx))
+    return std::move(error);
+
+  Expected<SubprocessResult> run = runSubprocess(
+      {programPath, "-v", "-O3", "--gpu-name=" + chip.str(), "-o", output, input}, timeoutSeconds);
+  if (!run)
+    return run.takeError();
+
+  AssembledKernel result;
+  result.report = parsePtxasOutput(run->output);
+  if (run->exitCode != 0 || !result.report.errors.empty()) {
+    std::string why = result.report.errors.empty()
+                          ? "exit code " + std::to_string(run->exitCode) + ": " +
+                                StringRef(run->output).trim().str()
+                          : result.report.errors.front();
+    return createStringError("ptxas " + programVersion + " failed for " + chip + ": " + why);
+  }
+  ErrorOr<std::unique_ptr<MemoryBuffer>> cubin =
+      MemoryBuffer::getFile(output, /*IsText=*/false, /*RequiresNullTerminator=*/false);
+  if (!cubin || (*cubin)->getBufferSize() == 0)
+    return createStringError("ptxas " + programVersion + " wrote no cubin for " + chip + ": " +
+                             StringRef(run->output).trim());
+  result.cubin = (*cubin)->getBuffer().str();
+  return result;
+}

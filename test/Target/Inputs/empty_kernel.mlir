@@ -1,0 +1,5 @@
+gpu.module @kernels {
+  llvm.func @empty() attributes {gpu.kernel, nvvm.kernel} {
+    llvm.return
+  }
+}

@@ -1,0 +1,92 @@
+//===- PtxasTest.cpp - What ptxas prints, read back -----------------------===//
+//
+// The texts are ptxas's own, so that a change of its format is seen here and not as zero registers.
+//
+//===----------------------------------------------------------------------===//
+
+#include "sparseflow/Target/CodeGen.h"
+#include "sparseflow/Target/Ptxas.h"
+#include "gtest/gtest.h"
+
+using namespace sparseflow::target;
+
+TEST(PtxasOutput, KernelsAndTheirResources) {
+  PtxasReport report = parsePtxasOutput(
+      "ptxas info    : 0 bytes gmem, 16 bytes cmem[4]\n"
+      "ptxas info    : Compiling entry function 'gemm' for 'sm_80'\n"
+      "ptxas info    : Function properties for gemm\n"
+      "    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads\n"
+      "ptxas info    : Used 168 registers, used 2 barriers, 49152 bytes smem, 400 bytes cmem[0], "
+      "8 bytes cmem[2]\n"
+      "ptxas info    : Compiling entry function 'quantize' for 'sm_80'\n"
+      "ptxas info    : Function properties for quantize\n"
+      "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
+      "ptxas info    : Used 32 registers, 380 bytes cmem[0]\n");
+  ASSERT_EQ(report.kernels.size(), 2u);
+  const KernelResources *gemm = report.find("gemm");
+  ASSERT_TRUE(gemm);
+  EXPECT_EQ(gemm->registers, 168u);
+  EXPECT_EQ(gemm->stackBytes, 8u);
+  EXPECT_EQ(gemm->spillStores, 4u);
+  EXPECT_EQ(gemm->spillLoads, 12u);
+  EXPECT_EQ(gemm->sharedBytes, 49152u);
+  EXPECT_EQ(gemm->constantBytes, 408u);
+  EXPECT_EQ(gemm->barriers, 2u);
+  const KernelResources *quantize = report.find("quantize");
+  ASSERT_TRUE(quantize);
+  EXPECT_EQ(quantize->registers, 32u);
+  EXPECT_EQ(quantize->spillStores + quantize->spillLoads, 0u);
+  EXPECT_EQ(quantize->barriers, 0u);
+  EXPECT_EQ(report.find("other"), nullptr);
+  EXPECT_TRUE(report.errors.empty());
+  EXPECT_TRUE(report.warnings.empty());
+}
+
+TEST(PtxasOutput, DeviceFunctionsAreNotTakenForKernels) {
+  PtxasReport report = parsePtxasOutput(
+      "ptxas info    : Compiling entry function 'k' for 'sm_80'\n"
+      "ptxas info    : Function properties for k\n"
+      "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
+      "ptxas info    : Used 40 registers, 360 bytes cmem[0]\n"
+      "ptxas info    : Function properties for helper\n"
+      "    64 bytes stack frame, 60 bytes spill stores, 60 bytes spill loads\n");
+  ASSERT_EQ(report.kernels.size(), 1u);
+  EXPECT_EQ(report.kernels[0].stackBytes, 0u);
+}
+
+TEST(PtxasOutput, ErrorsWarningsAndSerializedWgmma) {
+  PtxasReport report = parsePtxasOutput(
+      "ptxas /tmp/a; b/kernel.ptx, line 12; error   : Unknown modifier '.foo'\n"
+      "ptxas fatal   : Ptx assembly aborted due to errors\n"
+      "ptxas warning : Value of threads per SM is out of range\n"
+      "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are "
+      "serialized due to non wgmma instructions defining accumulator registers of a wgmma\n");
+  ASSERT_EQ(report.errors.size(), 2u);
+  EXPECT_EQ(report.errors[0], "line 12: Unknown modifier '.foo'");
+  EXPECT_EQ(report.errors[1], "Ptx assembly aborted due to errors");
+  EXPECT_EQ(report.warnings.size(), 2u);
+  EXPECT_TRUE(report.wgmmaSerialized);
+}
+
+TEST(PtxasOutput, NothingAndNoise) {
+  EXPECT_TRUE(parsePtxasOutput("").kernels.empty());
+  EXPECT_TRUE(parsePtxasOutput("Segmentation fault\nUsed registers\n : \n").kernels.empty());
+  PtxasReport report = parsePtxasOutput(
+      "ptxas info    : Compiling entry function 'k' for 'sm_80'\nptxas info    : Used registers\n");
+  ASSERT_EQ(report.kernels.size(), 1u);
+  EXPECT_EQ(report.kernels[0].registers, 0u);
+}
+
+TEST(PtxasOutput, Version) {
+  EXPECT_EQ(parsePtxasVersion("Cuda compilation tools, release 13.0, V13.0.88\nBuild cuda_13.0\n"),
+            "13.0.88");
+  EXPECT_EQ(parsePtxasVersion("clang version 22.1.8"), "");
+}
+
+TEST(PTX, SparseInstructionsAreCounted) {
+  EXPECT_EQ(countSparseMma("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col x;\n"
+                           "mma.sync.aligned.m16n8k16.row.col.f32 y;\n"
+                           "wgmma.mma_async.sp.sync.aligned.m64n128k32.f32.f16.f16 z;\n"
+                           "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 z;\n"),
+            2u);
+}
