@@ -93,6 +93,31 @@ public:
   record(llvm::function_ref<llvm::Error(void *stream)> enqueue);
 };
 
+/// The device is current from `enter` to the end of the scope.
+class DeviceScope {
+public:
+  explicit DeviceScope(Device &device) : device(device) {}
+  DeviceScope(const DeviceScope &) = delete;
+  DeviceScope &operator=(const DeviceScope &) = delete;
+  ~DeviceScope() {
+    if (entered)
+      device.leave(previous);
+  }
+  llvm::Error enter() {
+    llvm::Expected<void *> result = device.enter();
+    if (!result)
+      return result.takeError();
+    previous = *result;
+    entered = true;
+    return llvm::Error::success();
+  }
+
+private:
+  Device &device;
+  void *previous = nullptr;
+  bool entered = false;
+};
+
 using DeviceFactory = std::function<llvm::Expected<std::shared_ptr<Device>>()>;
 /// Adds a device by name ("emulator"). Registering a name again replaces it.
 void registerDevice(llvm::StringRef name, DeviceFactory factory);
