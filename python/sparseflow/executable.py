@@ -1,0 +1,272 @@
+"""Compile, load, run and inspect."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import _sparseflow, dtypes, interop
+from .errors import CompilerWarning, InvalidArgumentError
+from .graph import Graph
+
+_SEVERITY_WARNING = 1
+
+
+@dataclass(frozen=True)
+class Device:
+    """Something that programs run on."""
+
+    name: str  #: what `compile` and `load` take as device: "cuda:0", "emulator", "reference"
+    kind: str  #: "cuda", "emulator" or "reference"
+    description: str = ""
+    target: str | None = None  #: "sm_90"; None for host devices
+    memory: int | None = None  #: bytes; None for host devices
+
+
+class Devices(tuple):  # type: ignore[type-arg]
+    """The devices of this machine, GPUs first. `unavailable` says why there is no GPU, or is None."""
+
+    unavailable: str | None = None
+
+
+def devices() -> Devices:
+    """The devices that programs can run on here. Never fails for want of a driver: see ``devices().unavailable``."""
+    text, unavailable = _sparseflow.devices()
+    fields = Device.__dataclass_fields__
+    found = Devices(Device(**{k: v for k, v in entry.items() if k in fields}) for entry in json.loads(text))
+    found.unavailable = unavailable
+    return found
+
+
+class Report:
+    """What runs, per step: `data` is the library's own JSON, `kernels` its kernels as a flat list, ``str()`` a table."""
+
+    def __init__(self, data: Any):
+        self.data = data
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The steps in order: label, path and reason of the choice, kernels."""
+        return self.data["steps"] if isinstance(self.data, dict) else self.data
+
+    @property
+    def kernels(self) -> list[dict[str, Any]]:
+        """All kernels, each with name, config, registers, spill_bytes, mma_sp and the label and path of its step."""
+        return [
+            {"label": step.get("label", ""), "path": step.get("path", ""), "reason": step.get("reason", "")} | kernel
+            for step in self.steps
+            for kernel in step.get("kernels", [])
+        ]
+
+    def __str__(self) -> str:
+        lines = []
+        for step in self.steps:
+            line = f"{step.get('label', '')}: {step.get('path', '')}"
+            if step.get("reason"):
+                line += f" ({step['reason']})"
+            lines.append(line)
+            for kernel in step.get("kernels", []):
+                lines.append(
+                    f"  {kernel['name']}: {kernel.get('registers', 0)} registers, {kernel.get('spill_bytes', 0)} B spilled, "
+                    f"{kernel.get('mma_sp', 0)} mma.sp"
+                )
+                if kernel.get("config"):
+                    lines.append(f"    {kernel['config']}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+class Executable(_sparseflow.Executable):
+    """A compiled program, ready to call: ``y = exe(x)``.
+
+    Inputs are given in order or by name. NumPy arrays are copied to the device that the program was loaded for (and the
+    results back); tensors of PyTorch, CuPy, JAX and anything else with DLPack run where they are, without a copy, on the
+    current stream of their library, and results are of the same kind. GPU results are not waited for.
+
+    Keyword arguments of a call:
+        out: a tensor (or a tuple, for several results) to write to.
+        stream: a CUstream as an integer, or an object that has one (torch.cuda.Stream, cupy.cuda.Stream).
+        function: which function, when the program holds several.
+
+    Raises InvalidArgumentError (a ValueError) for a shape, dtype, alignment or device that does not fit, DeviceError
+    when the driver or the emulator reports a fault.
+    """
+
+    def __init__(self, program: Any, device: str):
+        self._description = json.loads(program.describe())
+        functions = [
+            (each["name"], [entry["name"] for entry in each["inputs"]], len(each["outputs"]))
+            for each in self._description["functions"]
+        ]
+        super().__init__(program, device, functions)
+
+    @property
+    def device(self) -> str:
+        """Where NumPy inputs run: "cuda:0", "emulator" or "reference". Loads the program there."""
+        return self._device
+
+    @property
+    def functions(self) -> list[dict[str, Any]]:
+        """The functions: name, symbols, inputs and outputs, each with name, dtype and shape (extents or symbols)."""
+        keys = ("name", "symbols", "inputs", "outputs")
+        return [{key: each[key] for key in keys} for each in self._description["functions"]]
+
+    @property
+    def targets(self) -> list[str]:
+        """The chips that the program holds kernels for."""
+        return sorted({each["target"] for function in self._description["functions"] for each in function["programs"]})
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The whole description of the program: docs/Formats.md explains it."""
+        return self._description
+
+    @property
+    def source(self) -> str:
+        """The sf IR that was compiled, with constants by name."""
+        return self._program.source()
+
+    def report(self, *, tokens: int | Sequence[int] | None = None, function: str | None = None) -> Report:
+        """What ran in the last call: for each step the path taken and why, for each kernel its configuration, registers,
+        spilled bytes and number of mma.sp instructions. With `tokens`, what a call with so many tokens would run.
+        """
+        symbols = None if tokens is None else [tokens] if isinstance(tokens, int) else list(tokens)
+        return Report(json.loads(self._report(self._named(function), symbols)))
+
+    def reserve(self, tokens: int | Sequence[int], *, function: str | None = None, stream: Any = None) -> None:
+        """Allocates the workspace for calls of up to so many tokens, so that no such call allocates."""
+        self._reserve(self._named(function), [tokens] if isinstance(tokens, int) else list(tokens), stream)
+
+    def capture(self, *inputs: Any, **options: Any) -> _sparseflow.CapturedCall:
+        """Captures a call with these GPU tensors as one CUDA graph; ``.launch(stream=None)`` replays it.
+
+        Arguments are those of a call. Each launch reads the same inputs and writes the same ``.outputs``.
+        """
+        return self._capture(*inputs, **options)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a ``.sf`` file, which is a safetensors file too. Atomic: the path holds the old or the whole new file."""
+        self._program.save(os.fspath(path))
+
+    def to_bytes(self) -> bytes:
+        """The bytes that `save` would write."""
+        return self._program.to_bytes()
+
+    def tensor(self, name: str) -> np.ndarray:
+        """A read-only view of one tensor of the program, such as a packed weight. ``manifest["tensors"]`` lists them."""
+        view, code, shape = self._program.tensor(name)
+        return view.view(dtypes.numpy_dtype(code)).reshape(shape)
+
+    def __repr__(self) -> str:
+        names = ", ".join(each["name"] for each in self._description["functions"])
+        return f"<sparseflow.Executable {names} for {', '.join(self.targets)}>"
+
+    def _named(self, function: str | None) -> str:
+        names = [each["name"] for each in self._description["functions"]]
+        if function is None and len(names) == 1:
+            return names[0]
+        if function not in names:
+            raise InvalidArgumentError(f"expected function to be one of {', '.join(names)}, got {function}")
+        return function
+
+
+def _find_ptxas() -> str | None:
+    """The ptxas of NVIDIA's Python package, for a machine that has no CUDA toolkit; None leaves the search to the library."""
+    import shutil
+
+    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin", "ptxas")
+    if os.environ.get("SPARSEFLOW_PTXAS") or shutil.which("ptxas") or toolkit.exists():
+        return None
+    for folder in sys.path:
+        for package in ("cu13", "cuda_nvcc"):
+            candidate = Path(folder or ".", "nvidia", package, "bin", "ptxas")
+            if candidate.exists():
+                return str(candidate)
+    return None
+
+
+def compile(  # noqa: A001 - sf.compile is the name users expect
+    model: Graph | str | os.PathLike[str],
+    *,
+    target: str | Iterable[str] | None = None,
+    config: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    constants: Mapping[str, Any] | None = None,
+    dump_intermediates: str | os.PathLike[str] | None = None,
+    reproducer: str | os.PathLike[str] | None = None,
+    ptxas: str | os.PathLike[str] | None = None,
+) -> Executable:
+    """Compiles a model to kernels.
+
+    Args:
+        model: a `Graph`, the path of a ``.mlir`` file, or MLIR text.
+        target: chips, such as "sm_80" or ["sm_80", "sm_90"]. Default: that of the first GPU, else sm_80.
+        config: ``#sf.kernel_config<...>`` text that overrides the choice for every matmul.
+        cache_dir: where compiled kernels are kept. Default: $SPARSEFLOW_CACHE_DIR, else ~/.cache/sparseflow; "" keeps none.
+        device: "auto" (the first GPU that can run it, else the emulator), "cuda", "cuda:1", "emulator", "reference".
+        constants: arrays for the ``dense_resource`` names of MLIR text or of a file; a graph brings its own.
+        dump_intermediates: a folder for the IR after each pass, the PTX and the cubins.
+        reproducer: a file to write when a pass fails, which replays the failure.
+        ptxas: path of ptxas. Default: $SPARSEFLOW_PTXAS, PATH, the CUDA toolkit, the nvidia-cuda-nvcc package.
+
+    Raises:
+        InvalidProgramError: for malformed MLIR, with its position.
+        InvalidArgumentError: for shapes, dtypes or options that do not fit.
+        UnsupportedError: for an unknown target, or when there is no ptxas.
+    """
+    is_file = False
+    blobs = {name: interop.as_numpy(array, name) for name, array in (constants or {}).items()}
+    if isinstance(model, Graph):
+        if not model._outputs:
+            raise InvalidArgumentError("expected a graph with an output, got none; call Graph.output")
+        text = str(model)
+        blobs = model.constants | blobs
+    elif isinstance(model, os.PathLike) or (isinstance(model, str) and re.search(r"\.mlir(bc)?\Z", model)):
+        text, is_file = os.fspath(model), True
+        if not os.path.exists(text):
+            raise FileNotFoundError(f"expected a file with MLIR, got {text}, which does not exist")
+    elif isinstance(model, str):
+        text = model
+    else:
+        raise InvalidArgumentError(f"expected a Graph, a path or MLIR text, got {type(model).__name__}")
+
+    options: dict[str, Any] = {
+        "targets": target if target is None or isinstance(target, str) else ",".join(target),
+        "config": config,
+        "cache_dir": cache_dir,
+        "dump_intermediates": dump_intermediates,
+        "reproducer": reproducer,
+        "ptxas": ptxas if ptxas is not None else _find_ptxas(),
+    }
+    given = {key: os.fspath(value) for key, value in options.items() if value is not None}
+    arrays = [(name, np.ascontiguousarray(array)) for name, array in blobs.items()]
+    program, messages = _sparseflow.compile(text, is_file, arrays, given)
+    for severity, message in messages:
+        if severity == _SEVERITY_WARNING:
+            warnings.warn(message, CompilerWarning, stacklevel=2)
+    return Executable(program, device)
+
+
+def load(source: str | os.PathLike[str] | bytes, *, device: str = "auto", verify: bool = False) -> Executable:
+    """Opens a ``.sf`` file, or the bytes of one. Safe for files of unknown origin: everything in it is checked first.
+
+    Tensors are mapped, not read; `verify` reads them all and compares their checksums. Raises InvalidProgramError for
+    a truncated or altered file, FileNotFoundError when there is none.
+    """
+    if isinstance(source, bytes):
+        return Executable(_sparseflow.from_bytes(source, verify), device)
+    path = os.fspath(source)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"expected a .sf file, got {path}, which does not exist")
+    return Executable(_sparseflow.open_file(path, verify), device)

@@ -1,0 +1,38 @@
+"""The command-line tools of the wheel: sparseflow-opt, sparseflow-compile and sparseflow-run, under their own names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+
+def _run(name: str) -> NoReturn:
+    program = Path(__file__).parent / "bin" / name
+    os.execv(program, [str(program), *sys.argv[1:]])
+
+
+def opt() -> NoReturn:
+    """``sparseflow-opt``: runs passes on IR."""
+    _run("sparseflow-opt")
+
+
+def compile() -> NoReturn:  # noqa: A001
+    """``sparseflow-compile``: IR to a ``.sf`` file."""
+    _run("sparseflow-compile")
+
+
+def run() -> NoReturn:
+    """``sparseflow-run``: runs a function of a ``.sf`` or ``.mlir`` file."""
+    _run("sparseflow-run")
+
+
+def include_dir() -> str:
+    """The folder of the C ABI's header, ``sparseflow-c/sparseflow.h``."""
+    return str(Path(__file__).parent / "include")
+
+
+def library() -> str:
+    """The path of ``libsparseflow.so``."""
+    return str(Path(__file__).parent / "lib" / "libsparseflow.so")

@@ -1,0 +1,315 @@
+// The call path. A call on GPU tensors stays in C++ from the arguments to the launch: no Python
+// code runs on it.
+#include "Executable.h"
+#include <array>
+#include <cstring>
+#include <deque>
+
+namespace sparseflow::python {
+
+/// One call taken apart. The views stay where they are (SfTensor points into them), hence the
+/// deques.
+struct Executable::Call {
+  const Signature *function = nullptr;
+  std::deque<TensorView> inputs, outputs;
+  std::vector<SfTensor> inputTensors, outputTensors;
+  ExecutableHandle executable;
+  py::object out; // the caller's own outputs, or null
+  py::object stream;
+  bool gpu = false;    // tensors are in GPU memory
+  bool ordered = true; // the framework's later work waits for the stream
+  void *cudaStream = nullptr;
+
+  py::object result();
+};
+
+static std::string join(const std::vector<std::string> &names) {
+  std::string text;
+  for (const std::string &name : names)
+    text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+void *streamOf(py::handle object, void *fallback) {
+  if (!object || object.is_none())
+    return fallback;
+  if (PyLong_Check(object.ptr()))
+    return reinterpret_cast<void *>(object.cast<uintptr_t>());
+  if (py::hasattr(object, "__cuda_stream__")) // cuda.core and PyTorch: (protocol version, handle)
+    return reinterpret_cast<void *>(
+        object.attr("__cuda_stream__")().cast<py::tuple>()[1].cast<uintptr_t>());
+  for (const char *name : {"cuda_stream", "ptr"})
+    if (py::hasattr(object, name))
+      return reinterpret_cast<void *>(object.attr(name).cast<uintptr_t>());
+  raiseInvalidArgument(
+      "expected stream to be an integer or an object with __cuda_stream__, cuda_stream or "
+      "ptr, got " +
+      std::string(Py_TYPE(object.ptr())->tp_name));
+}
+
+Executable::Executable(Program program, std::string device, const py::list &functions)
+    : source(std::move(program)), requested(std::move(device)) {
+  for (py::handle entry : functions) {
+    auto fields = entry.cast<py::tuple>();
+    signatures.push_back({fields[0].cast<std::string>(), {}, fields[2].cast<size_t>()});
+    for (py::handle name : fields[1].cast<py::list>())
+      signatures.back().inputs.push_back(name.cast<std::string>());
+  }
+}
+
+const Signature &Executable::signature(py::handle name) const {
+  std::vector<std::string> names;
+  for (const Signature &entry : signatures)
+    names.push_back(entry.name);
+  if (!name || name.is_none()) {
+    if (signatures.size() != 1)
+      raiseInvalidArgument("expected function= to name one of " + join(names) +
+                           ", got no name; the program holds more than one function");
+    return signatures.front();
+  }
+  auto wanted = name.cast<std::string>();
+  for (const Signature &entry : signatures)
+    if (entry.name == wanted)
+      return entry;
+  raiseInvalidArgument("expected function to be one of " + join(names) + ", got " + wanted);
+}
+
+ExecutableHandle Executable::load(const std::string &name) {
+  SfExecutable *made = nullptr;
+  SfStatus status;
+  {
+    py::gil_scoped_release release;
+    status = sfExecutableCreate(source.handle.get(), name.c_str(), &made);
+  }
+  check(status);
+  // The executable reads the program's tensors and code, so the program lives as long.
+  return ExecutableHandle(
+      made, [program = source.handle](SfExecutable *last) { sfExecutableDestroy(last); });
+}
+
+const ExecutableHandle &Executable::bound() {
+  if (!home) {
+    py::gil_scoped_release release;
+    std::lock_guard<std::mutex> lock(loading);
+    py::gil_scoped_acquire acquire;
+    if (!home) {
+      ExecutableHandle made = load(requested);
+      std::string name = sfExecutableDevice(made.get());
+      if (name.rfind("cuda:", 0) == 0)
+        gpus.emplace(std::stoi(name.substr(5)), made);
+      home = std::move(made);
+    }
+  }
+  return home;
+}
+
+const ExecutableHandle &Executable::onGPU(int32_t gpu) {
+  auto found = gpus.find(gpu);
+  if (found != gpus.end())
+    return found->second;
+  std::string name = "cuda:" + std::to_string(gpu);
+  if (requested != "auto" && requested != "cuda" && requested != name)
+    raiseInvalidArgument("expected tensors for the device " + requested + ", got tensors on " +
+                         name + "; move them, or load the program with device=\"" + name + "\"");
+  py::gil_scoped_release release;
+  std::lock_guard<std::mutex> lock(loading);
+  py::gil_scoped_acquire acquire;
+  if (gpus.find(gpu) == gpus.end())
+    gpus.emplace(gpu, load(name));
+  return gpus.at(gpu);
+}
+
+std::string Executable::device() { return sfExecutableDevice(bound().get()); }
+
+/// Everything up to the launch: arguments in order, the device that they choose, and the outputs.
+void Executable::prepare(Call &call, const py::args &args, const py::kwargs &kwargs) {
+  py::object function;
+  size_t named = 0;
+  for (auto entry : kwargs) {
+    auto key = entry.first.cast<std::string>();
+    auto value = py::reinterpret_borrow<py::object>(entry.second);
+    if (key == "out")
+      call.out = value.is_none() ? py::object() : value;
+    else if (key == "stream")
+      call.stream = value;
+    else if (key == "function")
+      function = value;
+    else
+      ++named;
+  }
+  call.function = &signature(function);
+  const std::vector<std::string> &names = call.function->inputs;
+  if (args.size() + named != names.size())
+    raiseInvalidArgument("'" + call.function->name + "' expected " + std::to_string(names.size()) +
+                         " inputs (" + join(names) + "), got " +
+                         std::to_string(args.size() + named));
+  for (size_t i = 0; i < names.size(); ++i) {
+    py::object value;
+    if (i < args.size()) {
+      value = args[i];
+    } else if (kwargs.contains(names[i].c_str())) {
+      value = kwargs[names[i].c_str()];
+    } else {
+      raiseInvalidArgument("'" + call.function->name + "' expected an input '" + names[i] +
+                           "', got none; its inputs are " + join(names));
+    }
+    call.inputs.emplace_back().borrow(value, "input '" + names[i] + "'");
+  }
+
+  // NumPy arrays are copied to wherever the program runs; tensors of a framework run where they
+  // are.
+  bool framework = false;
+  for (const TensorView &view : call.inputs)
+    framework |= view.source != TensorView::Source::NumPy;
+  int32_t gpu = 0;
+  for (const TensorView &view : call.inputs)
+    if (view.onGPU()) {
+      call.gpu = true;
+      gpu = view.device.id;
+      break;
+    }
+  if (call.gpu) {
+    for (size_t i = 0; i < call.inputs.size(); ++i)
+      if (!call.inputs[i].onGPU() || call.inputs[i].device.id != gpu)
+        raiseInvalidArgument(
+            "input '" + names[i] + "': expected a tensor on cuda:" + std::to_string(gpu) +
+            " like the others, got one in " + call.inputs[i].describe() + "; move it there");
+    call.executable = onGPU(gpu);
+  } else {
+    call.executable = bound();
+    if (framework && sfExecutableNeedsDeviceMemory(call.executable.get()))
+      raiseInvalidArgument(
+          "input '" + names[0] + "': expected a tensor on " +
+          sfExecutableDevice(call.executable.get()) +
+          ", got one in host memory; move it there, pass a NumPy array to have it copied, or "
+          "load the program with device=\"emulator\"");
+  }
+  for (const TensorView &view : call.inputs)
+    call.inputTensors.push_back(view.tensor);
+  if (call.gpu) {
+    void *current = nullptr;
+    if (!call.stream || call.stream.is_none())
+      current = call.inputs.front().currentStream(&call.ordered);
+    call.cudaStream = streamOf(call.stream, current);
+  }
+
+  size_t count = call.function->outputs;
+  if (call.out) {
+    py::tuple given = py::isinstance<py::tuple>(call.out) || py::isinstance<py::list>(call.out)
+                          ? py::tuple(call.out)
+                          : py::make_tuple(call.out);
+    if (given.size() != count)
+      raiseInvalidArgument("out: expected " + std::to_string(count) + " tensors, got " +
+                           std::to_string(given.size()));
+    for (size_t i = 0; i < count; ++i) {
+      TensorView &view = call.outputs.emplace_back();
+      view.borrow(given[i], "out");
+      if (view.readOnly)
+        raiseInvalidArgument("out: expected a writable tensor, got a read-only one");
+      if (view.onGPU() != call.gpu || (call.gpu && view.device.id != gpu))
+        raiseInvalidArgument(
+            "out: expected a tensor where the inputs are, in " +
+            (call.gpu ? "cuda:" + std::to_string(gpu) : std::string("host memory")) +
+            ", got one in " + view.describe());
+    }
+  } else {
+    for (size_t i = 0; i < count; ++i) {
+      SfDType dtype;
+      int32_t rank;
+      int64_t shape[SF_MAX_RANK];
+      check(sfOutputShape(call.executable.get(), call.function->name.c_str(),
+                          call.inputTensors.data(), call.inputTensors.size(), i, &dtype, &rank,
+                          shape));
+      TensorView &view = call.outputs.emplace_back();
+      if (call.inputs.empty())
+        view.allocateNumPy(dtype, rank, shape);
+      else
+        view.allocateLike(call.inputs.front(), dtype, rank, shape, call.executable);
+    }
+  }
+  for (const TensorView &view : call.outputs)
+    call.outputTensors.push_back(view.tensor);
+}
+
+py::object Executable::Call::result() {
+  if (out)
+    return out;
+  if (outputs.size() == 1)
+    return outputs.front().take();
+  py::tuple all(outputs.size());
+  for (size_t i = 0; i < outputs.size(); ++i)
+    all[i] = outputs[i].take();
+  return std::move(all);
+}
+
+py::object Executable::call(const py::args &args, const py::kwargs &kwargs) {
+  Call call;
+  prepare(call, args, kwargs);
+  const char *name = call.function->name.c_str();
+  if (call.gpu) {
+    SfRunOptions options;
+    SF_INIT(options);
+    options.stream = call.cudaStream;
+    check(sfRun(call.executable.get(), name, call.inputTensors.data(), call.inputTensors.size(),
+                call.outputTensors.data(), call.outputTensors.size(), &options));
+    if (!call.ordered)
+      check(sfSynchronize(call.executable.get(), call.cudaStream));
+  } else {
+    SfStatus status;
+    {
+      py::gil_scoped_release release;
+      status =
+          sfRunHost(call.executable.get(), name, call.inputTensors.data(), call.inputTensors.size(),
+                    call.outputTensors.data(), call.outputTensors.size());
+    }
+    check(status);
+  }
+  last = call.executable;
+  return call.result();
+}
+
+std::unique_ptr<CapturedCall> Executable::capture(const py::args &args, const py::kwargs &kwargs) {
+  Call call;
+  prepare(call, args, kwargs);
+  if (!call.gpu)
+    raiseInvalidArgument(
+        "expected GPU tensors to capture a CUDA graph with, got tensors in host memory");
+  SfGraph *graph = nullptr;
+  check(sfGraphCapture(call.executable.get(), call.function->name.c_str(), call.inputTensors.data(),
+                       call.inputTensors.size(), call.outputTensors.data(),
+                       call.outputTensors.size(), &graph));
+  auto tensors = py::make_tuple(args, kwargs);
+  return std::make_unique<CapturedCall>(call.executable, graph, std::move(tensors), call.result(),
+                                        call.inputs.front().device.id);
+}
+
+py::object CapturedCall::launch(py::handle stream) {
+  void *current = nullptr;
+  if (!stream || stream.is_none())
+    current = streamOf(
+        py::module_::import("sparseflow.interop").attr("default_stream")(outputs, gpu), nullptr);
+  check(sfGraphLaunch(graph.get(), streamOf(stream, current)));
+  return outputs;
+}
+
+std::string Executable::report(const std::string &function, const py::object &symbols) {
+  const ExecutableHandle &subject = last ? last : bound();
+  char *json = nullptr;
+  if (symbols.is_none()) {
+    check(sfReport(subject.get(), function.c_str(), nullptr, 0, &json));
+  } else {
+    auto values = symbols.cast<std::vector<int64_t>>();
+    check(sfReport(subject.get(), function.c_str(), values.data(), values.size(), &json));
+  }
+  std::string text = json;
+  sfFree(json);
+  return text;
+}
+
+void Executable::reserve(const std::string &function, const std::vector<int64_t> &symbols,
+                         py::handle stream) {
+  check(sfReserve(bound().get(), function.c_str(), symbols.data(), symbols.size(),
+                  streamOf(stream, nullptr)));
+}
+
+} // namespace sparseflow::python

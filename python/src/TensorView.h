@@ -1,0 +1,77 @@
+// Arrays of any framework seen as SfTensor, and results made in the framework that the inputs came
+// from.
+//
+// Three ways in, by speed: DLPack's C exchange API (PyTorch 2.10 and later: no Python call at all),
+// NumPy's own struct (which also knows the bf16 and float8 of ml_dtypes), and a `__dlpack__`
+// capsule (CuPy, JAX, older PyTorch).
+#ifndef SPARSEFLOW_PYTHON_TENSORVIEW_H
+#define SPARSEFLOW_PYTHON_TENSORVIEW_H
+
+#include "DLPack.h"
+#include "sparseflow-c/sparseflow.h"
+#include <memory>
+#include <pybind11/pybind11.h>
+
+namespace sparseflow::python {
+
+namespace py = pybind11;
+
+/// Raises the Python exception that belongs to a failed status, with the library's sentence.
+void check(SfStatus status);
+/// Raises sparseflow.InvalidArgumentError.
+[[noreturn]] void raiseInvalidArgument(const std::string &message);
+
+/// Owns a loaded executable; shared with the memory that was allocated from it.
+using ExecutableHandle = std::shared_ptr<SfExecutable>;
+
+/// A borrowed tensor. Neither copied nor moved: the SfTensor points into it.
+class TensorView {
+public:
+  enum class Source { NumPy, Exchange, Capsule };
+
+  TensorView() = default;
+  ~TensorView();
+  TensorView(const TensorView &) = delete;
+  TensorView &operator=(const TensorView &) = delete;
+
+  /// `what` names the argument in messages. For a capsule in GPU memory `stream` is where the data
+  /// must be ready.
+  void borrow(py::handle object, const std::string &what);
+  /// A new tensor of the kind of `like`, in the same memory. Its object is `take()`.
+  void allocateLike(const TensorView &like, SfDType dtype, int32_t rank, const int64_t *shape,
+                    const ExecutableHandle &executable);
+  void allocateNumPy(SfDType dtype, int32_t rank, const int64_t *shape);
+  /// Hands out the object of an allocated tensor; a framework's own object is made only now.
+  py::object take();
+
+  bool onGPU() const { return device.type == dlpack::cuda || device.type == dlpack::cudaManaged; }
+  /// The stream that the tensor's framework works on, and whether the framework orders its later
+  /// work after it.
+  void *currentStream(bool *ordered) const;
+  std::string describe() const;
+
+  SfTensor tensor{};
+  dlpack::Device device{dlpack::cpu, 0};
+  Source source = Source::NumPy;
+  bool readOnly = false;
+
+private:
+  void borrowNumPy(py::handle object, const std::string &what);
+  void borrowCapsule(py::handle object, const std::string &what);
+  void setFrom(const dlpack::Tensor &from, const std::string &what);
+  void finish(int32_t rank);
+
+  py::object object;  // what the view was borrowed from, or the NumPy result
+  py::object capsule; // keeps a capsule's tensor alive
+  const dlpack::ExchangeAPI *exchange = nullptr;
+  dlpack::VersionedTensor *allocated = nullptr;
+  int64_t shape[SF_MAX_RANK];
+  int64_t strides[SF_MAX_RANK];
+};
+
+/// The class through which CuPy, JAX and the like receive memory of ours.
+void registerDeviceBuffer(py::module_ &m);
+
+} // namespace sparseflow::python
+
+#endif // SPARSEFLOW_PYTHON_TENSORVIEW_H
