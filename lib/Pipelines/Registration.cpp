@@ -6,6 +6,8 @@
 
 #include "sparseflow/Pipelines/Registration.h"
 
+#include "sparseflow/Dialect/SF/IR/SFDialect.h"
+#include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
 #include "sparseflow/Target/Passes.h"
 
 #include "mlir/Conversion/Passes.h"
@@ -26,6 +28,7 @@
 using namespace mlir;
 
 void sparseflow::registerDialects(DialectRegistry &registry) {
+  registry.insert<sf::SFDialect, sf_tile::SFTileDialect>();
   registry.insert<affine::AffineDialect, arith::ArithDialect, bufferization::BufferizationDialect,
                   cf::ControlFlowDialect, DLTIDialect, func::FuncDialect, gpu::GPUDialect,
                   linalg::LinalgDialect, LLVM::LLVMDialect, math::MathDialect,

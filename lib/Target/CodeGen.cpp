@@ -82,7 +82,7 @@ static llvm::Expected<std::unique_ptr<llvm::TargetMachine>> createTargetMachine(
   if (!target)
     return llvm::createStringError("this build has no NVPTX code generator: " + error);
   std::unique_ptr<llvm::TargetMachine> machine(
-      target->createTargetMachine(triple, chip.name, chip.features, llvm::TargetOptions(), {}, {},
+      target->createTargetMachine(triple, chip.name, chip.ptxFeature, llvm::TargetOptions(), {}, {},
                                   llvm::CodeGenOptLevel::Aggressive));
   if (!machine)
     return llvm::createStringError("the NVPTX code generator does not know " + chip.name);

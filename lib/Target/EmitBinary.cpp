@@ -44,7 +44,7 @@ LogicalResult sparseflow::target::emitBinary(gpu::GPUModuleOp module,
     return failure();
   MLIRContext *context = module.getContext();
   auto target = NVVM::NVVMTargetAttr::get(context, /*optLevel=*/3, "nvptx64-nvidia-cuda",
-                                          options.chip->name, options.chip->features);
+                                          options.chip->name, options.chip->ptxFeature);
   SmallVector<Attribute> objects;
   for (auto [function, kernel] : llvm::zip(getKernels(module), *kernels)) {
     auto table = gpu::KernelTableAttr::get(context, {getMetadata(function, kernel)});
@@ -109,7 +109,7 @@ struct SFEmitBinaryPass : sparseflow::target::impl::SFEmitBinaryBase<SFEmitBinar
     if (given) {
       options = *given;
     } else {
-      llvm::Expected<const Chip *> chip = findChip(target);
+      llvm::Expected<const Chip *> chip = findChip(module, target);
       if (!chip)
         return fail(chip.takeError());
       options.chip = *chip;

@@ -3,11 +3,13 @@
 // RUN: split-file %s %t
 // RUN: not sparseflow-opt %t/good.mlir --sf-emit-binary="target=sm_75 format=ptx" 2>&1 | FileCheck %s --check-prefix=OLD
 // RUN: not sparseflow-opt %t/good.mlir --sf-emit-binary="target=sm_99 format=ptx" 2>&1 | FileCheck %s --check-prefix=UNKNOWN
-// RUN: not sparseflow-opt %t/good.mlir --sf-emit-binary="format=sass" 2>&1 | FileCheck %s --check-prefix=FORMAT
+// RUN: not sparseflow-opt %t/good.mlir --sf-emit-binary="target=sm_80 format=sass" 2>&1 | FileCheck %s --check-prefix=FORMAT
+// RUN: not sparseflow-opt %t/good.mlir --sf-emit-binary="format=ptx" 2>&1 | FileCheck %s --check-prefix=NONE
 // RUN: not sparseflow-opt %t/newer.mlir --sf-emit-binary="target=sm_80 format=ptx" 2>&1 | FileCheck %s --check-prefix=SELECT
 // RUN: sparseflow-opt %t/newer.mlir --sf-emit-binary="target=sm_89 format=ptx" -o /dev/null
 
 // OLD: error: target 'sm_75' has no 2:4 sparse tensor cores; expected sm_80 or later: sm_80, sm_86
+// NONE: error: expected a target, got none; give the pass target=sm_80
 // UNKNOWN: error: unknown target 'sm_99'; expected one of sm_80, sm_86
 // FORMAT: error: expected format to be ptx or cubin, got 'sass'
 // SELECT: newer.mlir:{{[0-9]+}}:{{[0-9]+}}: error: kernel 'newer' for sm_80: LLVM's code generator gave up: Cannot select

@@ -1,34 +1,27 @@
-//===- Chip.h - The GPUs that code can be generated for ---------*- C++ -*-===//
+//===- Chip.h - Which GPU code is generated for -----------------*- C++ -*-===//
 //
-// The one table of chips. It exists because the NVPTX backend aborts the process when a chip is
-// asked for an instruction that the chosen PTX version does not have: every chip here is paired
-// with a PTX version for which all that SparseFlow emits is known to select and assemble.
+// Chips are those of #sf.target. That the table is closed matters here: the NVPTX backend ends the
+// process when a chip is asked for an instruction that the chosen PTX version does not have, so no
+// name that is not in the table, with its PTX version, ever reaches it.
 //
 //===----------------------------------------------------------------------===//
 
 #ifndef SPARSEFLOW_TARGET_CHIP_H
 #define SPARSEFLOW_TARGET_CHIP_H
 
-#include "llvm/ADT/ArrayRef.h"
-#include "llvm/ADT/StringRef.h"
+#include "sparseflow/Dialect/SF/IR/SFAttributes.h"
+#include "mlir/IR/BuiltinOps.h"
 #include "llvm/Support/Error.h"
-#include <string>
 
 namespace sparseflow::target {
 
-struct Chip {
-  llvm::StringLiteral name;     // "sm_90a"
-  unsigned computeCapability;   // 90
-  llvm::StringLiteral features; // "+ptx85"
-
-  /// The PTX version in the features, times ten: 85.
-  unsigned ptxVersion() const;
-};
-
-llvm::ArrayRef<Chip> knownChips();
+using Chip = sf::ChipInfo;
 
 /// Finds a chip by name; the error lists what would work.
 llvm::Expected<const Chip *> findChip(llvm::StringRef name);
+
+/// The chip that a pass works for: the one named by its option, else the module's `sf.target`.
+llvm::Expected<const Chip *> findChip(mlir::ModuleOp module, llvm::StringRef option);
 
 } // namespace sparseflow::target
 

@@ -36,8 +36,8 @@ def SFEmitBinary : Pass<"sf-emit-binary", "mlir::ModuleOp"> {
     ```
   }];
   let options = [
-    Option<"target", "target", "std::string", /*default=*/"\"sm_80\"",
-           "The chip, for example sm_80 or sm_90a">,
+    Option<"target", "target", "std::string", /*default=*/"\"\"",
+           "The chip, for example sm_80 or sm_90a; empty: the module's sf.target">,
     Option<"format", "format", "std::string", /*default=*/"\"cubin\"",
            "Where to stop: ptx, or cubin (which needs ptxas)">,
     Option<"ptxas", "ptxas", "std::string", /*default=*/"\"\"",
@@ -48,6 +48,35 @@ def SFEmitBinary : Pass<"sf-emit-binary", "mlir::ModuleOp"> {
            "Accept kernels that spill registers">,
   ];
   let dependentDialects = ["mlir::gpu::GPUDialect", "mlir::NVVM::NVVMDialect"];
+}
+
+def SFEmitManifest : Pass<"sf-emit-manifest", "mlir::ModuleOp"> {
+  let summary = "write down what the runtime replays: buffers, workspace, steps, kernels";
+  let description = [{
+    Walks every function of `sf_tile.launch` and `sf_tile.dispatch` operations and writes the
+    manifest of docs/Formats.md as the string attribute `sf.manifest` of the module.
+
+    - Every tensor gets a buffer: an input, an output, a constant (named by its resource) or a piece
+      of workspace.
+    - Workspace is shared by liveness: two intermediates share a slot when no launch needs both.
+      Variants of one dispatch exclude each other, so theirs always may.
+    - Dynamic dimensions that meet in one launch are one symbol. The first is called M.
+    - A dispatch becomes a step with one variant for each range of the symbol; a launch on its own
+      is a step with one variant.
+
+    Preconditions: kernels are in `gpu.binary` (`sf-emit-binary`), results are not arguments or
+    constants.
+
+    ```
+    sparseflow-opt --sf-emit-manifest=print compiled.mlir -o /dev/null
+    ```
+  }];
+  let options = [
+    Option<"target", "target", "std::string", /*default=*/"\"\"",
+           "The chip; empty: the module's sf.target">,
+    Option<"print", "print", "bool", /*default=*/"false",
+           "Print the manifest to stdout instead of keeping it in the module">,
+  ];
 }
 
 #endif // SPARSEFLOW_TARGET_PASSES
