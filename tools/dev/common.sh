@@ -40,6 +40,9 @@ step() {
 unchanged() { [ -f "$stamps/$1" ] && [ "$(cat "$stamps/$1")" = "$2" ]; }
 stamp() { printf '%s\n' "$2" >"$stamps/$1"; }
 
+# The venv's Python and ptxas in front, as after `source build/venv/bin/activate`.
+activate() { export VIRTUAL_ENV=$venv PATH="$venv/bin:$PATH"; }
+
 # One compile may take 1.5 GB (MLIR's headers), so a machine short of memory runs fewer than it has cores.
 jobs() {
   local cores memory

@@ -1,0 +1,50 @@
+"""What `import sparseflow` costs and exposes."""
+
+import subprocess
+import sys
+import time
+
+import sparseflow as sf
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_is_fast():
+    # Processor time, the best of five: other work on the machine is not the package's fault.
+    code = "import time; t = time.process_time(); import sparseflow; print(time.process_time() - t)"
+    assert min(float(run(code)) for _ in range(5)) < 0.3
+
+
+def test_import_loads_no_framework():
+    code = "import sparseflow, sys; print([m for m in ('torch', 'cupy', 'jax', 'ml_dtypes') if m in sys.modules])"
+    assert run(code).strip() == "[]"
+
+
+def test_all_names_exist_and_are_documented():
+    for name in sf.__all__:
+        value = getattr(sf, name)
+        assert value.__doc__, name
+    assert sf.__version__ == "0.1.0"
+
+
+def test_every_method_is_documented():
+    for owner in (sf.Graph, sf.Executable, sf.Value, sf.Report):
+        for name, value in vars(owner).items():
+            if not name.startswith("_") and (callable(value) or isinstance(value, property)):
+                assert value.__doc__, f"{owner.__name__}.{name}"
+
+
+def test_devices_without_a_driver_say_why():
+    found = sf.devices()
+    assert {"emulator", "reference"} <= {device.kind for device in found}
+    if not any(device.kind == "cuda" for device in found):
+        assert found.unavailable
+
+
+def test_devices_is_quick():
+    sf.devices()
+    begin = time.perf_counter()
+    sf.devices()
+    assert time.perf_counter() - begin < 1.0
