@@ -1,0 +1,443 @@
+//===- Emulator.cpp - Compiling a gpu.module for the host, and launching --===//
+//
+// A module is translated and compiled once; a launch hands its blocks, in order, to a few host
+// threads. The state of a block (stacks, shared memory and its shadow) is some megabytes, so blocks
+// are kept in a pool that all modules of the process share.
+//
+//===----------------------------------------------------------------------===//
+
+#include "sparseflow/Emulator/Emulator.h"
+
+#include "Block.h"
+#include "Retarget.h"
+
+#include "sparseflow/Support/NumericTypes.h"
+
+#include "mlir/Conversion/NVVMToLLVM/NVVMToLLVM.h"
+#include "mlir/Dialect/GPU/IR/GPUDialect.h"
+#include "mlir/Pass/PassManager.h"
+#include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
+#include "mlir/Target/LLVMIR/Dialect/GPU/GPUToLLVMIRTranslation.h"
+#include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
+#include "mlir/Target/LLVMIR/Dialect/NVVM/NVVMToLLVMIRTranslation.h"
+#include "mlir/Target/LLVMIR/Export.h"
+
+#include "llvm/ExecutionEngine/Orc/AbsoluteSymbols.h"
+#include "llvm/ExecutionEngine/Orc/CompileUtils.h"
+#include "llvm/ExecutionEngine/Orc/LLJIT.h"
+#include "llvm/ExecutionEngine/Orc/ThreadSafeModule.h"
+#include "llvm/IR/Verifier.h"
+#include "llvm/Passes/PassBuilder.h"
+#include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/TargetSelect.h"
+#include "llvm/Target/TargetMachine.h"
+
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <thread>
+
+using namespace sparseflow;
+using namespace sparseflow::emulator;
+
+//===----------------------------------------------------------------------===//
+// Reports
+//===----------------------------------------------------------------------===//
+
+char ReportError::ID = 0;
+
+llvm::StringRef sparseflow::emulator::stringifyKind(Report::Kind kind) {
+  switch (kind) {
+  case Report::Kind::SharedOutOfBounds:
+    return "shared-out-of-bounds";
+  case Report::Kind::GlobalOutOfBounds:
+    return "global-out-of-bounds";
+  case Report::Kind::Misaligned:
+    return "misaligned";
+  case Report::Kind::UninitializedShared:
+    return "uninitialized-shared";
+  case Report::Kind::UnwaitedAsyncCopy:
+    return "unwaited-async-copy";
+  case Report::Kind::SharedRace:
+    return "shared-race";
+  case Report::Kind::DivergentBarrier:
+    return "divergent-barrier";
+  case Report::Kind::Deadlock:
+    return "deadlock";
+  case Report::Kind::IllegalOperand:
+    return "illegal-operand";
+  case Report::Kind::Trap:
+    return "trap";
+  }
+  LLVM_BUILTIN_UNREACHABLE;
+}
+
+std::string Report::str() const {
+  return llvm::formatv("emulator: kernel '{0}' block ({1},{2},{3}) thread {4}: {5}", kernel,
+                       block.x, block.y, block.z, thread, message);
+}
+
+//===----------------------------------------------------------------------===//
+// The pool of blocks
+//===----------------------------------------------------------------------===//
+
+namespace {
+class BlockPool {
+public:
+  std::unique_ptr<Block> take() {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (idle.empty())
+      return std::make_unique<Block>();
+    std::unique_ptr<Block> block = std::move(idle.back());
+    idle.pop_back();
+    return block;
+  }
+  void give(std::unique_ptr<Block> block) {
+    std::lock_guard<std::mutex> lock(mutex);
+    idle.push_back(std::move(block));
+  }
+
+private:
+  std::mutex mutex;
+  std::vector<std::unique_ptr<Block>> idle;
+};
+} // namespace
+
+static BlockPool &getBlockPool() {
+  static BlockPool pool;
+  return pool;
+}
+
+//===----------------------------------------------------------------------===//
+// Compilation
+//===----------------------------------------------------------------------===//
+
+struct Module::Impl {
+  RetargetedModule retargeted;
+  std::unique_ptr<llvm::orc::LLJIT> jit;
+  llvm::StringMap<KernelEntry> entries;
+  std::vector<GlobalRange> variables;
+};
+
+Module::Module() : impl(std::make_unique<Impl>()) {}
+Module::~Module() = default;
+
+static llvm::Error makeError(const llvm::Twine &message) {
+  return llvm::createStringError(llvm::inconvertibleErrorCode(), "emulator: " + message);
+}
+
+/// A fixed level of the architecture, so that results do not depend on the host's extensions.
+static llvm::Expected<std::unique_ptr<llvm::TargetMachine>> createTargetMachine() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    llvm::InitializeNativeTarget();
+    llvm::InitializeNativeTargetAsmPrinter();
+  });
+  auto builder = llvm::orc::JITTargetMachineBuilder::detectHost();
+  if (!builder)
+    return builder.takeError();
+#if defined(__x86_64__)
+  bool modern = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                __builtin_cpu_supports("f16c");
+  builder->setCPU(modern ? "x86-64-v3" : "x86-64");
+  builder->getFeatures() = llvm::SubtargetFeatures();
+#endif
+  builder->setCodeGenOptLevel(llvm::CodeGenOptLevel::Default);
+  builder->setRelocationModel(llvm::Reloc::PIC_);
+  return builder->createTargetMachine();
+}
+
+/// Lowers what of NVVM is lowered to inline assembly first, then translates a copy of the module.
+static llvm::Expected<std::unique_ptr<llvm::Module>> translate(mlir::gpu::GPUModuleOp gpuModule,
+                                                               llvm::LLVMContext &context) {
+  mlir::MLIRContext *mlirContext = gpuModule.getContext();
+  mlir::DialectRegistry registry;
+  mlir::registerBuiltinDialectTranslation(registry);
+  mlir::registerGPUDialectTranslation(registry);
+  mlir::registerLLVMDialectTranslation(registry);
+  mlir::registerNVVMDialectTranslation(registry);
+  mlirContext->appendDialectRegistry(registry);
+
+  std::string diagnostics;
+  mlir::ScopedDiagnosticHandler handler(mlirContext, [&](mlir::Diagnostic &diagnostic) {
+    if (diagnostics.empty())
+      diagnostics = diagnostic.str();
+    return mlir::success();
+  });
+  mlir::OwningOpRef<mlir::gpu::GPUModuleOp> copy(gpuModule.clone());
+  mlir::PassManager passes(mlirContext, mlir::gpu::GPUModuleOp::getOperationName());
+  passes.addPass(mlir::createConvertNVVMToLLVMPass());
+  std::unique_ptr<llvm::Module> module;
+  if (mlir::succeeded(passes.run(*copy)))
+    module = mlir::translateModuleToLLVMIR(*copy, context, gpuModule.getName());
+  if (!module)
+    return makeError("expected a gpu.module in the LLVM and NVVM dialects: " + diagnostics);
+  return std::move(module);
+}
+
+static void optimize(llvm::Module &module, llvm::TargetMachine &machine) {
+  llvm::LoopAnalysisManager loops;
+  llvm::FunctionAnalysisManager functions;
+  llvm::CGSCCAnalysisManager graph;
+  llvm::ModuleAnalysisManager modules;
+  llvm::PassBuilder builder(&machine);
+  builder.registerModuleAnalyses(modules);
+  builder.registerCGSCCAnalyses(graph);
+  builder.registerFunctionAnalyses(functions);
+  builder.registerLoopAnalyses(loops);
+  builder.crossRegisterProxies(loops, functions, graph, modules);
+  builder.buildPerModuleDefaultPipeline(llvm::OptimizationLevel::O2).run(module, modules);
+}
+
+//===----------------------------------------------------------------------===//
+// What the host's code generator may call on its own account
+//===----------------------------------------------------------------------===//
+
+// 16-bit floats travel in vector registers. Spelled out here, because not every libgcc has them.
+static _Float16 truncateToHalf(float value) { return llvm::bit_cast<_Float16>(floatToF16(value)); }
+static _Float16 truncateDoubleToHalf(double value) { return static_cast<_Float16>(value); }
+static float extendHalf(_Float16 value) { return f16ToFloat(llvm::bit_cast<uint16_t>(value)); }
+/// The bits of a bfloat in the low half of a vector register.
+static _Float16 truncateToBrain(float value) {
+  return llvm::bit_cast<_Float16>(floatToBF16(value));
+}
+static _Float16 truncateDoubleToBrain(double value) {
+  return llvm::bit_cast<_Float16>(floatToBF16(static_cast<float>(value)));
+}
+
+/// Only these: a module cannot name any other symbol of the process.
+static std::vector<std::pair<const char *, void *>> getLibraryCalls() {
+#define SF_FLOAT_CALL(NAME)                                                                        \
+  {#NAME, reinterpret_cast<void *>(static_cast<double (*)(double)>(&std::NAME))},                  \
+      {#NAME "f", reinterpret_cast<void *>(static_cast<float (*)(float)>(&std::NAME))}
+#define SF_FLOAT_CALL_2(NAME)                                                                      \
+  {#NAME, reinterpret_cast<void *>(static_cast<double (*)(double, double)>(&std::NAME))}, {        \
+    #NAME "f", reinterpret_cast<void *>(static_cast<float (*)(float, float)>(&std::NAME))          \
+  }
+  return {
+      SF_FLOAT_CALL(exp),
+      SF_FLOAT_CALL(exp2),
+      SF_FLOAT_CALL(log),
+      SF_FLOAT_CALL(log2),
+      SF_FLOAT_CALL(log10),
+      SF_FLOAT_CALL(sin),
+      SF_FLOAT_CALL(cos),
+      SF_FLOAT_CALL(tanh),
+      SF_FLOAT_CALL(floor),
+      SF_FLOAT_CALL(ceil),
+      SF_FLOAT_CALL(trunc),
+      SF_FLOAT_CALL(rint),
+      SF_FLOAT_CALL(nearbyint),
+      SF_FLOAT_CALL(round),
+      SF_FLOAT_CALL_2(pow),
+      SF_FLOAT_CALL_2(fmod),
+      SF_FLOAT_CALL_2(fmin),
+      SF_FLOAT_CALL_2(fmax),
+      {"roundeven", reinterpret_cast<void *>(static_cast<double (*)(double)>(&std::nearbyint))},
+      {"roundevenf", reinterpret_cast<void *>(static_cast<float (*)(float)>(&std::nearbyint))},
+      {"fma", reinterpret_cast<void *>(static_cast<double (*)(double, double, double)>(&std::fma))},
+      {"fmaf", reinterpret_cast<void *>(static_cast<float (*)(float, float, float)>(&std::fma))},
+      {"memcpy", reinterpret_cast<void *>(&std::memcpy)},
+      {"memmove", reinterpret_cast<void *>(&std::memmove)},
+      {"memset", reinterpret_cast<void *>(&std::memset)},
+      {"__truncsfhf2", reinterpret_cast<void *>(&truncateToHalf)},
+      {"__truncdfhf2", reinterpret_cast<void *>(&truncateDoubleToHalf)},
+      {"__extendhfsf2", reinterpret_cast<void *>(&extendHalf)},
+      {"__truncsfbf2", reinterpret_cast<void *>(&truncateToBrain)},
+      {"__truncdfbf2", reinterpret_cast<void *>(&truncateDoubleToBrain)},
+  };
+#undef SF_FLOAT_CALL
+#undef SF_FLOAT_CALL_2
+}
+
+static llvm::Error defineCallees(llvm::orc::LLJIT &jit, const RetargetedModule &retargeted) {
+  llvm::orc::SymbolMap symbols;
+  auto define = [&](llvm::StringRef name, void *address) {
+    symbols[jit.mangleAndIntern(name)] = {llvm::orc::ExecutorAddr::fromPtr(address),
+                                          llvm::JITSymbolFlags::Exported |
+                                              llvm::JITSymbolFlags::Callable};
+  };
+  for (auto [name, address] : getLibraryCalls())
+    define(name, address);
+  for (const auto &callee : retargeted.callees)
+    define(callee.getKey(), callee.getValue());
+  return jit.getMainJITDylib().define(llvm::orc::absoluteSymbols(std::move(symbols)));
+}
+
+llvm::Expected<std::unique_ptr<Module>> Module::create(mlir::gpu::GPUModuleOp gpuModule) {
+  auto context = std::make_unique<llvm::LLVMContext>();
+  auto translated = translate(gpuModule, *context);
+  if (!translated)
+    return translated.takeError();
+  std::unique_ptr<llvm::Module> hostModule = std::move(*translated);
+
+  auto machine = createTargetMachine();
+  if (!machine)
+    return machine.takeError();
+  auto retargeted = retarget(*hostModule, **machine);
+  if (!retargeted)
+    return retargeted.takeError();
+  std::string complaint;
+  llvm::raw_string_ostream complaints(complaint);
+  if (llvm::verifyModule(*hostModule, &complaints))
+    return makeError("the retargeted module is invalid: " + complaint);
+  optimize(*hostModule, **machine);
+
+  std::unique_ptr<Module> module(new Module());
+  Impl &impl = *module->impl;
+  impl.retargeted = std::move(*retargeted);
+  auto jit =
+      llvm::orc::LLJITBuilder()
+          .setLinkProcessSymbolsByDefault(false)
+          .setPlatformSetUp(llvm::orc::setUpInactivePlatform)
+          .setCompileFunctionCreator(
+              [&](llvm::orc::JITTargetMachineBuilder)
+                  -> llvm::Expected<std::unique_ptr<llvm::orc::IRCompileLayer::IRCompiler>> {
+                return std::make_unique<llvm::orc::TMOwningSimpleCompiler>(std::move(*machine));
+              })
+          .create();
+  if (!jit)
+    return jit.takeError();
+  impl.jit = std::move(*jit);
+  if (llvm::Error error = defineCallees(*impl.jit, impl.retargeted))
+    return std::move(error);
+  if (llvm::Error error = impl.jit->addIRModule(
+          llvm::orc::ThreadSafeModule(std::move(hostModule), std::move(context))))
+    return std::move(error);
+  for (const RetargetedKernel &kernel : impl.retargeted.kernels) {
+    auto address = impl.jit->lookup(kernel.symbol);
+    if (!address)
+      return address.takeError();
+    impl.entries[kernel.name] = address->toPtr<KernelEntry>();
+  }
+  for (const RetargetedModule::Variable &variable : impl.retargeted.variables) {
+    auto address = impl.jit->lookup(variable.symbol);
+    if (!address)
+      return address.takeError();
+    impl.variables.push_back(
+        {address->toPtr<const void *>(), variable.bytes, variable.symbol, variable.writable});
+  }
+  return std::move(module);
+}
+
+std::vector<std::string> Module::getKernelNames() const {
+  std::vector<std::string> names;
+  for (const RetargetedKernel &kernel : impl->retargeted.kernels)
+    names.push_back(kernel.name);
+  return names;
+}
+
+//===----------------------------------------------------------------------===//
+// Launch
+//===----------------------------------------------------------------------===//
+
+static llvm::Error checkLaunch(const RetargetedKernel &kernel, uint32_t staticSharedBytes,
+                               Dim3 grid, Dim3 block, uint32_t dynamicSharedBytes,
+                               size_t paramCount) {
+  auto fail = [&](const auto &format, auto &&...args) {
+    return makeError("kernel '" + kernel.name + "': " + llvm::formatv(format, args...).str());
+  };
+  if (paramCount != kernel.paramCount)
+    return fail("expected {0} parameters, got {1}", kernel.paramCount, paramCount);
+  // What a GPU takes; it also keeps the products below within 64 bits.
+  if (!grid.count() || grid.y > 65535 || grid.z > 65535 || grid.x > 0x7fffffff)
+    return fail("expected a grid of 1 to (2147483647, 65535, 65535) blocks, got ({0},{1},{2})",
+                grid.x, grid.y, grid.z);
+  if (block.x > maxThreads || block.y > maxThreads || block.z > 64 || !block.count() ||
+      block.count() > maxThreads)
+    return fail("expected a block of 1 to {0} threads, got ({1},{2},{3})", maxThreads, block.x,
+                block.y, block.z);
+  const uint32_t extents[] = {block.x, block.y, block.z};
+  for (size_t axis = 0; axis != std::min<size_t>(kernel.requiredBlock.size(), 3); ++axis)
+    if (kernel.requiredBlock[axis] != extents[axis])
+      return fail("expected the block of {0} threads along {1} that nvvm.reqntid asks for, got {2}",
+                  kernel.requiredBlock[axis], "xyz"[axis], extents[axis]);
+  // What an H100 gives one block.
+  constexpr uint64_t sharedLimit = 227 * 1024;
+  uint64_t shared = uint64_t(staticSharedBytes) + dynamicSharedBytes;
+  if (shared > sharedLimit)
+    return fail("expected at most {0} bytes of shared memory, got {1}", sharedLimit, shared);
+  return llvm::Error::success();
+}
+
+namespace {
+/// The report of the first block that failed, whatever order the workers finish in.
+struct FirstReport {
+  std::mutex mutex;
+  std::optional<Report> report;
+  uint64_t block = ~uint64_t(0);
+
+  void add(uint64_t newBlock, Report newReport) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (newBlock >= block)
+      return;
+    block = newBlock;
+    report = std::move(newReport);
+  }
+};
+} // namespace
+
+llvm::Error Module::launch(llvm::StringRef kernelName, Dim3 grid, Dim3 block,
+                           uint32_t dynamicSharedBytes, llvm::ArrayRef<void *> params,
+                           const LaunchOptions &options) const {
+  auto entry = impl->entries.find(kernelName);
+  if (entry == impl->entries.end())
+    return makeError("no kernel '" + kernelName + "'; the module holds " +
+                     (impl->entries.empty() ? std::string("none")
+                                            : "'" + llvm::join(getKernelNames(), "', '") + "'"));
+  const RetargetedKernel &kernel = *llvm::find_if(
+      impl->retargeted.kernels, [&](const auto &each) { return each.name == kernelName; });
+  if (llvm::Error error = checkLaunch(kernel, impl->retargeted.staticSharedBytes, grid, block,
+                                      dynamicSharedBytes, params.size()))
+    return error;
+
+  LaunchState state;
+  state.kernel = kernel.name;
+  state.entry = entry->second;
+  state.grid = grid;
+  state.block = block;
+  state.staticSharedBytes = impl->retargeted.staticSharedBytes;
+  state.dynamicSharedBytes = dynamicSharedBytes;
+  state.params = params.data();
+  state.options = &options;
+  if (!options.ranges.empty()) {
+    state.ranges = options.ranges;
+    llvm::append_range(state.ranges, impl->variables);
+    llvm::sort(state.ranges,
+               [](const GlobalRange &a, const GlobalRange &b) { return a.base < b.base; });
+  }
+
+  uint64_t blockCount = grid.count();
+  std::atomic<uint64_t> next = 0;
+  std::atomic<bool> failed = false;
+  FirstReport first;
+  // Blocks are handed out in order. After a failure nobody takes a new one, and those that were
+  // taken earlier finish, so the first of all failures is among them.
+  auto work = [&] {
+    std::unique_ptr<Block> runner = getBlockPool().take();
+    while (!failed) {
+      uint64_t index = next++;
+      if (index >= blockCount)
+        break;
+      Dim3 ctaid = {static_cast<uint32_t>(index % grid.x),
+                    static_cast<uint32_t>(index / grid.x % grid.y),
+                    static_cast<uint32_t>(index / grid.x / grid.y)};
+      if (std::optional<Report> report = runner->run(state, ctaid)) {
+        first.add(index, std::move(*report));
+        failed = true;
+      }
+    }
+    getBlockPool().give(std::move(runner));
+  };
+  uint64_t workers = options.workers ? options.workers : std::thread::hardware_concurrency();
+  workers = std::max<uint64_t>(1, std::min<uint64_t>(workers, blockCount));
+  std::vector<std::thread> threads;
+  for (uint64_t i = 1; i != workers; ++i)
+    threads.emplace_back(work);
+  work();
+  for (std::thread &thread : threads)
+    thread.join();
+  if (first.report)
+    return llvm::make_error<ReportError>(std::move(*first.report));
+  return llvm::Error::success();
+}

@@ -1,0 +1,62 @@
+//===- Fiber.h - Stacks to switch between -----------------------*- C++ -*-===//
+//
+// One fiber for each GPU thread. On x86-64 a switch saves the callee-saved registers by hand, which
+// is several times faster than ucontext (that one makes a system call for the signal mask);
+// elsewhere ucontext serves. A fiber may be abandoned at any switch: its stack is simply started
+// anew.
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef SPARSEFLOW_LIB_EMULATOR_FIBER_H
+#define SPARSEFLOW_LIB_EMULATOR_FIBER_H
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace sparseflow::emulator {
+
+/// Memory for the stacks of all fibers of a block, each with a guard page below it.
+class FiberStacks {
+public:
+  ~FiberStacks();
+  /// Makes room for `count` stacks. Returns false if the system has no memory left.
+  bool reserve(unsigned count);
+  char *getTop(unsigned index) const { return base + (index + 1) * stride; }
+  char *getBottom(unsigned index) const { return getTop(index) - stackBytes; }
+
+private:
+  /// Untouched pages cost nothing, so this only has to be ample.
+  static constexpr size_t stackBytes = 256 * 1024;
+  static constexpr size_t guardBytes = 4096;
+  static constexpr size_t stride = stackBytes + guardBytes;
+
+  char *base = nullptr;
+  unsigned capacity = 0;
+};
+
+class Fiber {
+public:
+  using Entry = void (*)(void *argument);
+
+  /// (Re)starts the fiber at `entry`, which must never return.
+  void start(char *bottom, char *top, Entry entry, void *argument);
+
+  /// Continues `to`; the call returns when something switches back to `from`.
+  static void switchTo(Fiber &from, Fiber &to);
+
+private:
+#if defined(__x86_64__)
+  void *stackPointer = nullptr;
+#else
+  ucontext_t context;
+#endif
+};
+
+} // namespace sparseflow::emulator
+
+#endif // SPARSEFLOW_LIB_EMULATOR_FIBER_H
