@@ -240,3 +240,11 @@ void KernelConfigAttr::print(AsmPrinter &printer) const {
   printer << ", split_k = " << getSplitK() << ", raster = " << getRaster()
           << ", atom = " << stringifyAtom(getAtom()) << ">";
 }
+
+TargetAttr sf::getTarget(Operation *op) {
+  MLIRContext *context = op->getContext();
+  for (; op; op = op->getParentOp())
+    if (auto target = op->getAttrOfType<TargetAttr>("sf.target"))
+      return target;
+  return TargetAttr::get(context, "sm_80");
+}

@@ -78,3 +78,11 @@ Value sf::emitDequantize(OpBuilder &builder, Location loc, Value q, Value scale,
   Value product = arith::MulFOp::create(builder, loc, emitToF32(builder, loc, q), scale);
   return emitCast(builder, loc, product, type);
 }
+
+Value sf::emitDynamicScale(OpBuilder &builder, Location loc, Value maximum, Type type) {
+  Value zero = emitF32(builder, loc, 0), one = emitF32(builder, loc, 1);
+  Value scale =
+      arith::DivFOp::create(builder, loc, maximum, emitF32(builder, loc, getQuantizeLimit(type)));
+  Value isZero = arith::CmpFOp::create(builder, loc, arith::CmpFPredicate::OEQ, scale, zero);
+  return arith::SelectOp::create(builder, loc, isZero, one, scale);
+}

@@ -47,4 +47,10 @@ std::string listChips();
 #define GET_ATTRDEF_CLASSES
 #include "sparseflow/Dialect/SF/IR/SFAttributes.h.inc"
 
+namespace sparseflow::sf {
+/// The chip that the enclosing module is compiled for, its attribute `sf.target`; sm_80, which every later chip can
+/// run, when there is none.
+TargetAttr getTarget(mlir::Operation *op);
+} // namespace sparseflow::sf
+
 #endif // SPARSEFLOW_DIALECT_SF_IR_SFATTRIBUTES_H

@@ -27,6 +27,10 @@ mlir::Value emitCast(mlir::OpBuilder &builder, mlir::Location loc, mlir::Value v
 mlir::Value emitQuantize(mlir::OpBuilder &builder, mlir::Location loc, mlir::Value x,
                          mlir::Value scale, mlir::Type type);
 
+/// The scale of sf.quantize's dynamic form for a largest magnitude `maximum` (f32): `maximum / limit`, 1 where that is 0.
+mlir::Value emitDynamicScale(mlir::OpBuilder &builder, mlir::Location loc, mlir::Value maximum,
+                             mlir::Type type);
+
 /// `q * scale` in f32, cast to `type`.
 mlir::Value emitDequantize(mlir::OpBuilder &builder, mlir::Location loc, mlir::Value q,
                            mlir::Value scale, mlir::Type type);

@@ -1,8 +1,166 @@
-// Passes 1 to 6 of the pipeline, on the `sf` dialect.
+// Passes 1 to 6 of the pipeline, on the `sf` dialect. The examples show the change; each pass's test file, named
+// after it, runs more of them.
 
 #ifndef SPARSEFLOW_DIALECT_SF_TRANSFORMS_PASSES_TD
 #define SPARSEFLOW_DIALECT_SF_TRANSFORMS_PASSES_TD
 
 include "mlir/Pass/PassBase.td"
+
+def SFImportSparseTensorPass : Pass<"sf-import-sparse-tensor", "::mlir::ModuleOp"> {
+  let summary = "turns upstream 2:4 tensors and linalg products into the sf dialect";
+  let description = [{
+    Pass 1. Takes what other front ends write:
+
+    - tensors with an upstream encoding that is 2:4 along K. `#NV_24` on `[N,K]`,
+      `(i, j) -> (i : dense, j floordiv 4 : dense, j mod 4 : structured[2, 4])`, and its transposed form on
+      `[K,N]`, `(i, j) -> (j : dense, i floordiv 4 : dense, i mod 4 : structured[2, 4])`, both become
+      `tensor<NxK, #sf.weight<sp24>>`, in functions' signatures too;
+    - `sparse_tensor.convert` to and from them, which becomes `sf.compress` (verifying) and
+      `sf.decompress`;
+    - `linalg.matmul` in all its transposed variants, and `linalg.generic` or `linalg.contract` with the
+      same meaning, which become `sf.matmul`, also for dense weights. A zero initial value disappears,
+      another one is added in the epilogue. Transposed constant weights are transposed here;
+      `linalg.transpose` of an operand is absorbed, and made where nothing else is possible.
+
+    A product whose 2:4 operand stands on the left is left to `sf-orient-operands`. A product of types
+    that the tensor cores do not take stays as it is, unless an operand is 2:4, which is an error.
+
+    Before:
+    ```mlir
+    #NV_24 = #sparse_tensor.encoding<{
+      map = (i, j) -> (i : dense, j floordiv 4 : dense, j mod 4 : structured[2, 4])
+    }>
+    func.func @main(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #NV_24>,
+                    %init: tensor<?x64xf32>) -> tensor<?x64xf32> {
+      %zero = arith.constant 0.0 : f32
+      %c = linalg.fill ins(%zero : f32) outs(%init : tensor<?x64xf32>) -> tensor<?x64xf32>
+      %y = linalg.matmul indexing_maps = [affine_map<(m, n, k) -> (m, k)>,
+                                          affine_map<(m, n, k) -> (n, k)>,
+                                          affine_map<(m, n, k) -> (m, n)>]
+        ins(%x, %w : tensor<?x128xf16>, tensor<64x128xf16, #NV_24>)
+        outs(%c : tensor<?x64xf32>) -> tensor<?x64xf32>
+      return %y : tensor<?x64xf32>
+    }
+    ```
+    After:
+    ```mlir
+    func.func @main(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24>>,
+                    %init: tensor<?x64xf32>) -> tensor<?x64xf32> {
+      %y = sf.matmul %x, %w
+        : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<?x64xf32>
+      return %y : tensor<?x64xf32>
+    }
+    ```
+  }];
+  let dependentDialects = [
+    "::sparseflow::sf::SFDialect", "::mlir::arith::ArithDialect", "::mlir::linalg::LinalgDialect",
+    "::mlir::tensor::TensorDialect"
+  ];
+}
+
+def SFVerifySparsityPass : Pass<"sf-verify-sparsity"> {
+  let summary = "checks constant weights and compresses them";
+  let description = [{
+    Pass 2. Looks at the bytes of constants:
+
+    - `sf.compress` of a constant is checked and replaced by a canonical constant. A group with more
+      than two non-zeros is an error that names the layer, the first offence and the count, unless
+      the operation itself says `mode = "prune"`: nothing is pruned silently;
+    - the bitmask of a canonical constant must have two bits in every group;
+    - NaN and infinity in a weight, and scales that are not positive and finite, are errors.
+
+    Run-time weights are checked by the kernel that compresses them.
+
+    Before:
+    ```mlir
+    func.func @main() -> tensor<1x4xf16, #sf.weight<sp24>> {
+      %w = arith.constant dense<[[1.0, 0.0, 0.0, 2.0]]> : tensor<1x4xf16>
+      %0 = sf.compress %w : tensor<1x4xf16> -> tensor<1x4xf16, #sf.weight<sp24>>
+      return %0 : tensor<1x4xf16, #sf.weight<sp24>>
+    }
+    ```
+    After, with the kept values 1.0 and 2.0 (f16) and the bitmask 0b1001:
+    ```mlir
+    func.func @main() -> tensor<1x4xf16, #sf.weight<sp24>> {
+      %0 = arith.constant dense_resource<weight.sp24> : tensor<1x4xf16, #sf.weight<sp24>>
+      return %0 : tensor<1x4xf16, #sf.weight<sp24>>
+    }
+    {-#
+      dialect_resources: { builtin: { weight.sp24: "0x40000000003C004009" } }
+    #-}
+    ```
+  }];
+  let dependentDialects = ["::sparseflow::sf::SFDialect", "::mlir::arith::ArithDialect"];
+}
+
+def SFOrientOperandsPass : Pass<"sf-orient-operands"> {
+  let summary = "makes the weight of every product the operand that the tensor cores read as A";
+  let description = [{
+    Pass 3. The sparse operand of `mma.sp` is always A, so `sf.matmul` computes `X * W^T` with W as A of
+    the transposed product. A product with the weight on the left, `Y[N,M] = W[N,K] * X[K,M]`, is
+    rewritten to `Y^T = X^T * W^T`. The two transpositions cancel against transpositions around
+    them; otherwise they stay as `linalg.transpose`.
+
+    A product of two 2:4 operands is an error, and so is a 2:4 operand in any other linalg operation.
+
+    Before:
+    ```mlir
+    func.func @main(%x: tensor<128x?xf16>, %w: tensor<64x128xf16, #sf.weight<sp24>>,
+                    %init: tensor<64x?xf32>) -> tensor<64x?xf32> {
+      %zero = arith.constant 0.0 : f32
+      %c = linalg.fill ins(%zero : f32) outs(%init : tensor<64x?xf32>) -> tensor<64x?xf32>
+      %y = linalg.matmul ins(%w, %x : tensor<64x128xf16, #sf.weight<sp24>>, tensor<128x?xf16>)
+                         outs(%c : tensor<64x?xf32>) -> tensor<64x?xf32>
+      return %y : tensor<64x?xf32>
+    }
+    ```
+    After:
+    ```mlir
+    func.func @main(%x: tensor<128x?xf16>, %w: tensor<64x128xf16, #sf.weight<sp24>>,
+                    %xt_init: tensor<?x128xf16>, %init: tensor<64x?xf32>) -> tensor<64x?xf32> {
+      %xt = linalg.transpose ins(%x : tensor<128x?xf16>) outs(%xt_init : tensor<?x128xf16>)
+        permutation = [1, 0]
+      %yt = sf.matmul %xt, %w
+        : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<?x64xf32>
+      %y = linalg.transpose ins(%yt : tensor<?x64xf32>) outs(%init : tensor<64x?xf32>)
+        permutation = [1, 0]
+      return %y : tensor<64x?xf32>
+    }
+    ```
+  }];
+  let dependentDialects = [
+    "::sparseflow::sf::SFDialect", "::mlir::arith::ArithDialect", "::mlir::linalg::LinalgDialect",
+    "::mlir::tensor::TensorDialect"
+  ];
+}
+
+def SFPackWeightsPass : Pass<"sf-pack-weights"> {
+  let summary = "puts every weight into the order in which the kernels read it";
+  let description = [{
+    Pass 6. Every weight of an `sf.matmul` gets `pack = mma`: a constant is packed here, once however
+    many products use it; a run-time weight by an `sf.pack` right behind its definition. There is one
+    packed order for an element type, so the choice of a kernel configuration does not matter.
+
+    Before:
+    ```mlir
+    func.func @main(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<?x64xf16> {
+      %y = sf.matmul %x, %w
+        : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
+      return %y : tensor<?x64xf16>
+    }
+    ```
+    After:
+    ```mlir
+    func.func @main(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<?x64xf16> {
+      %packed = sf.pack %w
+        : tensor<64x128xf16, #sf.weight<sp24>> -> tensor<64x128xf16, #sf.weight<sp24, pack = mma>>
+      %y = sf.matmul %x, %packed
+        : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24, pack = mma>>) -> tensor<?x64xf16>
+      return %y : tensor<?x64xf16>
+    }
+    ```
+  }];
+  let dependentDialects = ["::sparseflow::sf::SFDialect", "::mlir::arith::ArithDialect"];
+}
 
 #endif // SPARSEFLOW_DIALECT_SF_TRANSFORMS_PASSES_TD

@@ -1,0 +1,101 @@
+// RUN: sparseflow-opt %s --verify-roundtrip | FileCheck %s
+// RUN: sparseflow-opt %s --mlir-print-op-generic | sparseflow-opt | FileCheck %s
+
+// CHECK: sf.config = #sf.kernel_config<max_tokens = 64, tile = 256x128x64, warps = 4x2, stages = 4, split_k = 2, raster = 16, atom = mma_sp>
+// CHECK-SAME: sf.defaults = #sf.kernel_config<tile = 64x16x128, warps = 1x2, split_k = 1, raster = 8, atom = mma>
+// CHECK-SAME: sf.target = #sf.target<"sm_90a">
+module attributes {
+  sf.target = #sf.target<"sm_90a">,
+  sf.config = #sf.kernel_config<atom = mma_sp, raster = 16, split_k = 2, stages = 4, warps = 4x2, tile = 256x128x64, max_tokens = 64>,
+  sf.defaults = #sf.kernel_config<tile = 64x16x128, warps = 1x2, atom = mma>
+} {
+
+// CHECK-LABEL: @encodings
+// CHECK-SAME: tensor<64x128xf16, #sf.weight<sp24>>
+// CHECK-SAME: tensor<64x128xbf16, #sf.weight<sp24, pack = mma>>
+// CHECK-SAME: tensor<64x128xf8E4M3FN, #sf.weight<dense, pack = mma>>
+// CHECK-SAME: tensor<64x128xf32, #sf.weight<sp24>>
+func.func @encodings(%a: tensor<64x128xf16, #sf.weight<sp24>>,
+                     %b: tensor<64x128xbf16, #sf.weight<sp24, pack = mma>>,
+                     %c: tensor<64x128xf8E4M3FN, #sf.weight<dense, pack = mma>>,
+                     %d: tensor<64x128xf32, #sf.weight<sp24>>) {
+  return
+}
+
+// CHECK-LABEL: @matmul
+func.func @matmul(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24>>,
+                  %dense: tensor<64x128xf16>) -> (tensor<?x64xf16>, tensor<?x64xf32>) {
+  // CHECK: %{{.*}} = sf.matmul %{{.*}}, %{{.*}} : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
+  %0 = sf.matmul %x, %w : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
+  // CHECK: sf.matmul %{{.*}}, %{{.*}} {configs = [#sf.kernel_config<tile = 64x16x64, warps = 2x2, split_k = 1, raster = 8, atom = mma>]} : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf32>
+  %1 = sf.matmul %x, %dense {configs = [#sf.kernel_config<tile = 64x16x64, warps = 2x2, atom = mma>]}
+    : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf32>
+  return %0, %1 : tensor<?x64xf16>, tensor<?x64xf32>
+}
+
+// CHECK-LABEL: @epilogue
+func.func @epilogue(%x: tensor<?x128xi8>, %w0: tensor<64x128xi8, #sf.weight<sp24>>,
+                    %w1: tensor<64x128xi8, #sf.weight<sp24>>, %feature: tensor<64xf32>,
+                    %token: tensor<?x1xf32>, %full: tensor<?x64xf16>, %scalar: tensor<f32>) -> tensor<?x64xf16> {
+  // CHECK: sf.matmul %{{.*}}, %{{.*}}, %{{.*}} epilogue(%{{.*}}, %{{.*}}, %{{.*}}, %{{.*}} : tensor<64xf32>, tensor<?x1xf32>, tensor<?x64xf16>, tensor<f32>) {
+  // CHECK-NEXT: ^bb0(%[[ACC:.*]]: i32, %{{.*}}: i32, %{{.*}}: f32, %{{.*}}: f32, %{{.*}}: f16, %{{.*}}: f32):
+  // CHECK: sf.yield %{{.*}} : f16
+  // CHECK-NEXT: } : (tensor<?x128xi8>, tensor<64x128xi8, #sf.weight<sp24>>, tensor<64x128xi8, #sf.weight<sp24>>) -> tensor<?x64xf16>
+  %0 = sf.matmul %x, %w0, %w1 epilogue(%feature, %token, %full, %scalar
+      : tensor<64xf32>, tensor<?x1xf32>, tensor<?x64xf16>, tensor<f32>) {
+  ^bb0(%acc0: i32, %acc1: i32, %f: f32, %t: f32, %r: f16, %s: f32):
+    %sum = arith.addi %acc0, %acc1 : i32
+    %sum_f = arith.sitofp %sum : i32 to f32
+    %1 = arith.mulf %sum_f, %f : f32
+    %2 = arith.mulf %1, %t : f32
+    %3 = arith.mulf %2, %s : f32
+    %4 = math.exp %3 : f32
+    %5 = arith.truncf %4 : f32 to f16
+    %6 = arith.addf %5, %r : f16
+    sf.yield %6 : f16
+  } : (tensor<?x128xi8>, tensor<64x128xi8, #sf.weight<sp24>>, tensor<64x128xi8, #sf.weight<sp24>>) -> tensor<?x64xf16>
+  return %0 : tensor<?x64xf16>
+}
+
+// CHECK-LABEL: @epilogue_without_operands
+func.func @epilogue_without_operands(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) -> tensor<?x64xf32> {
+  // CHECK: sf.matmul %{{.*}}, %{{.*}} epilogue {
+  %0 = sf.matmul %x, %w epilogue {
+  ^bb0(%acc: f32):
+    %1 = math.tanh %acc : f32
+    sf.yield %1 : f32
+  } : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf32>
+  return %0 : tensor<?x64xf32>
+}
+
+// CHECK-LABEL: @weights
+func.func @weights(%w: tensor<64x128xf16>) -> (tensor<64x128xf16>, tensor<64x128xf16, #sf.weight<sp24, pack = mma>>,
+                                               tensor<64x128xf16, #sf.weight<dense, pack = mma>>) {
+  // CHECK: sf.compress %{{.*}} : tensor<64x128xf16> -> tensor<64x128xf16, #sf.weight<sp24>>
+  %0 = sf.compress %w {mode = "verify"} : tensor<64x128xf16> -> tensor<64x128xf16, #sf.weight<sp24>>
+  // CHECK: sf.compress %{{.*}} {mode = "prune"} : tensor<64x128xf16> -> tensor<64x128xf16, #sf.weight<sp24>>
+  %1 = sf.compress %w {mode = "prune"} : tensor<64x128xf16> -> tensor<64x128xf16, #sf.weight<sp24>>
+  // CHECK: sf.decompress %{{.*}} : tensor<64x128xf16, #sf.weight<sp24>> -> tensor<64x128xf16>
+  %2 = sf.decompress %1 : tensor<64x128xf16, #sf.weight<sp24>> -> tensor<64x128xf16>
+  // CHECK: sf.pack %{{.*}} : tensor<64x128xf16, #sf.weight<sp24>> -> tensor<64x128xf16, #sf.weight<sp24, pack = mma>>
+  %3 = sf.pack %0 : tensor<64x128xf16, #sf.weight<sp24>> -> tensor<64x128xf16, #sf.weight<sp24, pack = mma>>
+  // CHECK: sf.pack %{{.*}} : tensor<64x128xf16> -> tensor<64x128xf16, #sf.weight<dense, pack = mma>>
+  %4 = sf.pack %w : tensor<64x128xf16> -> tensor<64x128xf16, #sf.weight<dense, pack = mma>>
+  return %2, %3, %4 : tensor<64x128xf16>, tensor<64x128xf16, #sf.weight<sp24, pack = mma>>,
+                      tensor<64x128xf16, #sf.weight<dense, pack = mma>>
+}
+
+// CHECK-LABEL: @quantize
+func.func @quantize(%x: tensor<?x256xf16>, %s: tensor<f32>) -> (tensor<?x256xi8>, tensor<?x256xf8E4M3FN>, tensor<?x256xf16>) {
+  // CHECK: %[[Q:.*]], %[[S:.*]] = sf.quantize %{{.*}} : tensor<?x256xf16> -> tensor<?x256xi8>, tensor<?x1xf32>
+  %q, %scale = sf.quantize %x {axis = "token"} : tensor<?x256xf16> -> tensor<?x256xi8>, tensor<?x1xf32>
+  // CHECK: sf.quantize %{{.*}} {axis = "group", group = 128 : i64} : tensor<?x256xf16> -> tensor<?x256xi8>, tensor<?x2xf32>
+  %q2, %scale2 = sf.quantize %x {axis = "group", group = 128} : tensor<?x256xf16> -> tensor<?x256xi8>, tensor<?x2xf32>
+  // CHECK: sf.quantize %{{.*}}, %{{.*}} : tensor<?x256xf16>, tensor<f32> -> tensor<?x256xf8E4M3FN>
+  %q3 = sf.quantize %x, %s : tensor<?x256xf16>, tensor<f32> -> tensor<?x256xf8E4M3FN>
+  // CHECK: sf.dequantize %[[Q]], %[[S]] : tensor<?x256xi8>, tensor<?x1xf32> -> tensor<?x256xf16>
+  %d = sf.dequantize %q, %scale : tensor<?x256xi8>, tensor<?x1xf32> -> tensor<?x256xf16>
+  return %q2, %q3, %d : tensor<?x256xi8>, tensor<?x256xf8E4M3FN>, tensor<?x256xf16>
+}
+
+}
