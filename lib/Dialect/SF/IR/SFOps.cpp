@@ -41,29 +41,26 @@ static LogicalResult verifyNoEncoding(Operation *op, StringRef what, RankedTenso
 //===----------------------------------------------------------------------===//
 
 /// `epilogue(%a, %b : tensor<..>, tensor<..>) { ... }`; both the operands and the whole clause are optional.
-static ParseResult parseEpilogue(OpAsmParser &parser,
-                                 SmallVectorImpl<OpAsmParser::UnresolvedOperand> &operands,
-                                 SmallVectorImpl<Type> &types, Region &region) {
+static OptionalParseResult
+parseEpilogue(OpAsmParser &parser, SmallVectorImpl<OpAsmParser::UnresolvedOperand> &operands,
+              SmallVectorImpl<Type> &types, Region &region) {
   if (parser.parseOptionalKeyword("epilogue"))
-    return success();
+    return std::nullopt;
   if (succeeded(parser.parseOptionalLParen())) {
     if (parser.parseOperandList(operands) || parser.parseColonTypeList(types) ||
         parser.parseRParen())
-      return failure();
+      return ParseResult(failure());
   }
   return parser.parseRegion(region);
 }
 
 static void printEpilogue(OpAsmPrinter &printer, Operation *, OperandRange operands,
                           TypeRange types, Region &region) {
-  if (region.empty())
-    return;
-  printer << " epilogue";
+  printer << "epilogue";
   if (!operands.empty())
     printer << '(' << operands << " : " << types << ')';
   printer << ' ';
   printer.printRegion(region);
-  printer << ' ';
 }
 
 void MatmulOp::build(OpBuilder &builder, OperationState &state, Type result, Value x,

@@ -98,7 +98,8 @@ def SF_MatmulOp : SF_Op<"matmul", [
   let regions = (region MaxSizedRegion<1>:$epilogue);
   let results = (outs SF_AnyMatrix:$result);
   let assemblyFormat = [{
-    $x `,` $weights attr-dict custom<Epilogue>($epilogueOperands, type($epilogueOperands), $epilogue)
+    $x `,` $weights attr-dict
+    (custom<Epilogue>($epilogueOperands, type($epilogueOperands), $epilogue)^)?
     `:` `(` type($x) `,` type($weights) `)` `->` type($result)
   }];
   let builders = [

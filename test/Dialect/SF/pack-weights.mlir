@@ -1,0 +1,68 @@
+// RUN: sparseflow-opt %s --sf-pack-weights --split-input-file --verify-diagnostics | FileCheck %s
+
+// CHECK-LABEL: @run_time_weight
+func.func @run_time_weight(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) -> (tensor<?x64xf16>, tensor<?x64xf16>) {
+  // CHECK-NEXT: %[[D:.*]] = sf.pack %arg1 : tensor<64x128xf16> -> tensor<64x128xf16, #sf.weight<dense, pack = mma>>
+  // CHECK-NEXT: %[[C:.*]] = sf.compress %arg1
+  // CHECK-NEXT: %[[P:.*]] = sf.pack %[[C]] : tensor<64x128xf16, #sf.weight<sp24>> -> tensor<64x128xf16, #sf.weight<sp24, pack = mma>>
+  %c = sf.compress %w : tensor<64x128xf16> -> tensor<64x128xf16, #sf.weight<sp24>>
+  // CHECK-NEXT: sf.matmul %arg0, %[[P]] : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24, pack = mma>>) -> tensor<?x64xf16>
+  %0 = sf.matmul %x, %c : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
+  // CHECK-NEXT: sf.matmul %arg0, %[[D]]
+  %1 = sf.matmul %x, %w : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf16>
+  return %0, %1 : tensor<?x64xf16>, tensor<?x64xf16>
+}
+
+// CHECK-LABEL: @shared_weight
+func.func @shared_weight(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24>>) -> (tensor<?x64xf16>, tensor<?x64xf16>) {
+  // CHECK-COUNT-1: sf.pack
+  // CHECK-NOT: sf.pack
+  %0 = sf.matmul %x, %w : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
+  %1 = sf.matmul %x, %w : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
+  return %0, %1 : tensor<?x64xf16>, tensor<?x64xf16>
+}
+
+// CHECK-LABEL: @already_packed
+func.func @already_packed(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24, pack = mma>>) -> tensor<?x64xf16> {
+  // CHECK-NEXT: sf.matmul %arg0, %arg1
+  %0 = sf.matmul %x, %w : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24, pack = mma>>) -> tensor<?x64xf16>
+  return %0 : tensor<?x64xf16>
+}
+
+// -----
+
+// One row and one group, padded to a chunk of 64 features by 128 k: 4096 bytes of values, 1024 of metadata.
+// The text form begins with the alignment, 64; the one group holds 1 and 2.
+// CHECK-LABEL: @constant
+// CHECK-NEXT: %[[W:.*]] = arith.constant dense_resource<up.mma> : tensor<1x4xi8, #sf.weight<sp24, pack = mma>>
+// CHECK-NEXT: sf.matmul %arg0, %[[W]]
+// CHECK-NOT: up.sp24
+// CHECK: up.mma: "0x40000000010200
+func.func @constant(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
+  %w = arith.constant dense_resource<up.sp24> : tensor<1x4xi8, #sf.weight<sp24>>
+  %0 = sf.matmul %x, %w : (tensor<?x4xi8>, tensor<1x4xi8, #sf.weight<sp24>>) -> tensor<?x1xi32>
+  return %0 : tensor<?x1xi32>
+}
+{-#
+  dialect_resources: { builtin: { up.sp24: "0x10000000010209" } }
+#-}
+
+// -----
+
+// CHECK-LABEL: @dense_constant
+// CHECK-NEXT: arith.constant dense_resource<weight.mma> : tensor<1x4xi8, #sf.weight<dense, pack = mma>>
+// CHECK: weight.mma: "0x400000000102030400
+func.func @dense_constant(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
+  %w = arith.constant dense<[[1, 2, 3, 4]]> : tensor<1x4xi8>
+  %0 = sf.matmul %x, %w : (tensor<?x4xi8>, tensor<1x4xi8>) -> tensor<?x1xi32>
+  return %0 : tensor<?x1xi32>
+}
+
+// -----
+
+func.func @absent(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
+  // expected-error@+1 {{expected the bytes of the resource 'absent', got none}}
+  %w = arith.constant dense_resource<absent> : tensor<1x4xi8>
+  %0 = sf.matmul %x, %w : (tensor<?x4xi8>, tensor<1x4xi8>) -> tensor<?x1xi32>
+  return %0 : tensor<?x1xi32>
+}
