@@ -1,0 +1,63 @@
+"""The documentation's commands and Python run as they stand.
+
+Every fenced block marked `sh` or `python` in README.md, CONTRIBUTING.md and docs/*.md is run, a page's blocks in order and
+in one folder. Blocks that only show something are marked otherwise (`text`, `console`, `mlir`).
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
+
+# Commands that set up, build or test the whole project: the test checks that the script is there, not that it runs.
+WHOLE = re.compile(r"(tools/dev/\w+|\.ci/run|pip wheel|pip install|cmake |ninja |ctest |git )")
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    return re.findall(r"^```(sh|python)\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_run(page, tmp_path):
+    found = blocks(page)
+    if not found:
+        pytest.skip("nothing to run on this page")
+    for name in ("examples", "test", "include"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    scripts = sysconfig.get_path("scripts")
+    environment = os.environ | {"PATH": f"{scripts}:{ROOT / 'build' / 'bin'}:{os.environ['PATH']}"}
+    for language, text in found:
+        if language == "python":
+            command = [sys.executable, "-c", text]
+        else:
+            kept = []
+            for line in text.splitlines():
+                whole = WHOLE.match(line.strip())
+                if not whole:
+                    kept.append(line)
+                elif "/" in whole[1]:
+                    assert os.access(ROOT / whole[1].strip(), os.X_OK), f"{page}: {whole[1]}"
+            command = ["bash", "-euo", "pipefail", "-c", "\n".join(kept)]
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{page}:\n{text}\n{result.stdout}{result.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if not re.match(r"https?:|mailto:", target):
+            assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+def test_readelf_and_cc_are_here():
+    # The wheel's tests need them; a clear failure beats a strange one.
+    assert shutil.which("readelf") and shutil.which("cc")

@@ -1,0 +1,35 @@
+"""The examples run and find their results right."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(root, *arguments):
+    command = [sys.executable, *map(str, arguments)]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_the_model_file_is_what_its_script_makes(root, tmp_path):
+    run(root, "examples/make_mlp.py", tmp_path / "mlp.mlir")
+    assert (tmp_path / "mlp.mlir").read_text() == (root / "examples" / "mlp.mlir").read_text()
+
+
+def test_quickstart(root):
+    output = run(root, "examples/quickstart.py", "--device", "emulator", "--tokens", "9")
+    for wanted in ("compiled mlp.mlir for sm_80, sm_89, sm_90", "mma.sp", "on emulator", "fc1", "quantize", "fc2"):
+        assert wanted in output
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_pytorch_mlp(root, dtype):
+    output = run(root, "examples/pytorch_mlp.py", "--width", 64, "--tokens", 8, "--device", "emulator", "--dtype", dtype)
+    assert "Tensor (8, 64): max error" in output
+
+
+def test_transformers_llama(root):
+    output = run(root, "examples/transformers_llama.py", "--tokens", 6, "--device", "emulator")
+    assert "7 linear layers, 2:4 in all" in output
