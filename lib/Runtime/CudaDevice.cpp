@@ -1,7 +1,8 @@
 // A GPU: its primary context, modules and launches.
 //
-// Loading does everything that could be slow or fail (module load, JIT, shared-memory limits), so that a launch is one
-// call into the driver. The caller's current context is pushed aside only when it is another one.
+// Loading does everything that could be slow or fail (module load, JIT, shared-memory limits), so
+// that a launch is one call into the driver. The caller's current context is pushed aside only when
+// it is another one.
 #include "sparseflow/Runtime/CudaDevice.h"
 #include "sparseflow/Runtime/Error.h"
 #include "llvm/ADT/StringExtras.h"
@@ -82,7 +83,8 @@ Expected<const Program *> sparseflow::runtime::chooseProgram(const Function &fun
     };
     if (!fits(/*cubinOnly=*/false))
       continue;
-    std::tuple<bool, unsigned, bool> rank(fits(/*cubinOnly=*/true), code->number, code->suffix != 0);
+    std::tuple<bool, unsigned, bool> rank(fits(/*cubinOnly=*/true), code->number,
+                                          code->suffix != 0);
     if (!best || rank > bestRank) {
       best = &program;
       bestRank = rank;
@@ -98,9 +100,8 @@ Expected<const Program *> sparseflow::runtime::chooseProgram(const Function &fun
 
 Error sparseflow::runtime::checkCubin(ArrayRef<uint8_t> cubin) {
   auto fail = [](const Twine &got) {
-    return makeError(Status::InvalidProgram,
-                     "expected a whole cubin (ELF file for CUDA), got " + got +
-                         "; compile the program again");
+    return makeError(Status::InvalidProgram, "expected a whole cubin (ELF file for CUDA), got " +
+                                                 got + "; compile the program again");
   };
   ELF::Elf64_Ehdr header;
   if (cubin.size() < sizeof(header))
@@ -252,8 +253,8 @@ public:
     DeviceScope scope(*device);
     if (Error error = scope.enter())
       return error;
-    return device->driver.check(
-        device->driver.cuGraphLaunch(exec, static_cast<CUstream>(stream)), "launching the graph");
+    return device->driver.check(device->driver.cuGraphLaunch(exec, static_cast<CUstream>(stream)),
+                                "launching the graph");
   }
 
 private:
@@ -360,8 +361,8 @@ std::optional<std::string> CudaDevice::whyUnusable(const void *pointer) const {
   int ordinal = -1;
   int attributes[] = {pointerMemoryType, pointerManaged, pointerOrdinal};
   void *values[] = {&memoryType, &managed, &ordinal};
-  CUresult result = driver.cuPointerGetAttributes(3, attributes, values,
-                                                  reinterpret_cast<CUdeviceptr>(pointer));
+  CUresult result =
+      driver.cuPointerGetAttributes(3, attributes, values, reinterpret_cast<CUdeviceptr>(pointer));
   if (result == 0 && managed)
     return std::nullopt;
   if (result != 0 || memoryType == 0 || memoryType == memoryTypeHost)
@@ -433,6 +434,9 @@ Expected<std::shared_ptr<Device>> sparseflow::runtime::createCudaDevice(CudaDriv
 CudaLoadedFunction::~CudaLoadedFunction() {
   DeviceScope scope(*device);
   consumeError(scope.enter());
+  // Kernels may still be running.
+  if (!modules.empty())
+    device->driver.cuCtxSynchronize();
   for (auto &entry : modules)
     device->driver.cuModuleUnload(entry.second.first);
 }
@@ -453,8 +457,7 @@ Expected<CUmodule> CudaLoadedFunction::loadPtx(const Kernel &kernel) {
   int options[] = {jitErrorLog, jitErrorLogBytes};
   void *values[] = {log, reinterpret_cast<void *>(sizeof(log) - 1)};
   CUmodule module = nullptr;
-  CUresult result =
-      device->driver.cuModuleLoadDataEx(&module, ptx.c_str(), 2, options, values);
+  CUresult result = device->driver.cuModuleLoadDataEx(&module, ptx.c_str(), 2, options, values);
   if (result) {
     StringRef text = StringRef(log).trim();
     return device->driver.error(result, "compiling the PTX of " + chosen.target + " for sm_" +
@@ -490,11 +493,11 @@ Expected<CUmodule> CudaLoadedFunction::loadModule(const Kernel &kernel, std::str
 Error CudaLoadedFunction::loadKernel(const Kernel &kernel, LoadedKernel &loaded) {
   CudaDriver &driver = device->driver;
   if (kernel.shared > device->gpu.sharedPerBlock)
-    return makeError(Status::Unsupported,
-                     formatv("expected at most {0} bytes of shared memory on {1} (sm_{2}), got {3}; "
-                             "compile with --target=sm_{2}",
-                             device->gpu.sharedPerBlock, device->gpu.name, device->gpu.chip,
-                             kernel.shared));
+    return makeError(
+        Status::Unsupported,
+        formatv("expected at most {0} bytes of shared memory on {1} (sm_{2}), got {3}; "
+                "compile with --target=sm_{2}",
+                device->gpu.sharedPerBlock, device->gpu.name, device->gpu.chip, kernel.shared));
   StringRef key = kernel.cubin.empty() ? kernel.ptx : kernel.cubin;
   auto [entry, isNew] = modules.try_emplace(key);
   if (isNew) {
@@ -507,10 +510,11 @@ Error CudaLoadedFunction::loadKernel(const Kernel &kernel, LoadedKernel &loaded)
     entry->second = {*module, std::move(binary)};
   }
   loaded.info.binary = entry->second.second;
-  if (CUresult result = driver.cuModuleGetFunction(&loaded.function, entry->second.first,
-                                                   kernel.name.c_str()))
+  if (CUresult result =
+          driver.cuModuleGetFunction(&loaded.function, entry->second.first, kernel.name.c_str()))
     return driver.error(result, "finding '" + kernel.name + "' in '" + key + "'");
-  // With lazy loading the first launch would load the code, which may synchronize and breaks a capture.
+  // With lazy loading the first launch would load the code, which may synchronize and breaks a
+  // capture.
   CUresult result = driver.cuFuncLoad ? driver.cuFuncLoad(loaded.function) : 0;
   if (!result && kernel.shared > 0)
     result = driver.cuFuncSetAttribute(loaded.function, functionMaxDynamicShared, kernel.shared);
@@ -533,9 +537,8 @@ Error CudaLoadedFunction::launch(size_t index, const std::array<uint32_t, 3> &gr
                                  void *const *params, void *stream) {
   const LoadedKernel &kernel = kernels[index];
   CUresult result = device->driver.cuLaunchKernel(
-      kernel.function, grid[0], grid[1], grid[2], kernel.block[0], kernel.block[1],
-      kernel.block[2], kernel.shared, static_cast<CUstream>(stream), const_cast<void **>(params),
-      nullptr);
+      kernel.function, grid[0], grid[1], grid[2], kernel.block[0], kernel.block[1], kernel.block[2],
+      kernel.shared, static_cast<CUstream>(stream), const_cast<void **>(params), nullptr);
   if (LLVM_LIKELY(result == 0))
     return Error::success();
   return device->driver.error(result, "launching kernel '" + chosen.kernels[index].name + "' of '" +

@@ -29,7 +29,9 @@ static constexpr size_t memoryAlignment = 256;
 
 Expected<void *> Device::allocate(size_t bytes) {
   size_t rounded = (bytes + memoryAlignment - 1) / memoryAlignment * memoryAlignment;
-  void *memory = rounded < bytes ? nullptr : std::aligned_alloc(memoryAlignment, std::max(rounded, memoryAlignment));
+  void *memory = rounded < bytes
+                     ? nullptr
+                     : std::aligned_alloc(memoryAlignment, std::max(rounded, memoryAlignment));
   if (!memory)
     return makeError(Status::OutOfMemory, name() + ": expected " + Twine(bytes) +
                                               " bytes of memory, got none; use fewer tokens");

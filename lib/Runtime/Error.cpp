@@ -17,7 +17,9 @@ Status sparseflow::runtime::takeError(llvm::Error error, std::string &message, S
         status = e.getStatus();
         message += (message.empty() ? "" : "; ") + e.getMessage();
       },
-      [&](const llvm::ErrorInfoBase &e) { message += (message.empty() ? "" : "; ") + e.message(); });
+      [&](const llvm::ErrorInfoBase &e) {
+        message += (message.empty() ? "" : "; ") + e.message();
+      });
   return status;
 }
 

@@ -1,4 +1,5 @@
-// What makes a manifest valid. Everything the executor later relies on without looking is checked here, once.
+// What makes a manifest valid. Everything the executor later relies on without looking is checked
+// here, once.
 #include "sparseflow/Runtime/Manifest.h"
 #include "sparseflow/Runtime/Error.h"
 #include "llvm/ADT/STLExtras.h"
@@ -96,8 +97,8 @@ public:
 
 private:
   Error fail(const Twine &what, const Twine &expected, const Twine &got) const {
-    return makeError(Status::InvalidProgram, "manifest: " + where + ": " + what + " expected " +
-                                                 expected + ", got " + got);
+    return makeError(Status::InvalidProgram,
+                     "manifest: " + where + ": " + what + " expected " + expected + ", got " + got);
   }
   Error unknownSymbol(const Twine &what, StringRef symbol) const {
     return fail(what, "a symbol of the function (" + quotedList(function.symbols) + ")",
@@ -208,9 +209,9 @@ static Error checkSpecs(const Function &function, const std::vector<TensorSpec> 
                         StringRef kind) {
   for (auto [i, spec] : enumerate(specs)) {
     auto fail = [&, i = i](const Twine &expected, const Twine &got) {
-      return makeError(Status::InvalidProgram, "manifest: function '" + function.name + "': " +
-                                                   kind + " " + Twine(i) + " expected " + expected +
-                                                   ", got " + got);
+      return makeError(Status::InvalidProgram, "manifest: function '" + function.name +
+                                                   "': " + kind + " " + Twine(i) + " expected " +
+                                                   expected + ", got " + got);
     };
     if (spec.shape.size() > maxRank)
       return fail("rank at most " + Twine(maxRank), Twine(spec.shape.size()));
@@ -236,7 +237,8 @@ static Error checkFunction(const Function &function) {
   StringSet<> symbols;
   for (const std::string &symbol : function.symbols) {
     if (symbol.empty() || !symbols.insert(symbol).second)
-      return fail("each symbol named once", symbol.empty() ? "an empty name" : "'" + symbol + "' twice");
+      return fail("each symbol named once",
+                  symbol.empty() ? "an empty name" : "'" + symbol + "' twice");
     // Only inputs give symbols a value.
     bool bound = any_of(function.inputs, [&](const TensorSpec &spec) {
       return any_of(spec.shape, [&](const Dimension &dim) { return dim.symbol == symbol; });
@@ -267,8 +269,8 @@ Error sparseflow::runtime::validate(const Manifest &manifest) {
   StringSet<> names;
   for (const Function &function : manifest.functions) {
     if (function.name.empty() || !names.insert(function.name).second)
-      return makeError(Status::InvalidProgram, "manifest: expected each function named once, got '" +
-                                                   function.name + "'");
+      return makeError(Status::InvalidProgram,
+                       "manifest: expected each function named once, got '" + function.name + "'");
     if (Error error = checkFunction(function))
       return error;
   }

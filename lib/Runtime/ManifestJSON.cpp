@@ -1,5 +1,6 @@
-// The manifest's JSON form. The reader keeps the path of what it looks at and its first error, so that each rule is one
-// line and a message says `functions[0].inputs[1].dtype expected ..., got ...`.
+// The manifest's JSON form. The reader keeps the path of what it looks at and its first error, so
+// that each rule is one line and a message says `functions[0].inputs[1].dtype expected ..., got
+// ...`.
 #include "sparseflow/Runtime/Error.h"
 #include "sparseflow/Runtime/Manifest.h"
 #include "llvm/ADT/STLExtras.h"
@@ -174,7 +175,8 @@ static std::string describe(const json::Value &value) {
 }
 
 namespace {
-/// A value of the tree with its path. Null after an error; every accessor of a null node returns a harmless default.
+/// A value of the tree with its path. Null after an error; every accessor of a null node returns a
+/// harmless default.
 class Node {
 public:
   Node(const json::Value *value, std::string path, std::string &error)
@@ -368,7 +370,8 @@ static Argument readArgument(const Node &node) {
   if (node.has("f32"))
     return Argument::f32(node["f32"].number());
   if (node)
-    node.fail("expected one of \"buffer\", \"stride\", \"dim\", \"i32\", \"i64\", \"f32\", got none");
+    node.fail(
+        "expected one of \"buffer\", \"stride\", \"dim\", \"i32\", \"i64\", \"f32\", got none");
   return {};
 }
 

@@ -1,6 +1,6 @@
-// `.sf` is safetensors with three metadata strings: the manifest, a checksum for each tensor, and a digest over those
-// two and the tensors' names, dtypes and shapes. Byte offsets are left out of the digest, so that a file that another
-// safetensors tool has saved again still opens.
+// `.sf` is safetensors with three metadata strings: the manifest, a checksum for each tensor, and a
+// digest over those two and the tensors' names, dtypes and shapes. Byte offsets are left out of the
+// digest, so that a file that another safetensors tool has saved again still opens.
 #include "sparseflow/Runtime/ProgramFile.h"
 #include "sparseflow/Runtime/Error.h"
 #include "llvm/ADT/STLExtras.h"
@@ -81,7 +81,8 @@ Error ProgramFile::checkReferences() const {
   return Error::success();
 }
 
-Expected<ProgramFile::Ptr> ProgramFile::create(Manifest manifest, std::vector<StoredTensor> tensors) {
+Expected<ProgramFile::Ptr> ProgramFile::create(Manifest manifest,
+                                               std::vector<StoredTensor> tensors) {
   if (Error error = validate(manifest))
     return std::move(error);
   std::shared_ptr<ProgramFile> file(new ProgramFile(std::move(manifest), std::move(tensors)));
@@ -114,7 +115,9 @@ static Expected<Manifest> readManifest(const SafeTensors &file, bool verify) {
     return makeError(Status::InvalidProgram,
                      formatv("expected the metadata '{0}', got a safetensors file without it; it "
                              "was not written by SparseFlow",
-                             !manifest ? manifestKey : !checksums ? checksumsKey : digestKey));
+                             !manifest    ? manifestKey
+                             : !checksums ? checksumsKey
+                                          : digestKey));
   std::string got = digest(*manifest, *checksums, file.tensors());
   if (*expected != got)
     return makeError(Status::InvalidProgram, "expected digest " +

@@ -1,5 +1,5 @@
-// Reads and writes safetensors. Every number in a header may be hostile: sums and products are checked, and the tensors
-// must tile the data exactly.
+// Reads and writes safetensors. Every number in a header may be hostile: sums and products are
+// checked, and the tensors must tile the data exactly.
 #include "sparseflow/Runtime/SafeTensors.h"
 #include "sparseflow/Runtime/Error.h"
 #include "sparseflow/Runtime/Manifest.h"
@@ -48,7 +48,8 @@ std::optional<uint64_t> sparseflow::runtime::checkedByteSize(DType dtype, ArrayR
 }
 
 static std::string describeShape(ArrayRef<int64_t> shape) {
-  return "[" + join(map_range(shape, [](int64_t extent) { return std::to_string(extent); }), ",") + "]";
+  return "[" + join(map_range(shape, [](int64_t extent) { return std::to_string(extent); }), ",") +
+         "]";
 }
 
 //===-- Reading ------------------------------------------------------------------------------===//
@@ -102,10 +103,11 @@ public:
     return tensor;
   }
 
-  /// The bytes must be covered once: a hole could hide data, an overlap could make one tensor change another.
+  /// The bytes must be covered once: a hole could hide data, an overlap could make one tensor
+  /// change another.
   Error checkCoverage(MutableArrayRef<StoredTensor> tensors) {
-    // Empty tensors go first among those that begin alike. The header's order is lost in the parsed object; names
-    // settle ties, so that equal files list equally.
+    // Empty tensors go first among those that begin alike. The header's order is lost in the parsed
+    // object; names settle ties, so that equal files list equally.
     sort(tensors, [](const StoredTensor &a, const StoredTensor &b) {
       return std::make_tuple(a.data.begin(), a.data.size(), StringRef(a.name)) <
              std::make_tuple(b.data.begin(), b.data.size(), StringRef(b.name));
@@ -120,9 +122,9 @@ public:
       next = tensor.data.end();
     }
     if (next != data.end())
-      return makeError(Status::InvalidProgram,
-                       what + ": expected " + Twine(next - data.begin()) +
-                           " bytes of tensors as the header says, got " + Twine(data.size()));
+      return makeError(Status::InvalidProgram, what + ": expected " + Twine(next - data.begin()) +
+                                                   " bytes of tensors as the header says, got " +
+                                                   Twine(data.size()));
     return Error::success();
   }
 
@@ -140,8 +142,7 @@ private:
 Expected<SafeTensors> SafeTensors::fromMemory(ArrayRef<uint8_t> bytes, StringRef what,
                                               std::shared_ptr<const void> owner) {
   auto fail = [&](const Twine &expected, const Twine &got) {
-    return makeError(Status::InvalidProgram,
-                     what + ": expected " + expected + ", got " + got);
+    return makeError(Status::InvalidProgram, what + ": expected " + expected + ", got " + got);
   };
   if (bytes.size() < 8)
     return fail("a safetensors file of at least 8 bytes", Twine(bytes.size()));
@@ -209,8 +210,9 @@ const StoredTensor *SafeTensors::find(StringRef name) const {
 
 //===-- Writing ------------------------------------------------------------------------------===//
 
-/// The largest power of two that divides the size, at most the alignment wanted. Sorted by it, descending, tensors
-/// need no padding between them (which the format forbids) and each starts at a multiple of its own.
+/// The largest power of two that divides the size, at most the alignment wanted. Sorted by it,
+/// descending, tensors need no padding between them (which the format forbids) and each starts at a
+/// multiple of its own.
 static uint64_t sizeAlignment(const StoredTensor &tensor) {
   uint64_t size = tensor.data.size();
   return size == 0 ? dataAlignment : std::min(dataAlignment, size & (~size + 1));
@@ -322,7 +324,8 @@ Error sparseflow::runtime::writeFileAtomically(StringRef path,
     sys::fs::remove(temporary);
     return error;
   }
-  // The rename itself is durable once the folder is synced; a file system that cannot do that is no failure.
+  // The rename itself is durable once the folder is synced; a file system that cannot do that is no
+  // failure.
   StringRef folder = sys::path::parent_path(path);
   int folderFd = ::open(folder.empty() ? "." : folder.str().c_str(), O_RDONLY | O_DIRECTORY);
   if (folderFd >= 0) {

@@ -1,5 +1,6 @@
-// JSON from anyone. llvm::json::parse recurses for each bracket and lets the last of two equal keys win; a look over
-// the text beforehand bounds the depth and counts the keys, and the parsed tree must then hold as many.
+// JSON from anyone. llvm::json::parse recurses for each bracket and lets the last of two equal keys
+// win; a look over the text beforehand bounds the depth and counts the keys, and the parsed tree
+// must then hold as many.
 #include "sparseflow/Runtime/Error.h"
 #include "sparseflow/Runtime/Manifest.h"
 

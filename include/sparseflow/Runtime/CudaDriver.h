@@ -1,6 +1,8 @@
-// The CUDA driver, found with dlopen: nothing here needs CUDA to build, and everything but launching works without it.
+// The CUDA driver, found with dlopen: nothing here needs CUDA to build, and everything but
+// launching works without it.
 //
-// The few types and constants that are used are spelled out; they are part of the driver's stable binary interface.
+// The few types and constants that are used are spelled out; they are part of the driver's stable
+// binary interface.
 #ifndef SPARSEFLOW_RUNTIME_CUDADRIVER_H
 #define SPARSEFLOW_RUNTIME_CUDADRIVER_H
 
@@ -22,12 +24,13 @@ using CUgraphExec = struct CudaGraphExec *;
 
 class CudaDriver {
 public:
-  /// Drivers below this are refused: 11.4 is the first with all that a launch and a graph need, and older than any
-  /// that can run this compiler's cubins.
+  /// Drivers below this are refused: 11.4 is the first with all that a launch and a graph need, and
+  /// older than any that can run this compiler's cubins.
   static constexpr int minimumVersion = 11040;
 
-  /// The process's driver, initialized. Opened at the first call; a failure is tried again at the next, since a
-  /// driver may be installed meanwhile. `SPARSEFLOW_LIBCUDA` names another library than libcuda.so.1.
+  /// The process's driver, initialized. Opened at the first call; a failure is tried again at the
+  /// next, since a driver may be installed meanwhile. `SPARSEFLOW_LIBCUDA` names another library
+  /// than libcuda.so.1.
   static llvm::Expected<CudaDriver *> get();
   /// Opens a library by name; for get and for tests.
   static llvm::Expected<std::unique_ptr<CudaDriver>> open(const char *library);

@@ -1,7 +1,8 @@
 // Element types of tensors at run time: in the manifest, in safetensors files and in the C ABI.
 //
-// One table (SPARSEFLOW_DTYPES) gives each type its C ABI number, its name in text, its safetensors name and its size,
-// so that the three cannot drift apart. The numbers are part of the ABI: append only.
+// One table (SPARSEFLOW_DTYPES) gives each type its C ABI number, its name in text, its safetensors
+// name and its size, so that the three cannot drift apart. The numbers are part of the ABI: append
+// only.
 #ifndef SPARSEFLOW_RUNTIME_DTYPE_H
 #define SPARSEFLOW_RUNTIME_DTYPE_H
 

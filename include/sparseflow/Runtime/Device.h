@@ -1,8 +1,9 @@
-// Where kernels run, as the executor sees it: a place that loads a function's kernels, launches them and owns memory.
+// Where kernels run, as the executor sees it: a place that loads a function's kernels, launches
+// them and owns memory.
 //
-// The runtime knows GPUs (CudaDevice). The emulator and the reference need a compiler and live in other libraries; they
-// implement this interface and register a factory, so that the runtime needs no MLIR and the executor has one code
-// path for all of them.
+// The runtime knows GPUs (CudaDevice). The emulator and the reference need a compiler and live in
+// other libraries; they implement this interface and register a factory, so that the runtime needs
+// no MLIR and the executor has one code path for all of them.
 #ifndef SPARSEFLOW_RUNTIME_DEVICE_H
 #define SPARSEFLOW_RUNTIME_DEVICE_H
 
@@ -20,7 +21,8 @@ struct TensorRef {
   llvm::ArrayRef<int64_t> strides;
 };
 
-/// What is really loaded for a kernel; a JIT may have chosen other registers than the manifest says.
+/// What is really loaded for a kernel; a JIT may have chosen other registers than the manifest
+/// says.
 struct LoadedKernelInfo {
   std::string binary; // "cubin sm_80", "ptx sm_80, compiled by the driver", "emulated"
   std::optional<int64_t> registers;
@@ -32,19 +34,18 @@ class LoadedFunction {
 public:
   virtual ~LoadedFunction();
 
-  /// The program whose steps the executor replays with `launch`. Null: the device computes the function as a whole
-  /// with `evaluate`, and no kernels are involved.
+  /// The program whose steps the executor replays with `launch`. Null: the device computes the
+  /// function as a whole with `evaluate`, and no kernels are involved.
   virtual const Program *program() const = 0;
 
-  /// Launches kernel number `kernel` of the program. `params[i]` points to the value of argument i (a 64-bit pointer,
-  /// i64, i32 or f32 as the manifest says). Every extent of the grid is at least 1. Must not allocate, synchronize or
-  /// load anything where the device is asynchronous.
+  /// Launches kernel number `kernel` of the program. `params[i]` points to the value of argument i
+  /// (a 64-bit pointer, i64, i32 or f32 as the manifest says). Every extent of the grid is at
+  /// least 1. Must not allocate, synchronize or load anything where the device is asynchronous.
   virtual llvm::Error launch(size_t kernel, const std::array<uint32_t, 3> &grid,
                              void *const *params, void *stream);
 
   /// The tensors have been checked against the manifest.
-  virtual llvm::Error evaluate(llvm::ArrayRef<TensorRef> inputs,
-                               llvm::ArrayRef<TensorRef> outputs);
+  virtual llvm::Error evaluate(llvm::ArrayRef<TensorRef> inputs, llvm::ArrayRef<TensorRef> outputs);
 
   virtual LoadedKernelInfo info(size_t kernel) const;
 };
@@ -67,8 +68,8 @@ public:
   /// Whether kernels read and write ordinary host memory, and launches return when they are done.
   virtual bool usesHostMemory() const = 0;
 
-  /// Chooses among the function's programs and loads the kernels. `function` belongs to `file`, which the result may
-  /// keep alive.
+  /// Chooses among the function's programs and loads the kernels. `function` belongs to `file`,
+  /// which the result may keep alive.
   virtual llvm::Expected<std::unique_ptr<LoadedFunction>> load(const ProgramFile::Ptr &file,
                                                                const Function &function) = 0;
 
@@ -124,7 +125,8 @@ void registerDevice(llvm::StringRef name, DeviceFactory factory);
 /// The names given to registerDevice, in that order.
 std::vector<std::string> registeredDevices();
 
-/// "cuda", "cuda:1", or a registered name. Devices are shared: the same name gives the same object while it lives.
+/// "cuda", "cuda:1", or a registered name. Devices are shared: the same name gives the same object
+/// while it lives.
 llvm::Expected<std::shared_ptr<Device>> openDevice(llvm::StringRef name);
 
 } // namespace sparseflow::runtime

@@ -1,6 +1,7 @@
 // The runtime's error: one sentence and the class of failure that the C ABI reports as its status.
 //
-// The numbers are SfStatus (sparseflow-c/sparseflow.h), so that nothing has to be guessed from a message.
+// The numbers are SfStatus (sparseflow-c/sparseflow.h), so that nothing has to be guessed from a
+// message.
 #ifndef SPARSEFLOW_RUNTIME_ERROR_H
 #define SPARSEFLOW_RUNTIME_ERROR_H
 
@@ -40,8 +41,7 @@ llvm::Error makeError(Status status, const llvm::Twine &message);
 /// Puts `context: ` before the message and keeps the status.
 llvm::Error addContext(const llvm::Twine &context, llvm::Error error);
 /// The status of any error; `fallback` for those of other libraries.
-Status takeError(llvm::Error error, std::string &message,
-                 Status fallback = Status::InternalError);
+Status takeError(llvm::Error error, std::string &message, Status fallback = Status::InternalError);
 
 } // namespace sparseflow::runtime
 

@@ -1,13 +1,20 @@
-// A program loaded on a device: checks a call against the manifest, resolves its symbols and replays its steps.
+// A program loaded on a device: checks a call against the manifest, resolves its symbols and
+// replays its steps.
 //
-// All names are resolved and all constants copied when it is made, so that a run only fills in pointers, strides and
-// symbol values and launches. Runs may come from several threads; those on different streams use different workspaces.
+// All names are resolved and all constants copied when it is made, so that a run only fills in
+// pointers, strides and symbol values and launches. Runs may come from several threads; those on
+// different streams use different workspaces.
 #ifndef SPARSEFLOW_RUNTIME_EXECUTABLE_H
 #define SPARSEFLOW_RUNTIME_EXECUTABLE_H
 
 #include "sparseflow/Runtime/Device.h"
+#include "llvm/ADT/StringMap.h"
+#include <mutex>
 
 namespace sparseflow::runtime {
+
+class FunctionPlan;
+struct CallState;
 
 struct RunOptions {
   void *stream = nullptr;
@@ -21,47 +28,79 @@ struct TensorShape {
   std::vector<int64_t> shape;
 };
 
-/// A run of one function with fixed tensors, recorded on the device. Keeps its workspace; the executable must outlive
-/// it.
+/// A run of one function with fixed tensors, recorded on the device together with a workspace of
+/// its own. The executable, whose kernels and constants it uses, must outlive it.
 class GraphRun {
 public:
-  virtual ~GraphRun();
-  virtual llvm::Error launch(void *stream) = 0;
+  ~GraphRun();
+  llvm::Error launch(void *stream) { return graph->launch(stream); }
+
+private:
+  friend class Executable;
+  GraphRun(std::shared_ptr<Device> device) : device(std::move(device)) {}
+
+  std::shared_ptr<Device> device;
+  void *workspace = nullptr;
+  std::unique_ptr<RecordedGraph> graph;
 };
 
 class Executable {
 public:
   static llvm::Expected<std::unique_ptr<Executable>> create(ProgramFile::Ptr file,
                                                             std::shared_ptr<Device> device);
-  virtual ~Executable();
+  ~Executable();
 
-  virtual Device &device() const = 0;
-  virtual const ProgramFile &file() const = 0;
+  Device &device() const { return *target; }
+  const ProgramFile &file() const { return *source; }
   /// The function's number; an empty name means the only function.
-  virtual llvm::Expected<size_t> find(llvm::StringRef name) const = 0;
+  llvm::Expected<size_t> find(llvm::StringRef name) const;
 
-  virtual llvm::Error run(size_t function, llvm::ArrayRef<TensorRef> inputs,
-                          llvm::ArrayRef<TensorRef> outputs, const RunOptions &options) = 0;
+  llvm::Error run(size_t function, llvm::ArrayRef<TensorRef> inputs,
+                  llvm::ArrayRef<TensorRef> outputs, const RunOptions &options);
   /// The same with tensors in host memory, whatever the device. Waits for the outputs.
-  virtual llvm::Error runHost(size_t function, llvm::ArrayRef<TensorRef> inputs,
-                              llvm::ArrayRef<TensorRef> outputs) = 0;
+  llvm::Error runHost(size_t function, llvm::ArrayRef<TensorRef> inputs,
+                      llvm::ArrayRef<TensorRef> outputs);
   /// Reads only the inputs' shapes and dtypes.
-  virtual llvm::Expected<TensorShape> outputShape(size_t function,
-                                                  llvm::ArrayRef<TensorRef> inputs,
-                                                  size_t output) = 0;
+  llvm::Expected<TensorShape> outputShape(size_t function, llvm::ArrayRef<TensorRef> inputs,
+                                          size_t output) const;
 
   /// `symbols`: a value for each symbol of the function, in its order.
-  virtual llvm::Expected<size_t> workspaceBytes(size_t function,
-                                                llvm::ArrayRef<int64_t> symbols) = 0;
-  virtual llvm::Error reserve(size_t function, llvm::ArrayRef<int64_t> symbols, void *stream) = 0;
+  llvm::Expected<size_t> workspaceBytes(size_t function, llvm::ArrayRef<int64_t> symbols) const;
+  llvm::Error reserve(size_t function, llvm::ArrayRef<int64_t> symbols, void *stream);
 
   /// Which kernels run for these symbols (none given: those of the last run), and why.
-  virtual llvm::Expected<llvm::json::Value>
-  report(size_t function, std::optional<llvm::ArrayRef<int64_t>> symbols) = 0;
+  llvm::Expected<llvm::json::Value> report(size_t function,
+                                           std::optional<llvm::ArrayRef<int64_t>> symbols) const;
 
-  virtual llvm::Expected<std::unique_ptr<GraphRun>> capture(size_t function,
-                                                            llvm::ArrayRef<TensorRef> inputs,
-                                                            llvm::ArrayRef<TensorRef> outputs) = 0;
+  llvm::Expected<std::unique_ptr<GraphRun>>
+  capture(size_t function, llvm::ArrayRef<TensorRef> inputs, llvm::ArrayRef<TensorRef> outputs);
+
+private:
+  /// The executable's own workspace of one stream. Locked while a run enqueues, since two runs
+  /// whose launches interleave on one stream would overwrite each other's intermediates.
+  struct Workspace {
+    void *stream = nullptr;
+    size_t thread = 0;
+    std::mutex mutex;
+    void *memory = nullptr;
+    size_t bytes = 0;
+    bool captured = false; // a graph of the caller may use it: never freed before the executable
+    std::vector<void *> retired;
+  };
+
+  Executable(ProgramFile::Ptr file, std::shared_ptr<Device> device);
+  llvm::Error load();
+  llvm::Expected<void *> uploadConstant(llvm::StringRef name);
+  Workspace &workspaceOf(void *stream);
+  llvm::Error grow(Workspace &workspace, size_t bytes, void *stream);
+  llvm::Error replay(FunctionPlan &plan, CallState &call, const RunOptions &options);
+
+  ProgramFile::Ptr source;
+  std::shared_ptr<Device> target;
+  std::vector<std::unique_ptr<FunctionPlan>> plans;
+  llvm::StringMap<void *> constants;
+  std::mutex workspacesMutex;
+  std::vector<std::unique_ptr<Workspace>> workspaces;
 };
 
 } // namespace sparseflow::runtime

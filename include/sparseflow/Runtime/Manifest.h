@@ -1,9 +1,11 @@
-// The manifest of a compiled program: what an `.sf` file says about the kernels and tensors that it holds.
+// The manifest of a compiled program: what an `.sf` file says about the kernels and tensors that it
+// holds.
 //
-// The compiler fills these structs, the runtime replays them; the JSON form travels in the file's safetensors metadata.
-// Everything that a launch needs is here as plain data (formulas of the symbols, never code), so that a file from an
-// untrusted source can be checked completely before anything is loaded: `validate` is that check, and `parseManifest`
-// never returns a manifest that has not passed it.
+// The compiler fills these structs, the runtime replays them; the JSON form travels in the file's
+// safetensors metadata. Everything that a launch needs is here as plain data (formulas of the
+// symbols, never code), so that a file from an untrusted source can be checked completely before
+// anything is loaded: `validate` is that check, and `parseManifest` never returns a manifest that
+// has not passed it.
 #ifndef SPARSEFLOW_RUNTIME_MANIFEST_H
 #define SPARSEFLOW_RUNTIME_MANIFEST_H
 
@@ -53,7 +55,8 @@ struct TensorSpec {
   Alignment align;
 };
 
-/// A tensor that kernels read or write: an argument of the function, a tensor of the file, or a piece of workspace.
+/// A tensor that kernels read or write: an argument of the function, a tensor of the file, or a
+/// piece of workspace.
 struct Buffer {
   enum class Kind { Input, Output, Constant, Workspace };
   Kind kind = Kind::Input;
@@ -82,7 +85,8 @@ struct Slot {
   std::vector<SlotSize> sizes;
 };
 
-/// One kernel argument. Buffers are 64-bit device pointers, strides (of rows, in elements) and dims are i64.
+/// One kernel argument. Buffers are 64-bit device pointers, strides (of rows, in elements) and dims
+/// are i64.
 struct Argument {
   enum class Kind { Buffer, Stride, Dim, I32, I64, F32 };
   Kind kind = Kind::Buffer;
@@ -174,8 +178,8 @@ llvm::json::Value toJSON(const Manifest &manifest);
 /// Reads and validates. The text may come from anyone.
 llvm::Expected<Manifest> parseManifest(llvm::StringRef text);
 
-/// Parses JSON that may be hostile: bounded nesting (llvm::json recurses) and no duplicate keys. `what` names the
-/// text in messages.
+/// Parses JSON that may be hostile: bounded nesting (llvm::json recurses) and no duplicate keys.
+/// `what` names the text in messages.
 llvm::Expected<llvm::json::Value> parseUntrustedJSON(llvm::StringRef text, llvm::StringRef what);
 
 /// A chip name taken apart: "sm_90a" is {90, 'a'}.

@@ -1,7 +1,9 @@
-// A compiled program with everything it needs: the manifest and the tensors that it names. An `.sf` file in memory.
+// A compiled program with everything it needs: the manifest and the tensors that it names. An `.sf`
+// file in memory.
 //
-// It is immutable and shared: executables keep it alive while they use its bytes in place. A manifest is always checked
-// against the tensors here, so that whoever holds a ProgramFile may look names up without asking whether they exist.
+// It is immutable and shared: executables keep it alive while they use its bytes in place. A
+// manifest is always checked against the tensors here, so that whoever holds a ProgramFile may look
+// names up without asking whether they exist.
 #ifndef SPARSEFLOW_RUNTIME_PROGRAMFILE_H
 #define SPARSEFLOW_RUNTIME_PROGRAMFILE_H
 
@@ -14,8 +16,8 @@ class ProgramFile {
 public:
   using Ptr = std::shared_ptr<const ProgramFile>;
 
-  /// The manifest and the header are always checked against their checksum; the tensors' bytes only when `verify`,
-  /// since that reads the whole file.
+  /// The manifest and the header are always checked against their checksum; the tensors' bytes only
+  /// when `verify`, since that reads the whole file.
   static llvm::Expected<Ptr> open(llvm::StringRef path, bool verify = false);
   static llvm::Expected<Ptr> fromMemory(llvm::ArrayRef<uint8_t> bytes, bool verify = false,
                                         std::shared_ptr<const void> owner = nullptr);

@@ -1,8 +1,10 @@
-// The safetensors format: an 8-byte little-endian length, a JSON header, then the tensors' bytes without gaps.
+// The safetensors format: an 8-byte little-endian length, a JSON header, then the tensors' bytes
+// without gaps.
 //
-// Reading maps the file and copies nothing. It accepts only what the format's specification accepts (no overlap, no
-// hole, no byte left over), so that a truncated or altered file is refused before any of it is used. Writing is atomic:
-// a temporary file beside the target, synced, then renamed over it.
+// Reading maps the file and copies nothing. It accepts only what the format's specification accepts
+// (no overlap, no hole, no byte left over), so that a truncated or altered file is refused before
+// any of it is used. Writing is atomic: a temporary file beside the target, synced, then renamed
+// over it.
 #ifndef SPARSEFLOW_RUNTIME_SAFETENSORS_H
 #define SPARSEFLOW_RUNTIME_SAFETENSORS_H
 
@@ -55,13 +57,13 @@ private:
   Metadata meta;
 };
 
-/// The tensors are laid out so that the ones whose size is a multiple of 64 start at multiples of 64, and each other
-/// one at a multiple of its element size. Equal input gives equal bytes.
+/// The tensors are laid out so that the ones whose size is a multiple of 64 start at multiples of
+/// 64, and each other one at a multiple of its element size. Equal input gives equal bytes.
 llvm::Error writeSafeTensors(llvm::raw_ostream &os, llvm::ArrayRef<StoredTensor> tensors,
                              const SafeTensors::Metadata &metadata);
 
-/// Calls `write` on a temporary file and renames that over `path` once everything is on disk. On failure `path` is what
-/// it was.
+/// Calls `write` on a temporary file and renames that over `path` once everything is on disk. On
+/// failure `path` is what it was.
 llvm::Error writeFileAtomically(llvm::StringRef path,
                                 llvm::function_ref<llvm::Error(llvm::raw_ostream &)> write);
 

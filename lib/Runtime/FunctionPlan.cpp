@@ -1,0 +1,489 @@
+// Building a function's plan from its manifest entry, checking calls against it, and launching.
+#include "FunctionPlan.h"
+#include "sparseflow/Runtime/Error.h"
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/MathExtras.h"
+#include <limits>
+
+using namespace llvm;
+using namespace sparseflow::runtime;
+
+/// What a GPU's memory allocations guarantee; slots keep it.
+static constexpr uint64_t slotAlignment = 256;
+/// No device has more memory, and sums below it do not overflow.
+static constexpr uint64_t maxWorkspaceBytes = uint64_t(1) << 47;
+/// More elements along a symbol than any tensor in memory can have.
+static constexpr int64_t maxSymbolValue = int64_t(1) << 40;
+/// CUDA's limits on a grid.
+static constexpr int64_t maxGrid[3] = {INT32_MAX, 65535, 65535};
+
+std::string sparseflow::runtime::describeShape(ArrayRef<Dimension> shape) {
+  return "[" +
+         join(map_range(shape,
+                        [](const Dimension &dim) {
+                          return dim.isSymbol() ? dim.symbol : std::to_string(dim.size);
+                        }),
+              ",") +
+         "]";
+}
+
+std::string sparseflow::runtime::describeShape(ArrayRef<int64_t> shape) {
+  return "[" + join(map_range(shape, [](int64_t extent) { return std::to_string(extent); }), ",") +
+         "]";
+}
+
+//===-- Building -----------------------------------------------------------------------------===//
+
+FunctionPlan::FunctionPlan(const Function &function, std::unique_ptr<LoadedFunction> loaded)
+    : function(function), loaded(std::move(loaded)), program(this->loaded->program()) {}
+
+int FunctionPlan::symbolIndex(StringRef name) const {
+  return name.empty() ? -1 : int(find(function.symbols, name) - function.symbols.begin());
+}
+
+DimPlan FunctionPlan::plan(const Dimension &dim) const {
+  return {symbolIndex(dim.symbol), dim.size};
+}
+
+Expected<std::unique_ptr<FunctionPlan>>
+FunctionPlan::create(const Function &function, std::unique_ptr<LoadedFunction> loaded,
+                     const ProgramFile &file, function_ref<Expected<void *>(StringRef)> constant) {
+  std::unique_ptr<FunctionPlan> plan(new FunctionPlan(function, std::move(loaded)));
+  if (Error error = plan->build(file, constant))
+    return std::move(error);
+  return plan;
+}
+
+Error FunctionPlan::build(const ProgramFile &file,
+                          function_ref<Expected<void *>(StringRef)> constant) {
+  auto planTensors = [&](const std::vector<TensorSpec> &specs, SmallVectorImpl<TensorPlan> &plans) {
+    for (const TensorSpec &spec : specs) {
+      plans.push_back({&spec, {}});
+      for (const Dimension &dim : spec.shape)
+        plans.back().shape.push_back(plan(dim));
+    }
+  };
+  planTensors(function.inputs, inputs);
+  planTensors(function.outputs, outputs);
+  if (!program)
+    return Error::success();
+
+  for (const Buffer &buffer : program->buffers) {
+    BufferPlan result{buffer.kind, {}, {}, {}, {}, 1};
+    switch (buffer.kind) {
+    case Buffer::Kind::Input:
+      result.index = buffer.index;
+      break;
+    case Buffer::Kind::Output:
+      result.index = inputs.size() + buffer.index;
+      break;
+    case Buffer::Kind::Constant: {
+      Expected<void *> address = constant(buffer.tensor);
+      if (!address)
+        return address.takeError();
+      result.constant = *address;
+      const StoredTensor *tensor = file.find(buffer.tensor);
+      if (!tensor->shape.empty())
+        result.rowStride.size = tensor->shape.back();
+      break;
+    }
+    case Buffer::Kind::Workspace:
+      result.index = buffer.slot;
+      result.elementBytes = byteSize(buffer.dtype);
+      for (const Dimension &dim : buffer.shape)
+        result.shape.push_back(plan(dim));
+      if (!buffer.shape.empty())
+        result.rowStride = plan(buffer.shape.back());
+      break;
+    }
+    buffers.push_back(std::move(result));
+  }
+  for (const Slot &slot : program->slots) {
+    slots.emplace_back();
+    for (const SlotSize &size : slot.sizes)
+      slots.back().push_back({symbolIndex(size.symbol), size.bytesPer, size.bytes,
+                              size.cap.value_or(std::numeric_limits<int64_t>::max())});
+  }
+  StringMap<size_t> kernels;
+  for (const Kernel &kernel : program->kernels) {
+    kernels[kernel.name] = grids.size();
+    grids.emplace_back();
+    for (auto [dim, result] : zip(kernel.grid, grids.back()))
+      result = {symbolIndex(dim.symbol), dim.per, dim.mul};
+  }
+  for (const Step &step : program->steps) {
+    steps.push_back({symbolIndex(step.symbol), {}});
+    for (const Variant &variant : step.variants) {
+      VariantPlan variantPlan{variant.max.value_or(std::numeric_limits<int64_t>::max()), {}};
+      for (const Launch &launch : variant.launches) {
+        LaunchPlan launchPlan{kernels[launch.kernel], {}};
+        for (const Argument &arg : launch.args) {
+          ArgumentPlan result{arg.kind, 0, 0};
+          switch (arg.kind) {
+          case Argument::Kind::Buffer:
+          case Argument::Kind::Stride:
+            result.index = arg.value;
+            break;
+          case Argument::Kind::Dim:
+            result.index = symbolIndex(arg.symbol);
+            break;
+          case Argument::Kind::I32:
+          case Argument::Kind::I64:
+            result.value = arg.value;
+            break;
+          case Argument::Kind::F32:
+            result.value = bit_cast<uint32_t>(float(arg.number));
+            break;
+          }
+          launchPlan.args.push_back(result);
+        }
+        variantPlan.launches.push_back(std::move(launchPlan));
+      }
+      steps.back().variants.push_back(std::move(variantPlan));
+    }
+  }
+  return Error::success();
+}
+
+//===-- Checking a call ----------------------------------------------------------------------===//
+
+static Error countError(StringRef function, StringRef kind, const std::vector<TensorSpec> &specs,
+                        size_t got) {
+  std::string names;
+  for (const TensorSpec &spec : specs)
+    names += (names.empty() ? "" : ", ") + spec.name;
+  return makeError(Status::InvalidArgument,
+                   formatv("'{0}' expected {1} {2}{3}{4}, got {5}", function, specs.size(), kind,
+                           specs.size() == 1 ? "" : "s", names.empty() ? "" : " (" + names + ")",
+                           got));
+}
+
+static Error tensorError(StringRef function, StringRef kind, const TensorSpec &spec,
+                         const Twine &expected, const Twine &got) {
+  return makeError(Status::InvalidArgument, kind + " '" + spec.name + "' of '" + function +
+                                                "' expected " + expected + ", got " + got);
+}
+
+Error FunctionPlan::shapeError(const TensorPlan &plan, StringRef kind, const TensorRef &tensor,
+                               const CallState *call) const {
+  std::string expected = "shape " + describeShape(plan.spec->shape);
+  if (call) {
+    std::string known;
+    for (const DimPlan &dim : plan.shape)
+      if (dim.symbol >= 0 && call->symbols[dim.symbol] >= 0)
+        known += formatv("{0}{1} = {2}", known.empty() ? "" : ", ", function.symbols[dim.symbol],
+                         call->symbols[dim.symbol]);
+    if (!known.empty())
+      expected += " with " + known;
+  }
+  return tensorError(function.name, kind, *plan.spec, expected, describeShape(tensor.shape));
+}
+
+Error FunctionPlan::bindShapes(ArrayRef<TensorRef> given, CallState &call) const {
+  if (LLVM_UNLIKELY(given.size() != inputs.size()))
+    return countError(function.name, "input", function.inputs, given.size());
+  std::fill_n(call.symbols, function.symbols.size(), -1);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const TensorPlan &plan = inputs[i];
+    const TensorRef &tensor = given[i];
+    if (LLVM_UNLIKELY(tensor.dtype != plan.spec->dtype))
+      return tensorError(function.name, "input", *plan.spec, stringify(plan.spec->dtype),
+                         stringify(tensor.dtype));
+    if (LLVM_UNLIKELY(tensor.shape.size() != plan.shape.size()))
+      return shapeError(plan, "input", tensor, nullptr);
+    for (size_t d = 0; d < plan.shape.size(); ++d) {
+      int64_t extent = tensor.shape[d];
+      if (LLVM_UNLIKELY(extent < 0 || extent > maxSymbolValue))
+        return shapeError(plan, "input", tensor, nullptr);
+      int symbol = plan.shape[d].symbol;
+      if (symbol >= 0 && call.symbols[symbol] < 0)
+        call.symbols[symbol] = extent;
+      else if (LLVM_UNLIKELY(extent != plan.shape[d].value(call.symbols)))
+        return shapeError(plan, "input", tensor, &call);
+    }
+  }
+  return Error::success();
+}
+
+Error FunctionPlan::checkOutputShapes(ArrayRef<TensorRef> given, const CallState &call) const {
+  if (LLVM_UNLIKELY(given.size() != outputs.size()))
+    return countError(function.name, "output", function.outputs, given.size());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const TensorPlan &plan = outputs[i];
+    const TensorRef &tensor = given[i];
+    if (LLVM_UNLIKELY(tensor.dtype != plan.spec->dtype))
+      return tensorError(function.name, "output", *plan.spec, stringify(plan.spec->dtype),
+                         stringify(tensor.dtype));
+    if (LLVM_UNLIKELY(tensor.shape.size() != plan.shape.size()))
+      return shapeError(plan, "output", tensor, &call);
+    for (size_t d = 0; d < plan.shape.size(); ++d)
+      if (LLVM_UNLIKELY(tensor.shape[d] != plan.shape[d].value(call.symbols)))
+        return shapeError(plan, "output", tensor, &call);
+  }
+  return Error::success();
+}
+
+Error FunctionPlan::bindPointer(const TensorPlan &plan, StringRef kind, const TensorRef &tensor,
+                                const Device &device, CallState::Bound &bound) const {
+  const TensorSpec &spec = *plan.spec;
+  size_t rank = tensor.shape.size();
+  int64_t columns = rank ? tensor.shape.back() : 1;
+  int64_t rows = 1;
+  for (size_t d = 0; d + 1 < rank; ++d)
+    rows *= tensor.shape[d];
+  bound = {tensor.data, columns};
+  if (rows == 0 || columns == 0)
+    return Error::success();
+
+  if (!tensor.strides.empty()) {
+    ArrayRef<int64_t> strides = tensor.strides;
+    if (LLVM_UNLIKELY(columns > 1 && strides.back() != 1))
+      return tensorError(function.name, kind, spec,
+                         "contiguous rows (stride 1 in the last dimension)",
+                         "strides " + describeShape(strides) + "; copy it to a contiguous tensor");
+    // The leading dimensions must collapse to rows one stride apart.
+    int64_t rowStride = columns, reach = 0;
+    for (size_t d = rank >= 2 ? rank - 1 : 0; d-- > 0;) {
+      if (tensor.shape[d] == 1)
+        continue;
+      if (reach == 0)
+        rowStride = reach = strides[d];
+      else if (LLVM_UNLIKELY(strides[d] != reach))
+        return tensorError(function.name, kind, spec, "rows that are one stride apart",
+                           "strides " + describeShape(strides) +
+                               "; copy it to a contiguous tensor");
+      reach *= tensor.shape[d];
+    }
+    // Reading a row again is fine, writing over one is not.
+    bool isOutput = kind == "output";
+    if (LLVM_UNLIKELY(rows > 1 && (rowStride < 0 || (isOutput && rowStride < columns))))
+      return tensorError(function.name, kind, spec,
+                         "a row stride of at least " + Twine(isOutput ? columns : 0),
+                         Twine(rowStride));
+    bound.rowStride = rowStride;
+  }
+  if (LLVM_UNLIKELY(rows > 1 && bound.rowStride % spec.align.stride != 0))
+    return tensorError(function.name, kind, spec,
+                       "a row stride that is a multiple of " + Twine(spec.align.stride) +
+                           " elements",
+                       Twine(bound.rowStride) + "; pad the rows");
+  if (LLVM_UNLIKELY(!tensor.data))
+    return tensorError(function.name, kind, spec, "a pointer to data", "a null pointer");
+  if (LLVM_UNLIKELY(reinterpret_cast<uintptr_t>(tensor.data) & (spec.align.pointer - 1)))
+    return tensorError(function.name, kind, spec,
+                       "data aligned to " + Twine(spec.align.pointer) + " bytes",
+                       formatv("address {0}; copy it to an aligned tensor", tensor.data));
+  if (std::optional<std::string> reason = device.whyUnusable(tensor.data))
+    return tensorError(function.name, kind, spec, "data in the memory of " + device.name(),
+                       *reason + "; copy it there first");
+  return Error::success();
+}
+
+Error FunctionPlan::bindPointers(ArrayRef<TensorRef> givenInputs, ArrayRef<TensorRef> givenOutputs,
+                                 const Device &device, CallState &call) const {
+  for (size_t i = 0; i < inputs.size(); ++i)
+    if (Error error = bindPointer(inputs[i], "input", givenInputs[i], device, call.tensors[i]))
+      return error;
+  for (size_t i = 0; i < outputs.size(); ++i)
+    if (Error error = bindPointer(outputs[i], "output", givenOutputs[i], device,
+                                  call.tensors[inputs.size() + i]))
+      return error;
+  return Error::success();
+}
+
+Error FunctionPlan::checkSymbols(ArrayRef<int64_t> symbols) const {
+  if (symbols.size() != function.symbols.size())
+    return makeError(Status::InvalidArgument,
+                     formatv("'{0}' expected {1} symbol value{2} ({3}), got {4}", function.name,
+                             function.symbols.size(), function.symbols.size() == 1 ? "" : "s",
+                             join(function.symbols, ", "), symbols.size()));
+  for (auto [name, value] : zip(function.symbols, symbols))
+    if (value < 0 || value > maxSymbolValue)
+      return makeError(Status::InvalidArgument,
+                       formatv("'{0}' expected {1} from 0 to {2}, got {3}", function.name, name,
+                               maxSymbolValue, value));
+  return Error::success();
+}
+
+//===-- Running ------------------------------------------------------------------------------===//
+
+Expected<size_t> FunctionPlan::planWorkspace(CallState &call) const {
+  call.slotOffsets.clear();
+  uint64_t total = 0;
+  for (const auto &sizes : slots) {
+    call.slotOffsets.push_back(total);
+    uint64_t largest = 0;
+    for (const SlotSizePlan &size : sizes) {
+      uint64_t count = size.symbol < 0 ? 0 : std::min(call.symbols[size.symbol], size.cap);
+      largest =
+          std::max(largest, SaturatingMultiplyAdd<uint64_t>(size.bytesPer, count, size.bytes));
+    }
+    total = SaturatingAdd<uint64_t>(total, std::min(largest, 2 * maxWorkspaceBytes));
+    total = alignTo(total, slotAlignment);
+    if (LLVM_UNLIKELY(total > maxWorkspaceBytes))
+      return makeError(Status::OutOfMemory,
+                       formatv("'{0}' expected a workspace of at most {1} bytes, got more; use "
+                               "fewer tokens",
+                               function.name, maxWorkspaceBytes));
+  }
+  call.slotOffsets.push_back(total);
+  // A file could claim a buffer larger than its slot.
+  for (auto [i, buffer] : enumerate(buffers)) {
+    if (buffer.kind != Buffer::Kind::Workspace)
+      continue;
+    uint64_t bytes = buffer.elementBytes;
+    for (const DimPlan &dim : buffer.shape)
+      bytes = SaturatingMultiply<uint64_t>(bytes, dim.value(call.symbols));
+    uint64_t room = call.slotOffsets[buffer.index + 1] - call.slotOffsets[buffer.index];
+    if (LLVM_UNLIKELY(bytes > room))
+      return makeError(Status::InvalidProgram,
+                       formatv("'{0}' expected buffer {1} to fit its slot of {2} bytes, got {3}; "
+                               "compile the program again",
+                               function.name, i, room, bytes));
+  }
+  return total;
+}
+
+size_t FunctionPlan::variantOf(const StepPlan &step, const int64_t *symbols) const {
+  size_t index = 0;
+  if (step.symbol >= 0)
+    while (symbols[step.symbol] > step.variants[index].max)
+      ++index;
+  return index;
+}
+
+Expected<bool> FunctionPlan::gridOf(size_t kernel, const int64_t *symbols,
+                                    std::array<uint32_t, 3> &grid) const {
+  for (size_t i = 0; i < 3; ++i) {
+    const GridPlan &dim = grids[kernel][i];
+    // At most 2^40 * 2^31 blocks before the check: no overflow in 128 bits, nor in practice in the
+    // saturated product.
+    uint64_t count =
+        dim.symbol < 0 ? 1 : divideCeil(uint64_t(symbols[dim.symbol]), uint64_t(dim.per));
+    uint64_t extent = SaturatingMultiply<uint64_t>(count, dim.mul);
+    if (LLVM_UNLIKELY(extent > uint64_t(maxGrid[i])))
+      return makeError(Status::InvalidArgument,
+                       formatv("kernel '{0}' of '{1}' expected a grid of at most {2} blocks, got "
+                               "{3}; use fewer tokens",
+                               program->kernels[kernel].name, function.name, maxGrid[i], extent));
+    if (extent == 0)
+      return false;
+    grid[i] = extent;
+  }
+  return true;
+}
+
+Error FunctionPlan::launch(CallState &call, void *stream) const {
+  uint64_t values[maxKernelArguments];
+  void *params[maxKernelArguments];
+  for (size_t i = 0; i < maxKernelArguments; ++i)
+    params[i] = &values[i];
+  std::array<uint32_t, 3> grid;
+  for (const StepPlan &step : steps) {
+    for (const LaunchPlan &launch : step.variants[variantOf(step, call.symbols)].launches) {
+      Expected<bool> any = gridOf(launch.kernel, call.symbols, grid);
+      if (LLVM_UNLIKELY(!any))
+        return any.takeError();
+      if (!*any)
+        continue;
+      uint64_t *value = values;
+      for (const ArgumentPlan &arg : launch.args) {
+        switch (arg.kind) {
+        case Argument::Kind::Buffer: {
+          const BufferPlan &buffer = buffers[arg.index];
+          const void *address = buffer.kind == Buffer::Kind::Constant ? buffer.constant
+                                : buffer.kind == Buffer::Kind::Workspace
+                                    ? call.workspace + call.slotOffsets[buffer.index]
+                                    : call.tensors[buffer.index].data;
+          *value++ = reinterpret_cast<uintptr_t>(address);
+          break;
+        }
+        case Argument::Kind::Stride: {
+          const BufferPlan &buffer = buffers[arg.index];
+          bool passed = buffer.kind == Buffer::Kind::Input || buffer.kind == Buffer::Kind::Output;
+          *value++ =
+              passed ? call.tensors[buffer.index].rowStride : buffer.rowStride.value(call.symbols);
+          break;
+        }
+        case Argument::Kind::Dim:
+          *value++ = call.symbols[arg.index];
+          break;
+        case Argument::Kind::I32:
+        case Argument::Kind::I64:
+        case Argument::Kind::F32:
+          *value++ = arg.value;
+          break;
+        }
+      }
+      if (Error error = loaded->launch(launch.kernel, grid, params, stream))
+        return error;
+    }
+  }
+  return Error::success();
+}
+
+void FunctionPlan::recordRun(const CallState &call) {
+  for (size_t i = 0; i < function.symbols.size(); ++i)
+    lastSymbols[i].store(call.symbols[i], std::memory_order_relaxed);
+  hasRun.store(true, std::memory_order_release);
+}
+
+bool FunctionPlan::lastRun(int64_t *symbols) const {
+  if (!hasRun.load(std::memory_order_acquire))
+    return false;
+  for (size_t i = 0; i < function.symbols.size(); ++i)
+    symbols[i] = lastSymbols[i].load(std::memory_order_relaxed);
+  return true;
+}
+
+//===-- Reporting ----------------------------------------------------------------------------===//
+
+Expected<json::Value> FunctionPlan::report(const int64_t *symbols) const {
+  json::Object result{{"function", function.name}};
+  json::Object values;
+  for (auto [i, name] : enumerate(function.symbols))
+    values[name] = symbols[i];
+  result["symbols"] = std::move(values);
+  json::Array list;
+  if (program) {
+    result["target"] = program->target;
+    for (auto [step, plan] : zip(program->steps, steps)) {
+      size_t chosen = variantOf(plan, symbols);
+      const Variant &variant = step.variants[chosen];
+      json::Array kernels;
+      for (const LaunchPlan &launch : plan.variants[chosen].launches) {
+        const Kernel &kernel = program->kernels[launch.kernel];
+        LoadedKernelInfo info = loaded->info(launch.kernel);
+        std::array<uint32_t, 3> grid = {0, 0, 0};
+        Expected<bool> any = gridOf(launch.kernel, symbols, grid);
+        if (!any)
+          return any.takeError();
+        if (!*any)
+          grid = {0, 0, 0};
+        kernels.push_back(
+            json::Object{{"name", kernel.name},
+                         {"config", kernel.config},
+                         {"registers", info.registers.value_or(kernel.registers)},
+                         {"spill_bytes", kernel.spillBytes},
+                         {"mma_sp", kernel.mmaSp},
+                         {"ptxas", kernel.ptxas},
+                         {"binary", info.binary},
+                         {"grid", json::Array{grid[0], grid[1], grid[2]}},
+                         {"block", json::Array{kernel.block[0], kernel.block[1], kernel.block[2]}},
+                         {"shared", kernel.shared}});
+      }
+      list.push_back(
+          json::Object{{"op", step.op},
+                       {"label", step.label},
+                       {"path", variant.path},
+                       {"reason", variant.reason},
+                       {"variant", int64_t(chosen)},
+                       {"max", variant.max ? json::Value(*variant.max) : json::Value(nullptr)},
+                       {"kernels", std::move(kernels)}});
+    }
+  }
+  result["steps"] = std::move(list);
+  return json::Value(std::move(result));
+}

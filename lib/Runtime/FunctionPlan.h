@@ -1,0 +1,139 @@
+// One function ready to be called: the manifest's names turned into numbers, and the checks of a
+// call.
+//
+// Private to the executor. A call's state lives on the caller's stack in fixed arrays, because a
+// launch may not allocate.
+#ifndef SPARSEFLOW_LIB_RUNTIME_FUNCTIONPLAN_H
+#define SPARSEFLOW_LIB_RUNTIME_FUNCTIONPLAN_H
+
+#include "sparseflow/Runtime/Device.h"
+#include "sparseflow/Runtime/Executable.h"
+#include "llvm/ADT/SmallVector.h"
+#include <atomic>
+
+namespace sparseflow::runtime {
+
+/// What a call has resolved so far.
+struct CallState {
+  struct Bound {
+    void *data;
+    int64_t rowStride;
+  };
+  int64_t symbols[maxSymbols];
+  Bound tensors[2 * maxTensors]; // inputs, then outputs
+  llvm::SmallVector<uint64_t, 32> slotOffsets;
+  char *workspace = nullptr;
+};
+
+/// An extent, or the number of the symbol that gives it.
+struct DimPlan {
+  int symbol = -1;
+  int64_t size = 1;
+  int64_t value(const int64_t *symbols) const { return symbol < 0 ? size : symbols[symbol]; }
+};
+
+/// How a call's tensor fits its spec.
+struct TensorPlan {
+  const TensorSpec *spec;
+  llvm::SmallVector<DimPlan, 2> shape;
+};
+
+class FunctionPlan {
+public:
+  /// `constant` gives a tensor's address on the device.
+  static llvm::Expected<std::unique_ptr<FunctionPlan>>
+  create(const Function &function, std::unique_ptr<LoadedFunction> loaded, const ProgramFile &file,
+         llvm::function_ref<llvm::Expected<void *>(llvm::StringRef)> constant);
+
+  const Function &getFunction() const { return function; }
+  LoadedFunction &getLoaded() const { return *loaded; }
+  llvm::ArrayRef<TensorPlan> getInputs() const { return inputs; }
+  llvm::ArrayRef<TensorPlan> getOutputs() const { return outputs; }
+
+  /// Checks counts, dtypes and shapes; fills in the symbols.
+  llvm::Error bindShapes(llvm::ArrayRef<TensorRef> given, CallState &call) const;
+  llvm::Error checkOutputShapes(llvm::ArrayRef<TensorRef> given, const CallState &call) const;
+  /// Checks strides and pointers of bound tensors; fills in what kernels take. `device` may be
+  /// null: pointers are then not looked at.
+  llvm::Error bindPointers(llvm::ArrayRef<TensorRef> inputs, llvm::ArrayRef<TensorRef> outputs,
+                           const Device &device, CallState &call) const;
+  llvm::Error checkSymbols(llvm::ArrayRef<int64_t> symbols) const;
+
+  /// Fills in the slots' offsets and gives the sum of their sizes.
+  llvm::Expected<size_t> planWorkspace(CallState &call) const;
+  llvm::Error launch(CallState &call, void *stream) const;
+
+  llvm::Expected<llvm::json::Value> report(const int64_t *symbols) const;
+
+  void recordRun(const CallState &call);
+  /// False if there was none.
+  bool lastRun(int64_t *symbols) const;
+
+private:
+  struct BufferPlan {
+    Buffer::Kind kind;
+    size_t index = 0;                    // into CallState::tensors, or the slot
+    void *constant = nullptr;            // Constant
+    DimPlan rowStride;                   // Constant, Workspace
+    llvm::SmallVector<DimPlan, 2> shape; // Workspace
+    unsigned elementBytes = 1;
+  };
+  struct ArgumentPlan {
+    Argument::Kind kind;
+    int index = 0;      // buffer or symbol
+    uint64_t value = 0; // the constant's bits
+  };
+  struct LaunchPlan {
+    size_t kernel;
+    llvm::SmallVector<ArgumentPlan, 12> args;
+  };
+  struct VariantPlan {
+    int64_t max;
+    llvm::SmallVector<LaunchPlan, 1> launches;
+  };
+  struct StepPlan {
+    int symbol = -1;
+    llvm::SmallVector<VariantPlan, 2> variants;
+  };
+  struct GridPlan {
+    int symbol = -1;
+    int64_t per = 1, mul = 1;
+  };
+  struct SlotSizePlan {
+    int symbol = -1;
+    int64_t bytesPer, bytes, cap;
+  };
+
+  FunctionPlan(const Function &function, std::unique_ptr<LoadedFunction> loaded);
+  llvm::Error build(const ProgramFile &file,
+                    llvm::function_ref<llvm::Expected<void *>(llvm::StringRef)> constant);
+  int symbolIndex(llvm::StringRef name) const;
+  DimPlan plan(const Dimension &dim) const;
+  size_t variantOf(const StepPlan &step, const int64_t *symbols) const;
+  /// False: the grid is empty and there is nothing to launch.
+  llvm::Expected<bool> gridOf(size_t kernel, const int64_t *symbols,
+                              std::array<uint32_t, 3> &grid) const;
+  llvm::Error bindPointer(const TensorPlan &plan, llvm::StringRef kind, const TensorRef &tensor,
+                          const Device &device, CallState::Bound &bound) const;
+  llvm::Error shapeError(const TensorPlan &plan, llvm::StringRef kind, const TensorRef &tensor,
+                         const CallState *call) const;
+
+  const Function &function;
+  std::unique_ptr<LoadedFunction> loaded;
+  const Program *program;
+  llvm::SmallVector<TensorPlan, 4> inputs, outputs;
+  std::vector<BufferPlan> buffers;
+  std::vector<llvm::SmallVector<SlotSizePlan, 1>> slots;
+  std::vector<StepPlan> steps;
+  std::vector<std::array<GridPlan, 3>> grids; // of each kernel
+  std::atomic<bool> hasRun{false};
+  std::array<std::atomic<int64_t>, maxSymbols> lastSymbols{};
+};
+
+/// "[M,4096]"
+std::string describeShape(llvm::ArrayRef<Dimension> shape);
+std::string describeShape(llvm::ArrayRef<int64_t> shape);
+
+} // namespace sparseflow::runtime
+
+#endif // SPARSEFLOW_LIB_RUNTIME_FUNCTIONPLAN_H

@@ -1,0 +1,210 @@
+// A stand-in for the CUDA driver: two GPUs (sm_90 and sm_80) whose memory is the host's, and
+// failures on demand.
+//
+// A test reaches the state through the exported `fakeCuda`. Kernels do nothing; launches are
+// counted.
+#include "FakeCuda.h"
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+static FakeCuda state;
+static std::mutex mutex;
+static std::map<uintptr_t, std::pair<size_t, int>> allocations; // address -> bytes, GPU
+static thread_local uintptr_t contexts[16];
+static thread_local int depth = 0;
+
+EXPORT FakeCuda *fakeCuda() { return &state; }
+
+static int fail(const char *function) {
+  return state.failFunction && std::strcmp(state.failFunction, function) == 0 ? state.failResult
+                                                                              : 0;
+}
+static int currentGpu() { return depth ? int(contexts[depth - 1]) - 100 : -1; }
+/// A call that needs a current context.
+static int needsContext(const char *function) { return depth ? fail(function) : 201; }
+
+EXPORT int cuInit(unsigned) { return fail("cuInit"); }
+EXPORT int cuDriverGetVersion(int *version) {
+  *version = std::getenv("SPARSEFLOW_FAKE_CUDA_OLD") ? 11020 : 12040;
+  return 0;
+}
+EXPORT int cuGetErrorName(int error, const char **text) {
+  *text = error == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR_FAKE";
+  return 0;
+}
+EXPORT int cuGetErrorString(int error, const char **text) {
+  *text = error == 2 ? "out of memory" : "fake error";
+  return 0;
+}
+EXPORT int cuDeviceGetCount(int *count) {
+  *count = 2;
+  return fail("cuDeviceGetCount");
+}
+EXPORT int cuDeviceGet(int *device, int ordinal) {
+  *device = ordinal;
+  return fail("cuDeviceGet");
+}
+EXPORT int cuDeviceGetName(char *name, int size, int device) {
+  std::strncpy(name, device ? "Fake A100" : "Fake H100", size);
+  return 0;
+}
+EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device) {
+  *value = attribute == 75   ? (device ? 8 : 9)
+           : attribute == 76 ? 0
+           : attribute == 97 ? state.sharedPerBlock
+                             : 132;
+  return 0;
+}
+EXPORT int cuDeviceTotalMem_v2(size_t *bytes, int) {
+  *bytes = size_t(80) << 30;
+  return 0;
+}
+EXPORT int cuDevicePrimaryCtxRetain(void **context, int device) {
+  *context = reinterpret_cast<void *>(uintptr_t(100 + device));
+  ++state.retained;
+  return fail("cuDevicePrimaryCtxRetain");
+}
+EXPORT int cuDevicePrimaryCtxRelease_v2(int) {
+  --state.retained;
+  return 0;
+}
+EXPORT int cuCtxGetCurrent(void **context) {
+  *context = depth ? reinterpret_cast<void *>(contexts[depth - 1]) : nullptr;
+  return 0;
+}
+EXPORT int cuCtxPushCurrent_v2(void *context) {
+  contexts[depth++] = reinterpret_cast<uintptr_t>(context);
+  return 0;
+}
+EXPORT int cuCtxPopCurrent_v2(void **context) {
+  if (depth == 0)
+    return 201;
+  *context = reinterpret_cast<void *>(contexts[--depth]);
+  return 0;
+}
+EXPORT int cuCtxSynchronize() { return needsContext("cuCtxSynchronize"); }
+EXPORT int cuModuleLoadDataEx(void **module, const void *image, unsigned count, int *options,
+                              void **values) {
+  bool isElf = std::memcmp(image,
+                           "\x7f"
+                           "ELF",
+                           4) == 0;
+  ++(isElf ? state.cubinLoads : state.ptxLoads);
+  int result = needsContext(isElf ? "load cubin" : "load ptx");
+  if (result) {
+    for (unsigned i = 0; i < count; ++i)
+      if (options[i] == 5)
+        std::strcpy(static_cast<char *>(values[i]), "ptxas fatal: line 7\n");
+    return result;
+  }
+  ++state.modules;
+  *module = const_cast<char *>("module");
+  return 0;
+}
+EXPORT int cuModuleUnload(void *) {
+  --state.modules;
+  return needsContext("cuModuleUnload");
+}
+EXPORT int cuModuleGetFunction(void **function, void *, const char *) {
+  *function = const_cast<char *>("function");
+  return needsContext("cuModuleGetFunction");
+}
+EXPORT int cuFuncLoad(void *) { return needsContext("cuFuncLoad"); }
+EXPORT int cuFuncGetAttribute(int *value, int attribute, void *) {
+  *value = attribute == 4 ? 77 : 0;
+  return 0;
+}
+EXPORT int cuFuncSetAttribute(void *, int, int value) {
+  state.dynamicShared = value;
+  return needsContext("cuFuncSetAttribute");
+}
+EXPORT int cuLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                          unsigned, void *stream, void **, void **) {
+  int result = needsContext("cuLaunchKernel");
+  state.lastLaunchGpu = currentGpu();
+  state.lastStream = stream;
+  state.launches += result == 0;
+  return result;
+}
+EXPORT int cuMemAlloc_v2(uint64_t *memory, size_t bytes) {
+  if (int result = needsContext("cuMemAlloc"))
+    return result;
+  void *block = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  std::lock_guard<std::mutex> lock(mutex);
+  allocations[reinterpret_cast<uintptr_t>(block)] = {bytes, currentGpu()};
+  *memory = reinterpret_cast<uintptr_t>(block);
+  return 0;
+}
+EXPORT int cuMemFree_v2(uint64_t memory) {
+  std::lock_guard<std::mutex> lock(mutex);
+  if (!allocations.erase(memory))
+    return 1;
+  std::free(reinterpret_cast<void *>(memory));
+  return 0;
+}
+EXPORT int cuMemGetInfo_v2(size_t *free, size_t *total) {
+  *free = 1000;
+  *total = 2000;
+  return 0;
+}
+EXPORT int cuMemcpyHtoDAsync_v2(uint64_t target, const void *source, size_t bytes, void *) {
+  std::memcpy(reinterpret_cast<void *>(target), source, bytes);
+  return needsContext("cuMemcpyHtoDAsync");
+}
+EXPORT int cuMemcpyDtoHAsync_v2(void *target, uint64_t source, size_t bytes, void *) {
+  std::memcpy(target, reinterpret_cast<void *>(source), bytes);
+  return needsContext("cuMemcpyDtoHAsync");
+}
+EXPORT int cuPointerGetAttributes(unsigned count, int *attributes, void **values,
+                                  uint64_t pointer) {
+  std::lock_guard<std::mutex> lock(mutex);
+  auto found = allocations.upper_bound(pointer);
+  bool known = found != allocations.begin() &&
+               pointer < std::prev(found)->first + std::prev(found)->second.first;
+  for (unsigned i = 0; i < count; ++i) {
+    if (attributes[i] == 2)
+      *static_cast<unsigned *>(values[i]) = known ? 2 : 0;
+    if (attributes[i] == 9)
+      *static_cast<int *>(values[i]) = known ? std::prev(found)->second.second : -2;
+  }
+  return 0;
+}
+EXPORT int cuStreamCreate(void **stream, unsigned) {
+  *stream = const_cast<char *>("stream");
+  return needsContext("cuStreamCreate");
+}
+EXPORT int cuStreamDestroy_v2(void *) { return 0; }
+EXPORT int cuStreamSynchronize(void *) { return needsContext("cuStreamSynchronize"); }
+EXPORT int cuStreamIsCapturing(void *, int *status) {
+  *status = 0;
+  return 0;
+}
+EXPORT int cuStreamBeginCapture_v2(void *, int) { return needsContext("cuStreamBeginCapture"); }
+EXPORT int cuStreamEndCapture(void *, void **graph) {
+  *graph = const_cast<char *>("graph");
+  ++state.graphs;
+  return needsContext("cuStreamEndCapture");
+}
+EXPORT int cuGraphInstantiateWithFlags(void **exec, void *, unsigned long long) {
+  if (int result = needsContext("cuGraphInstantiate"))
+    return result;
+  *exec = const_cast<char *>("exec");
+  ++state.graphs;
+  return 0;
+}
+EXPORT int cuGraphLaunch(void *, void *) {
+  ++state.graphLaunches;
+  return needsContext("cuGraphLaunch");
+}
+EXPORT int cuGraphExecDestroy(void *) {
+  --state.graphs;
+  return 0;
+}
+EXPORT int cuGraphDestroy(void *) {
+  --state.graphs;
+  return 0;
+}

@@ -1,0 +1,24 @@
+// The state of the fake driver (FakeCuda.cpp) that tests set and read.
+#ifndef SPARSEFLOW_TEST_UNITTESTS_RUNTIME_FAKECUDA_H
+#define SPARSEFLOW_TEST_UNITTESTS_RUNTIME_FAKECUDA_H
+
+#include <cstddef>
+#include <cstdint>
+
+struct FakeCuda {
+  const char *failFunction = nullptr; // this call returns failResult
+  int failResult = 0;
+  int sharedPerBlock = 232448;
+
+  int retained = 0;
+  int modules = 0;
+  int graphs = 0;
+  int graphLaunches = 0;
+  int cubinLoads = 0, ptxLoads = 0;
+  int launches = 0;
+  int lastLaunchGpu = -1;
+  int dynamicShared = 0;
+  void *lastStream = nullptr;
+};
+
+#endif // SPARSEFLOW_TEST_UNITTESTS_RUNTIME_FAKECUDA_H

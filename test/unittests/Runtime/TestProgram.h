@@ -1,0 +1,192 @@
+// A small program for the runtime's tests, and a device that "runs" it on the host.
+//
+// The function is y = (x * 2) * 3 + w: a first kernel writes x * 2 to the workspace, a second one
+// adds the constant. TestDevice's kernels are C++ lambdas, so that what the executor passes to
+// kernels can be checked.
+#ifndef SPARSEFLOW_TEST_UNITTESTS_RUNTIME_TESTPROGRAM_H
+#define SPARSEFLOW_TEST_UNITTESTS_RUNTIME_TESTPROGRAM_H
+
+#include "sparseflow/Runtime/Device.h"
+#include "sparseflow/Runtime/Error.h"
+#include "sparseflow/Runtime/Executable.h"
+#include "llvm/ADT/StringExtras.h"
+#include "gtest/gtest.h"
+#include <mutex>
+
+namespace sparseflow::runtime {
+
+/// The message of a failure; "" on success.
+inline std::string messageOf(llvm::Error error) { return llvm::toString(std::move(error)); }
+template <typename T> std::string messageOf(llvm::Expected<T> value) {
+  return value ? std::string() : llvm::toString(value.takeError());
+}
+
+#define EXPECT_CONTAINS(text, part)                                                                \
+  EXPECT_NE(std::string(text).find(part), std::string::npos) << "in: " << (text)
+
+inline constexpr int64_t columns = 16;
+
+inline Manifest makeManifest(const std::string &target = "sm_80") {
+  Manifest manifest;
+  manifest.producer = "sparseflow test";
+  manifest.source = "source.mlir";
+  Function function;
+  function.name = "main";
+  function.symbols = {"M"};
+  function.inputs = {{"x", DType::F32, {std::string("M"), columns}, {16, 4}}};
+  function.outputs = {{"y", DType::F32, {std::string("M"), columns}, {16, 4}}};
+  Program program;
+  program.target = target;
+  program.buffers = {Buffer::input(0), Buffer::constant("w"),
+                     Buffer::workspace(0, DType::F32, {std::string("M"), columns}),
+                     Buffer::output(0)};
+  program.slots = {{{{"M", columns * 4, 0, std::nullopt}}}};
+  Kernel k0{"k0",
+            {32, 1, 1},
+            1024,
+            {GridDim{"M", 8, 2}, GridDim::constant(1), GridDim::constant(1)},
+            "#sf.kernel_config<>",
+            40,
+            0,
+            0,
+            "13.0",
+            target + "/k0.cubin",
+            target + "/k0.ptx"};
+  Kernel k1 = k0;
+  k1.name = "k1";
+  k1.cubin = target + "/k1.cubin";
+  k1.ptx = target + "/k1.ptx";
+  k1.mmaSp = 8;
+  program.kernels = {k0, k1};
+  Step scale{"quantize", "x * 2", "M", {}};
+  scale.variants = {{std::nullopt,
+                     "elementwise",
+                     "",
+                     {{"k0",
+                       {Argument::buffer(0), Argument::stride(0), Argument::buffer(2),
+                        Argument::dim("M"), Argument::f32(2)}}}}};
+  std::vector<Argument> args = {Argument::buffer(2), Argument::buffer(1), Argument::buffer(3),
+                                Argument::stride(3), Argument::dim("M"),  Argument::i32(3),
+                                Argument::stride(2), Argument::i64(-7)};
+  Step add{"matmul", "sf.matmul 16x16 f32 2:4", "M", {}};
+  add.variants = {{64, "sparse mma.sp", "fits few tokens", {{"k1", args}}},
+                  {std::nullopt, "dense mma", "measured faster", {{"k1", args}}}};
+  program.steps = {scale, add};
+  function.programs = {program};
+  manifest.functions = {function};
+  return manifest;
+}
+
+inline std::vector<float> constantW() {
+  std::vector<float> w(columns);
+  for (int64_t i = 0; i < columns; ++i)
+    w[i] = 0.5f * float(i);
+  return w;
+}
+
+inline std::vector<StoredTensor> makeTensors(const std::vector<std::string> &targets = {"sm_80"}) {
+  std::vector<float> w = constantW();
+  const auto *bytes = reinterpret_cast<const uint8_t *>(w.data());
+  std::vector<StoredTensor> tensors = {
+      StoredTensor::own("w", DType::F32, {columns}, {bytes, bytes + w.size() * 4}),
+      StoredTensor::text("source.mlir", "func.func @main() { return }")};
+  for (const std::string &target : targets)
+    for (const char *kernel : {"k0", "k1"}) {
+      tensors.push_back(StoredTensor::text(target + "/" + kernel + ".cubin", "not an ELF file"));
+      tensors.push_back(StoredTensor::text(target + "/" + kernel + ".ptx", ".version 8.5"));
+    }
+  return tensors;
+}
+
+inline ProgramFile::Ptr makeProgram() {
+  return llvm::cantFail(ProgramFile::create(makeManifest(), makeTensors()));
+}
+
+/// What a launch got.
+struct SeenLaunch {
+  std::string kernel;
+  std::array<uint32_t, 3> grid;
+  int64_t rowStride;
+  void *stream;
+};
+
+class TestDevice : public Device {
+public:
+  struct Loaded : LoadedFunction {
+    Loaded(TestDevice &device, ProgramFile::Ptr file, const Program *program)
+        : device(device), file(std::move(file)), chosen(program) {}
+    const Program *program() const override { return chosen; }
+    llvm::Error launch(size_t kernel, const std::array<uint32_t, 3> &grid, void *const *params,
+                       void *stream) override {
+      auto i64 = [&](size_t i) { return *static_cast<const int64_t *>(params[i]); };
+      auto floats = [&](size_t i) { return *static_cast<float *const *>(params[i]); };
+      if (!device.failLaunch.empty())
+        return makeError(Status::DeviceError, device.failLaunch);
+      const std::string &name = chosen->kernels[kernel].name;
+      {
+        std::lock_guard<std::mutex> lock(device.mutex);
+        device.launches.push_back({name, grid, name == "k0" ? i64(1) : i64(3), stream});
+      }
+      if (!device.compute)
+        return llvm::Error::success();
+      if (name == "k0") {
+        float factor = *static_cast<const float *>(params[4]);
+        for (int64_t m = 0; m < i64(3); ++m)
+          for (int64_t c = 0; c < columns; ++c)
+            floats(2)[m * columns + c] = floats(0)[m * i64(1) + c] * factor;
+        return llvm::Error::success();
+      }
+      EXPECT_EQ(i64(7), -7);
+      EXPECT_EQ(i64(6), columns);
+      int32_t factor = *static_cast<const int32_t *>(params[5]);
+      for (int64_t m = 0; m < i64(4); ++m)
+        for (int64_t c = 0; c < columns; ++c)
+          floats(2)[m * i64(3) + c] = floats(0)[m * columns + c] * float(factor) + floats(1)[c];
+      return llvm::Error::success();
+    }
+    TestDevice &device;
+    ProgramFile::Ptr file;
+    const Program *chosen;
+  };
+
+  llvm::StringRef name() const override { return "test"; }
+  std::string description() const override { return "a test's device"; }
+  bool usesHostMemory() const override { return hostMemory; }
+  llvm::Expected<std::unique_ptr<LoadedFunction>> load(const ProgramFile::Ptr &file,
+                                                       const Function &function) override {
+    if (function.programs.empty())
+      return makeError(Status::Unsupported, "no program");
+    return std::make_unique<Loaded>(*this, file, &function.programs.front());
+  }
+  llvm::Expected<void *> allocate(size_t bytes) override {
+    if (bytes > memoryLimit)
+      return makeError(Status::OutOfMemory,
+                       "test: expected " + llvm::Twine(bytes) + " bytes, got none");
+    ++allocations;
+    ++live;
+    return Device::allocate(bytes);
+  }
+  llvm::Error deallocate(void *memory) override {
+    live -= memory != nullptr;
+    return Device::deallocate(memory);
+  }
+  std::optional<std::string> whyUnusable(const void *pointer) const override {
+    return pointer == forbidden ? std::optional<std::string>("a pointer to host memory")
+                                : std::nullopt;
+  }
+  bool isCapturing(void *) override { return capturing; }
+
+  bool hostMemory = true;
+  bool compute = true;
+  bool capturing = false;
+  std::string failLaunch;
+  size_t memoryLimit = size_t(1) << 30;
+  const void *forbidden = nullptr;
+  std::atomic<int> allocations{0}, live{0};
+  std::mutex mutex;
+  std::vector<SeenLaunch> launches;
+};
+
+} // namespace sparseflow::runtime
+
+#endif // SPARSEFLOW_TEST_UNITTESTS_RUNTIME_TESTPROGRAM_H
