@@ -1,6 +1,7 @@
 """The wheel: what it holds, which systems it is tagged for, what its libraries need."""
 
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -129,8 +130,9 @@ def test_a_program_links_against_the_wheel(unpacked, tmp_path):
     source.write_text('#include "sparseflow-c/sparseflow.h"\nint main(void) { return sfAbiVersion() != SF_ABI_VERSION; }\n')
     package = unpacked / "sparseflow"
     program = tmp_path / "main"
+    compiler = shutil.which("cc") or shutil.which("clang-22") or "c99"
     subprocess.run(
-        ["cc", "-std=c99", "-Wall", "-Werror", f"-I{package}/include", source, f"{package}/lib/libsparseflow.so",
+        [compiler, "-std=c99", "-Wall", "-Werror", f"-I{package}/include", source, f"{package}/lib/libsparseflow.so",
          f"-Wl,-rpath,{package}/lib", "-o", program],
         check=True,
     )  # fmt: skip
