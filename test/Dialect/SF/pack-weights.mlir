@@ -32,12 +32,12 @@ func.func @already_packed(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weig
 // -----
 
 // One row and one group, padded to a chunk of 64 features by 128 k: 4096 bytes of values, 1024 of metadata.
-// The text form begins with the alignment, 64; the one group holds 1 and 2.
+// The text form begins with the alignment, 16; the one group holds 1 and 2.
 // CHECK-LABEL: @constant
 // CHECK-NEXT: %[[W:.*]] = arith.constant dense_resource<up.mma> : tensor<1x4xi8, #sf.weight<sp24, pack = mma>>
 // CHECK-NEXT: sf.matmul %arg0, %[[W]]
 // CHECK-NOT: up.sp24
-// CHECK: up.mma: "0x40000000010200
+// CHECK: up.mma: "0x10000000010200
 func.func @constant(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
   %w = arith.constant dense_resource<up.sp24> : tensor<1x4xi8, #sf.weight<sp24>>
   %0 = sf.matmul %x, %w : (tensor<?x4xi8>, tensor<1x4xi8, #sf.weight<sp24>>) -> tensor<?x1xi32>
@@ -51,7 +51,7 @@ func.func @constant(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
 
 // CHECK-LABEL: @dense_constant
 // CHECK-NEXT: arith.constant dense_resource<weight.mma> : tensor<1x4xi8, #sf.weight<dense, pack = mma>>
-// CHECK: weight.mma: "0x400000000102030400
+// CHECK: weight.mma: "0x100000000102030400
 func.func @dense_constant(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
   %w = arith.constant dense<[[1, 2, 3, 4]]> : tensor<1x4xi8>
   %0 = sf.matmul %x, %w : (tensor<?x4xi8>, tensor<1x4xi8>) -> tensor<?x1xi32>

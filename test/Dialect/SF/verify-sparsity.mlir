@@ -4,7 +4,7 @@
 // CHECK-LABEL: @compressed
 // CHECK-NEXT: %[[W:.*]] = arith.constant dense_resource<weight.sp24> : tensor<1x4xf16, #sf.weight<sp24>>
 // CHECK-NEXT: return %[[W]]
-// CHECK: weight.sp24: "0x40000000003C004009"
+// CHECK: weight.sp24: "0x10000000003C004009"
 func.func @compressed() -> tensor<1x4xf16, #sf.weight<sp24>> {
   %w = arith.constant dense<[[1.0, 0.0, 0.0, 2.0]]> : tensor<1x4xf16>
   %0 = sf.compress %w : tensor<1x4xf16> -> tensor<1x4xf16, #sf.weight<sp24>>
@@ -16,7 +16,7 @@ func.func @compressed() -> tensor<1x4xf16, #sf.weight<sp24>> {
 // Pruned because the operation says so: the two largest magnitudes stay, ties go to the lower index.
 // CHECK-LABEL: @pruned
 // CHECK-NEXT: arith.constant dense_resource<weight.sp24> : tensor<2x4xi8, #sf.weight<sp24>>
-// CHECK: weight.sp24: "0x40000000FD0405050A03"
+// CHECK: weight.sp24: "0x10000000FD0405050A03"
 func.func @pruned() -> tensor<2x4xi8, #sf.weight<sp24>> {
   %w = arith.constant dense<[[1, -3, 2, 4], [5, 5, -5, 5]]> : tensor<2x4xi8>
   %0 = sf.compress %w {mode = "prune"} : tensor<2x4xi8> -> tensor<2x4xi8, #sf.weight<sp24>>

@@ -97,8 +97,8 @@ FailureOr<ConstantData> sf::readConstant(Value value) {
 FailureOr<arith::ConstantOp>
 sf::createConstant(OpBuilder &builder, Location loc, RankedTensorType type, StringRef name,
                    function_ref<LogicalResult(MutableArrayRef<char>)> fill) {
-  // What a kernel reads in vectors of 16 bytes is best aligned to a cache line.
-  constexpr size_t alignment = 64;
+  // A kernel reads vectors of 16 bytes. More could not be promised: bytecode is read from buffers aligned like malloc's.
+  constexpr size_t alignment = 16;
   AsmResourceBlob blob = HeapAsmResourceBlob::allocate(*getStorageBytes(type), alignment);
   if (failed(fill(blob.getMutableData())))
     return failure();

@@ -29,8 +29,9 @@ struct ChipInfo {
   int64_t sharedMemoryPerBlock, sharedMemoryPerMultiprocessor;
   llvm::StringLiteral ptxFeature;
   int64_t multiprocessors;
-  /// Dense f16 multiply-adds with f32 accumulators.
-  int64_t denseF16PerClock;
+  /// Multiply-adds of f16 into f32, through mma.sync and through mma.sp with the skipped ones counted. 8-bit types do twice
+  /// as many.
+  int64_t denseF16PerClock, sparseF16PerClock;
   double clockGHz, dramGBPerSecond;
 };
 

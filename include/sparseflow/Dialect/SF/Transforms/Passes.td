@@ -86,7 +86,7 @@ def SFVerifySparsityPass : Pass<"sf-verify-sparsity"> {
       return %0 : tensor<1x4xf16, #sf.weight<sp24>>
     }
     {-#
-      dialect_resources: { builtin: { weight.sp24: "0x40000000003C004009" } }
+      dialect_resources: { builtin: { weight.sp24: "0x10000000003C004009" } }
     #-}
     ```
   }];
@@ -132,6 +132,48 @@ def SFOrientOperandsPass : Pass<"sf-orient-operands"> {
     "::sparseflow::sf::SFDialect", "::mlir::arith::ArithDialect", "::mlir::linalg::LinalgDialect",
     "::mlir::tensor::TensorDialect"
   ];
+}
+
+def SFSelectConfigPass : Pass<"sf-select-config"> {
+  let summary = "chooses how the kernels of every product are tiled";
+  let description = [{
+    Pass 5. Attaches `configs` to every `sf.matmul`: one kernel variant for each range of token counts.
+    CostModel.cpp estimates each candidate from tensor-core time, shared-memory traffic, what memory
+    can deliver and the rounding to whole waves of blocks, and the fastest is taken. Neighbouring ranges
+    share a variant where that costs less than `tolerance`, because every variant is a kernel to compile
+    and ship. With a static number of tokens there is one variant.
+
+    Depth is left open, for `sf-tile-plan-pipeline`. A matmul that has `configs` keeps them.
+
+    Before:
+    ```mlir
+    func.func @main(%x: tensor<16x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<16x64xf16> {
+      %y = sf.matmul %x, %w
+        : (tensor<16x128xf16>, tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<16x64xf16>
+      return %y : tensor<16x64xf16>
+    }
+    ```
+    After:
+    ```mlir
+    func.func @main(%x: tensor<16x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<16x64xf16> {
+      %y = sf.matmul %x, %w {configs = [
+          #sf.kernel_config<tile = 64x16x128, warps = 1x2, split_k = 1, raster = 8, atom = mma_sp>]}
+        : (tensor<16x128xf16>, tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<16x64xf16>
+      return %y : tensor<16x64xf16>
+    }
+    ```
+  }];
+  let options = [
+    Option<"target", "target", "std::string", /*default=*/"\"\"",
+           "The chip, such as sm_90. By default the module's sf.target, else sm_80, the oldest with 2:4">,
+    Option<"config", "config", "std::string", /*default=*/"\"\"",
+           "One configuration to use everywhere instead: the text between the angle brackets of "
+           "#sf.kernel_config<...>. For experiments and for reproducing a measurement">,
+    Option<"tolerance", "tolerance", "double", /*default=*/"0.05",
+           "By how much a range of token counts may be slower to share its neighbour's variant. The "
+           "model is not better than this">
+  ];
+  let dependentDialects = ["::sparseflow::sf::SFDialect"];
 }
 
 def SFPackWeightsPass : Pass<"sf-pack-weights"> {

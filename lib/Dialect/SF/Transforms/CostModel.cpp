@@ -1,0 +1,156 @@
+//===- CostModel.cpp - Estimated time of a matmul kernel --------------------===//
+//
+// A multiprocessor works on its resident blocks one stage at a time. A stage costs what its slowest resource takes: the
+// tensor cores, the shared-memory port (fragments read and stages filled), the L2, or the latency that the ring cannot
+// hide. Blocks come in waves; the whole is never faster than DRAM delivers each operand once. The constants come from
+// measurements on an H100 of kernels with these tiles.
+//
+//===----------------------------------------------------------------------===//
+
+#include "CostModel.h"
+
+#include "llvm/Support/MathExtras.h"
+
+using namespace mlir;
+using namespace sparseflow;
+using namespace sparseflow::sf;
+using llvm::divideCeil;
+
+namespace {
+
+/// Bytes that one multiprocessor's shared memory moves in a clock.
+constexpr double kSharedBytesPerClock = 128;
+/// Bytes that the L2 gives one multiprocessor in a clock when all ask.
+constexpr double kL2BytesPerClock = 40;
+/// Clocks from a global load to its data, under load.
+constexpr double kLatencyClocks = 900;
+/// The tensor cores and the shared-memory port overlap but for this part of the lesser one's time.
+constexpr double kOverlapLoss = 0.25;
+/// Clocks that a block loses at the barrier of each stage; another resident block hides them.
+constexpr double kBarrierClocks = 100;
+/// Clocks to fill the ring and to write the result, for each wave.
+constexpr double kWaveClocks = 1500;
+/// Share of the DRAM's nominal rate that is reached.
+constexpr double kDramEfficiency = 0.85;
+constexpr double kLaunchMicroseconds = 2.5;
+
+constexpr int64_t kMaxAccumulatorsPerThread = 128;
+/// Registers beside the accumulators: fragments, addresses.
+constexpr int64_t kOtherRegisters = 100;
+constexpr int64_t kRegistersPerMultiprocessor = 65536, kThreadsPerMultiprocessor = 1536;
+/// What sf-tile-plan-pipeline aims at by default.
+constexpr int64_t kBytesInFlight = 128 * 1024, kMaxStages = 8;
+/// Blocks need some shared memory beside the ring.
+constexpr int64_t kReservedShared = 1024;
+
+/// Features x tokens of a tile, and its warps. A warp's features are a whole packed chunk, 64.
+struct TileShape {
+  int64_t features, tokens, warpsFeatures, warpsTokens;
+};
+constexpr TileShape kTiles[] = {
+    {256, 128, 4, 2}, {128, 256, 2, 4}, {128, 128, 2, 2}, {128, 128, 2, 4}, {256, 64, 4, 2},
+    {128, 64, 2, 2},  {64, 128, 1, 4},  {64, 64, 1, 4},   {128, 32, 2, 2},  {64, 32, 1, 4},
+    {256, 16, 4, 2},  {128, 16, 2, 2},  {64, 16, 1, 2},
+};
+constexpr int64_t kSplits[] = {1, 2, 4, 8};
+
+int64_t getAccumulatorsPerThread(KernelConfigAttr config, unsigned numWeights) {
+  return numWeights * config.getTileFeatures() * config.getTileTokens() / config.getNumThreads();
+}
+
+int64_t getStages(KernelConfigAttr config, int64_t stageBytes, const ChipInfo &chip) {
+  if (config.getStages())
+    return *config.getStages();
+  int64_t capacity = chip.sharedMemoryPerBlock / stageBytes;
+  int64_t wanted = divideCeil(kBytesInFlight, stageBytes) + 1;
+  return std::min({capacity, wanted, kMaxStages});
+}
+
+} // namespace
+
+std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t tokens,
+                                               KernelConfigAttr config, const ChipInfo &chip) {
+  int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);
+  int64_t stages = getStages(config, stageBytes, chip);
+  int64_t sharedBytes = stages * stageBytes;
+  int64_t registers = getAccumulatorsPerThread(config, shape.numWeights) + kOtherRegisters;
+  int64_t threads = config.getNumThreads();
+  if (stages < 2 || sharedBytes > chip.sharedMemoryPerBlock ||
+      threads * std::min<int64_t>(registers, 255) > kRegistersPerMultiprocessor)
+    return std::nullopt;
+  int64_t residentBlocks = std::min({chip.sharedMemoryPerMultiprocessor / (sharedBytes + kReservedShared),
+                                     kRegistersPerMultiprocessor / (threads * registers),
+                                     kThreadsPerMultiprocessor / threads});
+  residentBlocks = std::max<int64_t>(residentBlocks, 1);
+
+  // One stage of one block, in clocks.
+  double macs = double(shape.isSparse ? chip.sparseF16PerClock : chip.denseF16PerClock) * 16 /
+                shape.elementBits;
+  double rowBytes = double(config.getTileK()) * shape.elementBits / 8;
+  double weightBytes = stageBytes - config.getTileTokens() * rowBytes;
+  double fragmentBytes = weightBytes * config.getWarpsTokens() +
+                         config.getTileTokens() * rowBytes * config.getWarpsFeatures();
+  double tensor = double(shape.numWeights) * config.getTileFeatures() * config.getTileTokens() *
+                  config.getTileK() / macs;
+  double shared = (fragmentBytes + stageBytes) / kSharedBytesPerClock;
+  double busy = std::max(tensor, shared) + kOverlapLoss * std::min(tensor, shared);
+
+  // A wave of so many blocks on one multiprocessor, in clocks.
+  double steps = divideCeil(divideCeil(shape.inner, config.getTileK()), config.getSplitK());
+  auto waveClocks = [&](int64_t blocks) -> double {
+    if (blocks == 0)
+      return 0;
+    double step = std::max({blocks * busy + kBarrierClocks / blocks, blocks * stageBytes / kL2BytesPerClock,
+                            kLatencyClocks / (stages - 1)});
+    return steps * step + kWaveClocks;
+  };
+  int64_t blocks = divideCeil(shape.features, config.getTileFeatures()) *
+                   divideCeil(tokens, config.getTileTokens()) * config.getSplitK();
+  int64_t perWave = residentBlocks * chip.multiprocessors;
+  double clocks = (blocks / perWave) * waveClocks(residentBlocks) +
+                  waveClocks(divideCeil(blocks % perWave, chip.multiprocessors));
+  double microseconds = clocks / (chip.clockGHz * 1e3);
+
+  double weightRow = double(shape.inner) * shape.elementBits / 8 * (shape.isSparse ? 0.5 : 1) +
+                     (shape.isSparse ? shape.inner / 8.0 : 0);
+  double dramBytes = shape.numWeights * shape.features * weightRow +
+                     double(tokens) * shape.inner * shape.elementBits / 8 +
+                     double(tokens) * shape.features * shape.resultBits / 8;
+  double bytesPerMicrosecond = chip.dramGBPerSecond * 1e3 * kDramEfficiency;
+  microseconds = std::max(microseconds, dramBytes / bytesPerMicrosecond) + kLaunchMicroseconds;
+
+  // The parts are written and read once more, in a kernel of its own.
+  if (config.getSplitK() > 1) {
+    double partBytes = 2.0 * config.getSplitK() * shape.numWeights * tokens * shape.features * 4;
+    microseconds += kLaunchMicroseconds + partBytes / bytesPerMicrosecond;
+  }
+  return microseconds;
+}
+
+SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const MatmulShape &shape,
+                                                const ChipInfo &chip) {
+  SmallVector<KernelConfigAttr> candidates;
+  int64_t chunk = 1024 / shape.elementBits;
+  for (const TileShape &tile : kTiles)
+    for (int64_t chunks : {2, 1})
+      for (int64_t split : kSplits) {
+        // A part of K is at least a few steps, else the ring never fills.
+        constexpr int64_t minSteps = 4;
+        if (split > 1 && shape.inner < split * minSteps * chunks * chunk)
+          continue;
+        if (chunks > 1 && shape.inner <= chunk)
+          continue;
+        constexpr int64_t raster = 8;
+        auto config = KernelConfigAttr::get(
+            context, /*maxTokens=*/std::nullopt, tile.features, tile.tokens, chunks * chunk,
+            tile.warpsFeatures, tile.warpsTokens, /*stages=*/std::nullopt, split, raster,
+            shape.isSparse ? Atom::MmaSp : Atom::Mma);
+        // Two stages only alternate between loading and computing; three overlap.
+        constexpr int64_t minStages = 3;
+        int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);
+        if (getAccumulatorsPerThread(config, shape.numWeights) <= kMaxAccumulatorsPerThread &&
+            chip.sharedMemoryPerBlock / stageBytes >= minStages)
+          candidates.push_back(config);
+      }
+  return candidates;
+}

@@ -1,0 +1,38 @@
+//===- CostModel.h - Estimated time of a matmul kernel -----------*- C++ -*-===//
+//
+// What sf-select-config ranks candidates by. The estimate is for comparing configurations of one product on one chip; as
+// a prediction of microseconds it is good to a few tens of percent.
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef SPARSEFLOW_LIB_DIALECT_SF_TRANSFORMS_COSTMODEL_H
+#define SPARSEFLOW_LIB_DIALECT_SF_TRANSFORMS_COSTMODEL_H
+
+#include "sparseflow/Dialect/SF/IR/SFAttributes.h"
+#include "llvm/ADT/SmallVector.h"
+
+#include <optional>
+
+namespace sparseflow::sf {
+
+/// What a product looks like to the model.
+struct MatmulShape {
+  int64_t features = 0, inner = 0;
+  unsigned elementBits = 16;
+  unsigned numWeights = 1;
+  bool isSparse = true;
+  unsigned resultBits = 16;
+};
+
+/// Configurations worth comparing for the product on the chip: those whose accumulators fit in registers and of which two
+/// stages fit in shared memory. Unbounded, without a depth.
+llvm::SmallVector<KernelConfigAttr> getCandidates(mlir::MLIRContext *context,
+                                                  const MatmulShape &shape, const ChipInfo &chip);
+
+/// Microseconds for `tokens` tokens; nothing if the configuration does not fit on the chip.
+std::optional<double> estimateMicroseconds(const MatmulShape &shape, int64_t tokens,
+                                           KernelConfigAttr config, const ChipInfo &chip);
+
+} // namespace sparseflow::sf
+
+#endif // SPARSEFLOW_LIB_DIALECT_SF_TRANSFORMS_COSTMODEL_H

@@ -1,0 +1,149 @@
+//===- SelectConfig.cpp - Pass 5: a kernel configuration for every product --===//
+//
+// Turns the cost model's ranking into a short list of variants, each for a range of token counts.
+//
+//===----------------------------------------------------------------------===//
+
+#include "CostModel.h"
+
+#include "sparseflow/Dialect/SF/IR/SFOps.h"
+#include "sparseflow/Dialect/SF/Transforms/Passes.h"
+
+#include "mlir/AsmParser/AsmParser.h"
+#include "llvm/ADT/STLExtras.h"
+
+namespace sparseflow::sf {
+#define GEN_PASS_DEF_SFSELECTCONFIGPASS
+#include "sparseflow/Dialect/SF/Transforms/Passes.h.inc"
+} // namespace sparseflow::sf
+
+using namespace mlir;
+using namespace sparseflow;
+using namespace sparseflow::sf;
+
+namespace {
+
+/// Upper ends of the ranges that are told apart when the number of tokens is dynamic: generation, small batches, prompts.
+constexpr int64_t kRangeEnds[] = {16, 32, 64, 128, 256, 512, 1024};
+/// Stands for all larger numbers: enough for many waves.
+constexpr int64_t kManyTokens = 4096;
+
+KernelConfigAttr withMaxTokens(KernelConfigAttr config, std::optional<int64_t> maxTokens) {
+  return KernelConfigAttr::get(config.getContext(), maxTokens, config.getTileFeatures(),
+                               config.getTileTokens(), config.getTileK(), config.getWarpsFeatures(),
+                               config.getWarpsTokens(), config.getStages(), config.getSplitK(),
+                               config.getRaster(), config.getAtom());
+}
+
+class Selector {
+public:
+  Selector(const MatmulShape &shape, const ChipInfo &chip, MLIRContext *context)
+      : shape(shape), chip(chip), candidates(getCandidates(context, shape, chip)) {}
+
+  /// The fastest configuration, or `preferred` if it is not slower by more than `tolerance`. Null if none fits.
+  KernelConfigAttr select(int64_t tokens, KernelConfigAttr preferred, double tolerance) const {
+    KernelConfigAttr best;
+    double bestTime = 0;
+    for (KernelConfigAttr candidate : candidates) {
+      std::optional<double> time = estimateMicroseconds(shape, tokens, candidate, chip);
+      if (time && (!best || *time < bestTime)) {
+        best = candidate;
+        bestTime = *time;
+      }
+    }
+    if (preferred) {
+      std::optional<double> time = estimateMicroseconds(shape, tokens, preferred, chip);
+      if (time && *time <= bestTime * (1 + tolerance))
+        return preferred;
+    }
+    return best;
+  }
+
+private:
+  MatmulShape shape;
+  const ChipInfo &chip;
+  SmallVector<KernelConfigAttr> candidates;
+};
+
+struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass> {
+  using SFSelectConfigPassBase::SFSelectConfigPassBase;
+
+  void runOnOperation() override {
+    TargetAttr targetAttr = getTarget(getOperation());
+    if (!target.empty()) {
+      targetAttr = TargetAttr::getChecked([&] { return emitError(getOperation()->getLoc()); },
+                                          &getContext(), StringRef(target));
+      if (!targetAttr)
+        return signalPassFailure();
+    }
+    KernelConfigAttr forced;
+    if (!config.empty() && failed(parseConfig(forced)))
+      return signalPassFailure();
+
+    WalkResult result = getOperation()->walk([&](MatmulOp op) {
+      return failed(select(op, targetAttr, forced)) ? WalkResult::interrupt() : WalkResult::advance();
+    });
+    if (result.wasInterrupted())
+      signalPassFailure();
+  }
+
+private:
+  LogicalResult parseConfig(KernelConfigAttr &forced) {
+    // The text comes from a command line; the parser's own diagnostic points into it.
+    forced = dyn_cast_or_null<KernelConfigAttr>(
+        parseAttribute("#sf.kernel_config<" + config + ">", &getContext()));
+    if (!forced)
+      return emitError(getOperation()->getLoc())
+             << "expected a kernel configuration such as 'tile = 256x128x64, warps = 4x2, atom = mma_sp', got '"
+             << config << "'";
+    return success();
+  }
+
+  LogicalResult select(MatmulOp op, TargetAttr targetAttr, KernelConfigAttr forced) {
+    Builder builder(op.getContext());
+    Type element = op.getXType().getElementType();
+    if (isa<Float8E4M3FNType, Float8E5M2Type>(element) && !targetAttr.supportsFp8Mma())
+      return op.emitOpError() << "expected a chip with 8-bit float tensor cores (sm_89 or later) for "
+                              << element << ", got " << targetAttr.getChip()
+                              << "; quantize to i8, or compile for another target";
+    if (forced) {
+      // A bounded configuration alone would leave calls with more tokens without a kernel.
+      op.setConfigsAttr(builder.getArrayAttr(withMaxTokens(forced, std::nullopt)));
+      return op.verify();
+    }
+    if (op.getConfigs())
+      return success();
+
+    MatmulShape shape;
+    shape.features = op.getNumFeatures();
+    shape.inner = op.getInnerSize();
+    shape.elementBits = element.getIntOrFloatBitWidth();
+    shape.numWeights = op.getWeights().size();
+    shape.isSparse = op.hasSparseWeights();
+    shape.resultBits = op.getResultType().getElementTypeBitWidth();
+    Selector selector(shape, targetAttr.getInfo(), op.getContext());
+
+    int64_t tokens = op.getXType().getDimSize(0);
+    bool isDynamic = ShapedType::isDynamic(tokens);
+    KernelConfigAttr last = selector.select(isDynamic ? kManyTokens : tokens, {}, tolerance);
+    if (!last)
+      return op.emitOpError() << "expected a tile that fits on " << targetAttr.getChip() << " for "
+                              << shape.numWeights << " weights, got none; compute them in separate "
+                              << "operations";
+    // From many tokens to few, so that a range can share the variant of the next larger one.
+    SmallVector<Attribute> configs = {last};
+    if (isDynamic)
+      for (int64_t end : llvm::reverse(kRangeEnds)) {
+        KernelConfigAttr selected = selector.select(end, last, tolerance);
+        if (selected == last)
+          continue;
+        configs.push_back(withMaxTokens(selected, end));
+        last = selected;
+      }
+    std::reverse(configs.begin(), configs.end());
+    op.setConfigsAttr(builder.getArrayAttr(configs));
+    return success();
+  }
+};
+
+} // namespace
