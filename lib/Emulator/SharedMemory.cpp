@@ -109,10 +109,12 @@ void SharedMemory::checkRead(Thread &thread, uint64_t address, uint32_t size, ui
       block.fail(
           thread, Kind::UnwaitedAsyncCopy,
           "read of %u bytes at offset %u of shared memory (%s), which a cp.async of thread %u "
-          "writes "
-          "and no wait has covered; expected cp.async.wait_group, and a barrier after it, before "
-          "the read",
-          size, offset, what, word.writer);
+          "writes and no wait has covered; expected cp.async.wait_group, and a barrier after it, "
+          "before the read%s",
+          size, offset, what, word.writer,
+          word.state & mask
+              ? " (or, if the older bytes were meant, a barrier between the read and the copy)"
+              : "");
     if (LLVM_UNLIKELY((word.state & mask) != mask))
       block.fail(
           thread, Kind::UninitializedShared,
@@ -180,8 +182,7 @@ void SharedMemory::checkWrite(Thread &thread, uint64_t address, uint32_t size, u
     if (LLVM_UNLIKELY(word.state & pendingBit))
       block.fail(thread, Kind::UnwaitedAsyncCopy,
                  "write of %u bytes at offset %u of shared memory (%s), which a cp.async of thread "
-                 "%u still "
-                 "writes; expected cp.async.wait_group before the bytes are written again",
+                 "%u still writes; expected cp.async.wait_group before the bytes are written again",
                  size, offset, what, word.writer);
     if (detectRaces && mode != AccessMode::Concurrent) {
       if (LLVM_UNLIKELY((word.lastBytes & mask) && !isOrdered(thread, word)))
