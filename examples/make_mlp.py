@@ -36,7 +36,13 @@ def graph() -> sf.Graph:
     hidden = g.matmul(x, w["fc1.weight"], bias=w["fc1.bias"], activation="gelu", name="fc1")
     q, scale = g.quantize(hidden, sf.i8)
     y = g.matmul(
-        q, sf.quantize_weight(w["fc2.weight"]), row_scale=scale, bias=w["fc2.bias"], residual=x, out_dtype=sf.f16, name="fc2"
+        q,
+        sf.quantize_weight(w["fc2.weight"]),
+        row_scale=scale,
+        bias=w["fc2.bias"],
+        residual=x,
+        out_dtype=sf.f16,
+        name="fc2",
     )
     for value, name in ((y, "y"), (hidden, "hidden"), (q, "hidden_q"), (scale, "hidden_scale")):
         g.output(value, name)
@@ -47,7 +53,9 @@ def text(g: sf.Graph) -> str:
     """The graph as a file of its own: its constants follow as MLIR resources (alignment, then the bytes, in hex)."""
     alignment = (16).to_bytes(4, "little")
     blobs = [f'      {name}: "0x{(alignment + array.tobytes()).hex().upper()}"' for name, array in g.constants.items()]
-    header = "\n".join(f"// {line}".rstrip() for line in __doc__.strip().replace("Writes mlp.mlir: the", "The").split("\n"))
+    header = "\n".join(
+        f"// {line}".rstrip() for line in __doc__.strip().replace("Writes mlp.mlir: the", "The").split("\n")
+    )
     resources = "{-#\n  dialect_resources: {\n    builtin: {\n" + ",\n".join(blobs) + "\n    }\n  }\n#-}\n"
     return f"{header}\n// Made by make_mlp.py.\n\n{g}\n{resources}"
 

@@ -29,7 +29,9 @@ def main() -> int:
     dtype = torch.float16 if options.dtype == "f16" else torch.bfloat16
     width, hidden = options.width, 2 * options.width
 
-    model = torch.nn.Sequential(torch.nn.Linear(width, hidden), torch.nn.GELU(), torch.nn.Linear(hidden, width)).to(dtype)
+    model = torch.nn.Sequential(torch.nn.Linear(width, hidden), torch.nn.GELU(), torch.nn.Linear(hidden, width)).to(
+        dtype
+    )
     with tempfile.TemporaryDirectory() as folder:
         # Out to safetensors and in again, as a checkpoint would come.
         path = Path(folder, "mlp.safetensors")
@@ -61,7 +63,9 @@ def main() -> int:
         eager = model.to(dtype)(tokens.cpu())  # PyTorch's own kernels in the same precision, as a yardstick
     error = (y.cpu().double() - reference).abs().max().item()
     torch_error = (eager.double() - reference).abs().max().item()
-    print(f"on {exe.device}, {type(y).__name__} {tuple(y.shape)}: max error {error:.2e} (PyTorch in {options.dtype}: {torch_error:.2e})")
+    print(
+        f"on {exe.device}, {type(y).__name__} {tuple(y.shape)}: max error {error:.2e} (PyTorch in {options.dtype}: {torch_error:.2e})"
+    )
     return 0 if error <= 4 * torch_error else 1
 
 

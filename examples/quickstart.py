@@ -54,7 +54,10 @@ def kernels(exe: sf.Executable, tokens: int) -> list[dict[str, object]]:
             variant = next(v for v in step["variants"] if v.get("max") is None or tokens <= v["max"])
             for launch in variant["launches"]:
                 kernel = by_name[launch["kernel"]]
-                rows.append({"target": program["target"], "step": index, "label": step["label"], "path": variant["path"]} | kernel)
+                rows.append(
+                    {"target": program["target"], "step": index, "label": step["label"], "path": variant["path"]}
+                    | kernel
+                )
     return rows
 
 
@@ -76,7 +79,9 @@ def main() -> int:
         compiled.save(path)
         exe = sf.load(path, device=options.device)
         progress("")
-        print(f"compiled {model.name} for {', '.join(exe.targets)} in {seconds:.2f} s: {path.name}, {path.stat().st_size:,} bytes")
+        print(
+            f"compiled {model.name} for {', '.join(exe.targets)} in {seconds:.2f} s: {path.name}, {path.stat().st_size:,} bytes"
+        )
 
         progress(f"running on {exe.device}")
         x = np.random.default_rng(1).standard_normal((options.tokens, WIDTH)).astype(np.float16)

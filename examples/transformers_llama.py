@@ -71,7 +71,9 @@ def main() -> int:
         reference = model.double()(tokens).logits
     model.half()
 
-    device = torch.device("cuda" if any(d.kind == "cuda" for d in sf.devices()) and options.device in ("auto", "cuda") else "cpu")
+    device = torch.device(
+        "cuda" if any(d.kind == "cuda" for d in sf.devices()) and options.device in ("auto", "cuda") else "cpu"
+    )
     for layer in model.model.layers:
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
             setattr(layer.self_attn, name, Compiled(linear(getattr(layer.self_attn, name)), options.device))

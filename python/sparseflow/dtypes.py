@@ -40,7 +40,7 @@ class DType:
         return dtype, (self.name,)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _numpy_dtype(name: str) -> np.dtype:
     if hasattr(np, name):
         return np.dtype(getattr(np, name))

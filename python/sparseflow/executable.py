@@ -175,7 +175,7 @@ class Executable(_sparseflow.Executable):
         names = [each["name"] for each in self._description["functions"]]
         if function is None and len(names) == 1:
             return names[0]
-        if function not in names:
+        if function is None or function not in names:
             raise InvalidArgumentError(f"expected function to be one of {', '.join(names)}, got {function}")
         return function
 

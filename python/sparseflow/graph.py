@@ -49,6 +49,13 @@ class Value:
         """The MLIR type."""
         return _type(self.shape, self.dtype, self.encoding)
 
+    @property
+    def inner(self) -> int:
+        """The last extent, which is never dynamic: K of activations and weights."""
+        extent = self.shape[-1]
+        assert extent is not None
+        return extent
+
     def __repr__(self) -> str:
         return f"<sparseflow.Value {self.ref} : {self.type}>"
 
@@ -291,9 +298,9 @@ class Graph:
         if axis == "token":
             attributes, groups = "", 1
         elif axis == "group":
-            if group < 1 or x.shape[1] % group:
-                raise InvalidArgumentError(f"quantize: expected a group that divides K = {x.shape[1]}, got {group}")
-            attributes, groups = f' {{axis = "group", group = {group} : i64}}', x.shape[1] // group
+            if group < 1 or x.inner % group:
+                raise InvalidArgumentError(f"quantize: expected a group that divides K = {x.inner}, got {group}")
+            attributes, groups = f' {{axis = "group", group = {group} : i64}}', x.inner // group
         else:
             raise InvalidArgumentError(f"quantize: expected axis to be token or group, got {axis!r}")
         shape = (x.shape[0], groups)
@@ -317,7 +324,7 @@ class Graph:
     def compress(self, weight: Value, *, prune: bool = False) -> Value:
         """A weight given at run time ([N, K] Value) as 2:4: verified, or with ``prune=True`` pruned by magnitude."""
         self._own(weight, "weight")
-        if len(weight.shape) != 2 or None in weight.shape or weight.shape[1] % 4 or weight.encoding:
+        if len(weight.shape) != 2 or None in weight.shape or weight.inner % 4 or weight.encoding:
             raise InvalidArgumentError(
                 f"compress: expected a dense weight [N, K] of static shape, K a multiple of 4, got {weight.type}"
             )
@@ -478,7 +485,7 @@ class Graph:
 
     def _weight(self, x: Value, weight: Any, sparse: bool, name: str) -> Value:
         """A weight as a Value of x's dtype: 2:4 weights in canonical form, dense ones as they are."""
-        inner = x.shape[1]
+        inner = x.inner
         if isinstance(weight, Value):
             self._own(weight, name)
             if len(weight.shape) != 2 or weight.shape[1] != inner or weight.dtype is not x.dtype:
@@ -493,7 +500,9 @@ class Graph:
             array = interop.as_numpy(weight.values if isinstance(weight, QuantizedWeight) else weight, name)
             shape, dtype = array.shape, dtypes.of_array(array)
         if len(shape) != 2 or shape[1] != inner:
-            raise InvalidArgumentError(f"'{name}': expected a weight [N, {inner}] like the activations, got {_show(shape)}")
+            raise InvalidArgumentError(
+                f"'{name}': expected a weight [N, {inner}] like the activations, got {_show(shape)}"
+            )
         if shape[0] < 1:
             raise InvalidArgumentError(f"'{name}': expected at least one feature, got shape {_show(shape)}")
         if dtype is not x.dtype:
@@ -505,7 +514,9 @@ class Graph:
                     if dtype.itemsize == 1
                     else f"compress it as {x.dtype}"
                 )
-                raise InvalidArgumentError(f"'{name}': expected a weight of {x.dtype} like the activations, got {dtype}; {hint}")
+                raise InvalidArgumentError(
+                    f"'{name}': expected a weight of {x.dtype} like the activations, got {dtype}; {hint}"
+                )
             with np.errstate(over="ignore"):
                 cast = array.astype(x.dtype.numpy)
             if not np.isfinite(cast.astype(np.float32)).all():

@@ -77,7 +77,9 @@ def as_numpy(array: Any, what: str) -> np.ndarray:
         return np.from_dlpack(array)
     if isinstance(array, (list, tuple)):
         return np.asarray(array)
-    raise InvalidArgumentError(f"{what}: expected a NumPy array or anything with __dlpack__, got {type(array).__name__}")
+    raise InvalidArgumentError(
+        f"{what}: expected a NumPy array or anything with __dlpack__, got {type(array).__name__}"
+    )
 
 
 def like(array: np.ndarray, original: Any) -> Any:

@@ -54,7 +54,7 @@ class Validation:
     def __str__(self) -> str:
         if self:
             return f"2:4 in all {self.groups} groups"
-        if self.count == 0:
+        if self.group is None:
             return f"'{self.layer}' has NaN or infinite elements; {self.non_finite} in all"
         return (
             f"'{self.layer}' is not 2:4: {self.count} groups have more than two nonzeros, the first in row {self.row}, "

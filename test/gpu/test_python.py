@@ -1,6 +1,6 @@
 """The Python package on a GPU: zero copies, streams, graphs, other libraries, and what a launch costs.
 
-    pytest test/gpu/test_python.py -s
+pytest test/gpu/test_python.py -s
 """
 
 import time
@@ -143,7 +143,9 @@ def test_refuses(exe, case):
 
 
 def test_a_gpu_tensor_for_the_emulator(exe):
-    with pytest.raises(sf.InvalidArgumentError, match="expected tensors for the device emulator, got tensors on cuda:0"):
+    with pytest.raises(
+        sf.InvalidArgumentError, match="expected tensors for the device emulator, got tensors on cuda:0"
+    ):
         sf.load(exe.to_bytes(), device="emulator")(random())
 
 

@@ -74,7 +74,11 @@ BAD = {
         "first|more than",
         lambda w: compile(TEXT, constants={"w": np.ones((32, 64), np.float16)}),
     ),
-    "NaN in a constant": (sf.Error, "NaN|finite", lambda w: compile(TEXT, constants={"w": np.full((32, 64), np.nan, np.float16)})),
+    "NaN in a constant": (
+        sf.Error,
+        "NaN|finite",
+        lambda w: compile(TEXT, constants={"w": np.full((32, 64), np.nan, np.float16)}),
+    ),
     "a malformed config": (sf.Error, "config", lambda w: compile(TEXT, constants={"w": w}, config="tile")),
     "no ptxas": (
         sf.Error,

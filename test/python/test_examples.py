@@ -26,7 +26,9 @@ def test_quickstart(root):
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
 def test_pytorch_mlp(root, dtype):
-    output = run(root, "examples/pytorch_mlp.py", "--width", 64, "--tokens", 8, "--device", "emulator", "--dtype", dtype)
+    output = run(
+        root, "examples/pytorch_mlp.py", "--width", 64, "--tokens", 8, "--device", "emulator", "--dtype", dtype
+    )
     assert "Tensor (8, 64): max error" in output
 
 

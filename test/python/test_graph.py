@@ -140,7 +140,10 @@ REFUSALS = {
         lambda g, x: g.matmul(x, pruned(32, 64) * np.float32(1e6)),
     ),
     "NaN in a weight": ("finite", lambda g, x: g.matmul(x, pruned(32, 64) * np.nan)),
-    "NaN in a bias": ("'?fc.bias'?: expected finite", lambda g, x: g.matmul(x, pruned(4, 64), bias=np.full(4, np.nan), name="fc")),
+    "NaN in a bias": (
+        "'?fc.bias'?: expected finite",
+        lambda g, x: g.matmul(x, pruned(4, 64), bias=np.full(4, np.nan), name="fc"),
+    ),
     "infinity in a scale": ("finite", lambda g, x: g.quantize(x, scale=float("inf"))),
     "a bias of another length": (
         r"'fc': expected bias of shape \[32\] or \[\], got \[31\]",
@@ -170,8 +173,14 @@ REFUSALS = {
         "got one of another graph",
         lambda g, x: g.matmul(sf.Graph().input("x", (None, 64)), pruned(4, 64)),
     ),
-    "an array for x": ("expected a Value of this graph, got ndarray", lambda g, x: g.matmul(np.zeros((2, 64)), pruned(4, 64))),
-    "a group that does not divide": ("expected a group that divides K = 64, got 48", lambda g, x: g.quantize(x, axis="group", group=48)),
+    "an array for x": (
+        "expected a Value of this graph, got ndarray",
+        lambda g, x: g.matmul(np.zeros((2, 64)), pruned(4, 64)),
+    ),
+    "a group that does not divide": (
+        "expected a group that divides K = 64, got 48",
+        lambda g, x: g.quantize(x, axis="group", group=48),
+    ),
     "quantizing to f16": ("i8, e4m3 or e5m2 to round to", lambda g, x: g.quantize(x, sf.f16)),
     "an unknown axis": ("expected axis to be token or group", lambda g, x: g.quantize(x, axis="row")),
     "an unknown function": ("expected one of add, sub", lambda g, x: g.elementwise("pow", x, x)),

@@ -35,7 +35,9 @@ def binaries(folder: Path) -> list[Path]:
 
 
 def readelf(*arguments: object) -> str:
-    return subprocess.run(["readelf", "--wide", *map(str, arguments)], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["readelf", "--wide", *map(str, arguments)], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_size(wheel):
@@ -48,7 +50,9 @@ def test_contents(wheel):
     wanted = {"sparseflow/lib/libsparseflow.so", "sparseflow/include/sparseflow-c/sparseflow.h", extension}
     wanted |= {"sparseflow/py.typed", "sparseflow/_sparseflow.pyi"} | {f"sparseflow/bin/{tool}" for tool in TOOLS}
     assert wanted <= names
-    strays = [n for n in names if n not in wanted and not re.match(r"sparseflow/\w+\.py$|sparseflow-[\d.]+\.dist-info/", n)]
+    strays = [
+        n for n in names if n not in wanted and not re.match(r"sparseflow/\w+\.py$|sparseflow-[\d.]+\.dist-info/", n)
+    ]
     assert not strays
 
 
@@ -83,7 +87,11 @@ def test_run_paths_stay_inside_the_wheel(unpacked):
 
 def test_the_library_exports_the_c_abi_alone(unpacked):
     table = readelf("--dyn-syms", unpacked / "sparseflow" / "lib" / "libsparseflow.so")
-    exported = {row.split()[7].partition("@")[0] for row in table.splitlines() if len(row.split()) > 7 and row.split()[6].isdigit()}
+    exported = {
+        row.split()[7].partition("@")[0]
+        for row in table.splitlines()
+        if len(row.split()) > 7 and row.split()[6].isdigit()
+    }
     header = (unpacked / "sparseflow" / "include" / "sparseflow-c" / "sparseflow.h").read_text()
     declared = set(re.findall(r"SF_API\s[^;(]*?\b(sf\w+)\(", header))
     versions = {name for name in exported if name.startswith("SPARSEFLOW_")}
@@ -120,14 +128,18 @@ def test_the_stub_has_the_modules_names():
     from sparseflow import _sparseflow
 
     stub = Path(_sparseflow.__file__).with_name("_sparseflow.pyi")
-    declared = {node.name for node in ast.parse(stub.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    declared = {
+        node.name for node in ast.parse(stub.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
     actual = {name for name in vars(_sparseflow) if not name.startswith("_")}
     assert declared == actual - {"DeviceBuffer"}
 
 
 def test_a_program_links_against_the_wheel(unpacked, tmp_path):
     source = tmp_path / "main.c"
-    source.write_text('#include "sparseflow-c/sparseflow.h"\nint main(void) { return sfAbiVersion() != SF_ABI_VERSION; }\n')
+    source.write_text(
+        '#include "sparseflow-c/sparseflow.h"\nint main(void) { return sfAbiVersion() != SF_ABI_VERSION; }\n'
+    )
     package = unpacked / "sparseflow"
     program = tmp_path / "main"
     compiler = shutil.which("cc") or shutil.which("clang-22") or "c99"
