@@ -23,7 +23,7 @@ add_library(sparseflow_pch OBJECT "${PROJECT_SOURCE_DIR}/cmake/modules/Precompil
 target_precompile_headers(sparseflow_pch PRIVATE "${PROJECT_SOURCE_DIR}/cmake/modules/PrecompiledHeaders.h")
 target_link_libraries(sparseflow_pch PRIVATE sparseflow_options)
 
-# add_sparseflow_library(NAME sources... [LLVM_FREE_HEADERS] DEPENDS tablegen-targets... LINK libraries...)
+# add_sparseflow_library(NAME sources... DEPENDS tablegen-targets... LINK libraries...)
 # A static archive. NO_PCH is for code that uses no MLIR.
 function(add_sparseflow_library name)
   cmake_parse_arguments(ARG "NO_PCH" "" "DEPENDS;LINK" ${ARGN})
@@ -31,6 +31,7 @@ function(add_sparseflow_library name)
   target_link_libraries(${name} PRIVATE sparseflow_options PUBLIC ${ARG_LINK})
   if(NOT ARG_NO_PCH)
     target_precompile_headers(${name} REUSE_FROM sparseflow_pch)
+    add_dependencies(${name} sparseflow-headers)
   endif()
   if(ARG_DEPENDS)
     add_dependencies(${name} ${ARG_DEPENDS})

@@ -26,21 +26,21 @@ void SFTileDialect::registerAttributes() {
 // LayoutAttr
 //===----------------------------------------------------------------------===//
 
-// `<register = [[0, 1], [8, 0]], lane = [...], warps = [4, 2]>`
+// `<register = [[0, 1], [8, 0]], lane = [...], warps = [4, 2], along = [0, -1]>`
 Attribute LayoutAttr::parse(AsmParser &parser, Type) {
   MLIRContext *context = parser.getContext();
   SmallVector<StringAttr> inputs;
   SmallVector<DenseI32ArrayAttr> bases;
-  SmallVector<int64_t> warps;
+  SmallVector<int64_t> warps, along;
   unsigned rank = 0;
   SMLoc loc = parser.getCurrentLocation();
   auto parseEntry = [&]() -> ParseResult {
     std::string name;
     if (parser.parseKeywordOrString(&name) || parser.parseEqual())
       return failure();
-    if (name == "warps")
+    if (name == "warps" || name == "along")
       return parser.parseCommaSeparatedList(AsmParser::Delimiter::Square, [&] {
-        return parser.parseInteger(warps.emplace_back());
+        return parser.parseInteger((name == "warps" ? warps : along).emplace_back());
       });
     SmallVector<int32_t> flat;
     auto parseBasis = [&]() -> ParseResult {
@@ -73,10 +73,12 @@ Attribute LayoutAttr::parse(AsmParser &parser, Type) {
     return {};
   if (!rank)
     return parser.emitError(loc, "expected at least one basis"), Attribute();
-  if (!warps.empty() && (warps.size() != rank || llvm::any_of(warps, [](int64_t w) { return w < 1; })))
-    return parser.emitError(loc, "expected `warps` to be ") << rank << " positive numbers",
+  if (warps.size() != along.size() || llvm::any_of(warps, [](int64_t w) { return w < 1; }) ||
+      llvm::any_of(along, [&](int64_t d) { return d < -1 || d >= int64_t(rank); }))
+    return parser.emitError(loc, "expected positive `warps` and, for each, a dimension from -1 to ")
+               << int64_t(rank) - 1 << " in `along`",
            Attribute();
-  return LayoutAttr::get(context, inputs, bases, rank, warps);
+  return LayoutAttr::get(context, inputs, bases, rank, warps, along);
 }
 
 void LayoutAttr::print(AsmPrinter &printer) const {
@@ -95,6 +97,8 @@ void LayoutAttr::print(AsmPrinter &printer) const {
   if (!getWarps().empty()) {
     printer << ", warps = [";
     llvm::interleaveComma(getWarps(), printer);
+    printer << "], along = [";
+    llvm::interleaveComma(getAlong(), printer);
     printer << ']';
   }
   printer << '>';
@@ -128,11 +132,33 @@ SmallVector<int64_t> LayoutAttr::getWarpTile() const {
   return extent;
 }
 
-int64_t LayoutAttr::getNumWarps() const {
-  int64_t count = 1;
-  for (int64_t w : getWarps())
-    count *= w;
-  return count;
+SmallVector<int64_t> LayoutAttr::getBlockTile() const {
+  SmallVector<int64_t> extent = getWarpTile();
+  for (auto [warps, dim] : llvm::zip_equal(getWarps(), getAlong()))
+    if (dim >= 0)
+      extent[dim] *= warps;
+  return extent;
+}
+
+LayoutAttr LayoutAttr::slice(ArrayRef<bool> kept) const {
+  SmallVector<DenseI32ArrayAttr> bases;
+  for (StringAttr name : getInputs()) {
+    SmallVector<int32_t> flat;
+    for (ArrayRef<int32_t> basis : getBases(name.getValue())) {
+      SmallVector<int32_t> sliced(basis);
+      for (auto [coord, keep] : llvm::zip_equal(sliced, kept))
+        coord = keep ? coord : 0;
+      // A lane that tells nothing apart still exists; a register does not need to.
+      if (name != "register" || llvm::any_of(sliced, [](int32_t c) { return c != 0; }))
+        llvm::append_range(flat, sliced);
+    }
+    bases.push_back(DenseI32ArrayAttr::get(getContext(), flat));
+  }
+  SmallVector<int64_t> along(getAlong());
+  for (int64_t &dim : along)
+    if (dim >= 0 && !kept[dim])
+      dim = -1;
+  return LayoutAttr::get(getContext(), getInputs(), bases, getRank(), getWarps(), along);
 }
 
 static std::string dimName(unsigned i) { return "dim" + llvm::utostr(i); }
@@ -152,7 +178,7 @@ LinearLayout LayoutAttr::toLinearLayout() const {
 }
 
 LayoutAttr LayoutAttr::fromLinearLayout(MLIRContext *context, const LinearLayout &map,
-                                        ArrayRef<int64_t> warps) {
+                                        ArrayRef<int64_t> warps, ArrayRef<int64_t> along) {
   SmallVector<StringAttr> inputs;
   SmallVector<DenseI32ArrayAttr> bases;
   unsigned rank = map.getOutDims().size();
@@ -164,7 +190,7 @@ LayoutAttr LayoutAttr::fromLinearLayout(MLIRContext *context, const LinearLayout
     inputs.push_back(StringAttr::get(context, in.name));
     bases.push_back(DenseI32ArrayAttr::get(context, flat));
   }
-  return LayoutAttr::get(context, inputs, bases, rank, warps);
+  return LayoutAttr::get(context, inputs, bases, rank, warps, along);
 }
 
 //===----------------------------------------------------------------------===//

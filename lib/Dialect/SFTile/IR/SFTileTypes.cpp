@@ -80,11 +80,9 @@ LogicalResult TileType::verify(function_ref<InFlightDiagnostic()> emitError,
     return success();
   if (!layout.isDistributed())
     return emitError() << "expected a layout over `register` and `lane` with `warps`";
-  SmallVector<int64_t> warpTile = layout.getWarpTile();
-  for (auto [size, tile, warps] : llvm::zip_equal(shape, warpTile, layout.getWarps()))
-    if (size != 1 && size != tile * warps)
-      return emitError() << "expected the layout to cover " << size << " elements, got " << warps
-                         << " warps of " << tile;
+  for (auto [size, covered] : llvm::zip_equal(shape, layout.getBlockTile()))
+    if (size != covered)
+      return emitError() << "expected the layout to cover " << size << " elements, got " << covered;
   return success();
 }
 

@@ -26,14 +26,15 @@ def SFTile_LayoutAttr : SFTile_Attr<"Layout", "layout"> {
 
     ```mlir
     // The accumulator of mma.m16n8: two adjacent columns a register pair, rows r and r + 8.
-    #c = #sf_tile.layout<register = [[0, 1], [8, 0]], lane = [[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]], warps = [1, 1]>
+    #c = #sf_tile.layout<register = [[0, 1], [8, 0]], lane = [[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]], warps = [4, 2], along = [0, 1]>
     ```
   }];
   let parameters = (ins
     ArrayRefParameter<"::mlir::StringAttr">:$inputs,
     ArrayRefParameter<"::mlir::DenseI32ArrayAttr">:$bases,
     "unsigned":$rank,
-    ArrayRefParameter<"int64_t">:$warps);
+    ArrayRefParameter<"int64_t">:$warps,
+    ArrayRefParameter<"int64_t">:$along);
   let hasCustomAssemblyFormat = 1;
   let extraClassDeclaration = [{
     /// The linear map of one warp's tile (or of a shared-memory stage); output dimensions are named dim0, dim1, ...
@@ -41,14 +42,18 @@ def SFTile_LayoutAttr : SFTile_Attr<"Layout", "layout"> {
     ::sparseflow::LinearLayout toLinearLayout() const;
     /// `rank` output dimensions; `map` must have outputs named dim0, dim1, ...
     static LayoutAttr fromLinearLayout(::mlir::MLIRContext *context, const ::sparseflow::LinearLayout &map,
-                                       ::llvm::ArrayRef<int64_t> warps);
+                                       ::llvm::ArrayRef<int64_t> warps, ::llvm::ArrayRef<int64_t> along);
+    /// What is left for a tile whose dimensions outside of `kept` have size 1: registers that only told those
+    /// dimensions apart are dropped.
+    LayoutAttr slice(::llvm::ArrayRef<bool> kept) const;
     /// The bases of `input`: one vector of `rank` coordinates a bit, lowest bit first; empty if it has none.
     ::llvm::SmallVector<::llvm::ArrayRef<int32_t>> getBases(::llvm::StringRef input) const;
     /// Coordinates that `value` of `input` contributes.
     ::llvm::SmallVector<int32_t> apply(::llvm::StringRef input, unsigned value) const;
     /// The extent of what one warp covers, by dimension.
     ::llvm::SmallVector<int64_t> getWarpTile() const;
-    int64_t getNumWarps() const;
+    /// The extent of what the block covers, by dimension.
+    ::llvm::SmallVector<int64_t> getBlockTile() const;
     unsigned getNumRegisters() const { return 1u << getBases("register").size(); }
     bool isDistributed() const { return !getWarps().empty(); }
   }];

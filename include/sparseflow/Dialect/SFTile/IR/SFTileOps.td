@@ -70,15 +70,18 @@ def SFTile_ReturnOp : SFTile_Op<"return", [Pure, Terminator, HasParent<"KernelOp
 def SFTile_TileIdOp : SFTile_Op<"tile_id", [Pure]> {
   let summary = "which output tile, and which part of the inner dimension, this block computes";
   let description = [{
-    Decomposes the block index into a feature tile, a token tile and a split. Blocks walk panels of `raster` token
-    tiles: inside a panel tokens vary fastest, then features, so that blocks that run together share weights and
-    activations in L2. The grid has `feature_tiles * ceil(tokens / tile_tokens) * splits` blocks.
-
-    Formula (`t` token tiles, b the block index, the last panel being narrower when `raster` does not divide `t`):
-    `split = b / (features * t)`, `panel = rest / (raster * features)`, ...
+    Decomposes the block index into a feature tile, a token tile and a split. Blocks walk panels of `raster` feature
+    tiles: inside a panel features vary fastest, then tokens, so that blocks that run together share weights and
+    activations in L2. The grid has `feature_tiles * ceil(tokens / tile_tokens) * splits` blocks; the split is the
+    slowest part of the block index.
   }];
   let arguments = (ins Index:$tokens, I64Attr:$feature_tiles, I64Attr:$tile_tokens, I64Attr:$splits, I64Attr:$raster);
   let results = (outs Index:$feature, Index:$token, Index:$split);
+  let builders = [OpBuilder<(ins "::mlir::Value":$tokens, "int64_t":$featureTiles, "int64_t":$tileTokens,
+                                 "int64_t":$splits, "int64_t":$raster), [{
+    ::mlir::Type index = $_builder.getIndexType();
+    build($_builder, $_state, index, index, index, tokens, featureTiles, tileTokens, splits, raster);
+  }]>];
   let assemblyFormat = "$tokens attr-dict";
   let hasVerifier = 1;
 }

@@ -1,0 +1,275 @@
+//===- ElementwiseToNVVM.cpp - Splats, maps and reductions ----------------===//
+//
+// A map's region is copied once for every element that a thread holds. What LLVM cannot do to a scalar (8-bit floats, exp
+// without a device library) is replaced on the way.
+//
+//===----------------------------------------------------------------------===//
+
+#include "Lowering.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/GPU/IR/GPUDialect.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/IR/IRMapping.h"
+#include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/MathExtras.h"
+
+using namespace mlir;
+using namespace sparseflow;
+using namespace sparseflow::sf_tile;
+
+namespace {
+
+struct LowerSplat : OpConversionPattern<SplatOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(SplatOp op, OpAdaptor adaptor, ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    TileType tile = op.getResult().getType();
+    SmallVector<Value> scalars(getNumElements(tile), adaptor.getValue());
+    rewriter.replaceOpWithMultiple(op, {e.pack(scalars, tile.getElementType())});
+    return success();
+  }
+};
+
+//===----------------------------------------------------------------------===//
+// map
+//===----------------------------------------------------------------------===//
+
+bool isFloat8(Type type) { return isa<Float8E4M3FNType, Float8E5M2Type>(type); }
+
+/// f32 to the bits of an 8-bit float, saturating (PTX ISA, cvt.rn.satfinite.e4m3x2.f32).
+Value emitToFloat8(Emitter &e, Value value, Type type) {
+  if (!value.getType().isF32())
+    value = arith::ExtFOp::create(e.b, e.loc, e.b.getF32Type(), value);
+  StringRef name = isa<Float8E4M3FNType>(type) ? "llvm.nvvm.ff.to.e4m3x2.rn" : "llvm.nvvm.ff.to.e5m2x2.rn";
+  Value zero = arith::ConstantOp::create(e.b, e.loc, e.b.getF32FloatAttr(0));
+  Value pair = e.callIntrinsic(name, e.b.getI16Type(), {zero, value});
+  return arith::TruncIOp::create(e.b, e.loc, e.b.getI8Type(), pair);
+}
+
+/// The bits of an 8-bit float as f32; exact (PTX ISA, cvt.rn.f16x2.e4m3x2).
+Value emitFromFloat8(Emitter &e, Value bits, Type type, Type result) {
+  StringRef name = isa<Float8E4M3FNType>(type) ? "llvm.nvvm.e4m3x2.to.f16x2.rn" : "llvm.nvvm.e5m2x2.to.f16x2.rn";
+  Value pair = arith::ExtUIOp::create(e.b, e.loc, e.b.getI16Type(), bits);
+  Value halves = e.callIntrinsic(name, VectorType::get(2, e.b.getF16Type()), pair);
+  Value half = LLVM::ExtractElementOp::create(e.b, e.loc, halves, e.i32(0));
+  if (result.isF16())
+    return half;
+  Value f32 = arith::ExtFOp::create(e.b, e.loc, e.b.getF32Type(), half);
+  return result.isF32() ? f32 : arith::TruncFOp::create(e.b, e.loc, result, f32).getResult();
+}
+
+/// exp(x) = 2^(x log2 e), with the special-function unit (PTX ISA, ex2.approx: 2 ulp).
+Value emitExp(Emitter &e, Value x) {
+  Value log2e = arith::ConstantOp::create(e.b, e.loc, e.b.getF32FloatAttr(llvm::numbers::log2ef));
+  Value scaled = arith::MulFOp::create(e.b, e.loc, x, log2e);
+  return e.callIntrinsic("llvm.nvvm.ex2.approx.ftz.f", e.b.getF32Type(), scaled);
+}
+
+/// tanh(x) = 1 - 2 / (exp(2x) + 1): exact at both ends, where exp overflows or vanishes.
+Value emitTanh(Emitter &e, Value x) {
+  auto constant = [&](float value) -> Value {
+    return arith::ConstantOp::create(e.b, e.loc, e.b.getF32FloatAttr(value));
+  };
+  Value exp = emitExp(e, arith::MulFOp::create(e.b, e.loc, x, constant(2)));
+  Value quotient = arith::DivFOp::create(e.b, e.loc, constant(2),
+                                         arith::AddFOp::create(e.b, e.loc, exp, constant(1)));
+  return arith::SubFOp::create(e.b, e.loc, constant(1), quotient);
+}
+
+/// The replacement of one scalar operation; null where a copy will do.
+Value emitScalar(Emitter &e, Operation &op, ValueRange operands) {
+  Type result = op.getResult(0).getType();
+  return llvm::TypeSwitch<Operation *, Value>(&op)
+      .Case([&](arith::TruncFOp) -> Value {
+        return isFloat8(result) ? emitToFloat8(e, operands[0], result) : Value();
+      })
+      .Case([&](arith::ExtFOp ext) -> Value {
+        Type source = ext.getIn().getType();
+        return isFloat8(source) ? emitFromFloat8(e, operands[0], source, result) : Value();
+      })
+      .Case([&](math::ExpOp) { return result.isF32() ? emitExp(e, operands[0]) : Value(); })
+      .Case([&](math::TanhOp) { return result.isF32() ? emitTanh(e, operands[0]) : Value(); })
+      .Default([](Operation *) { return Value(); });
+}
+
+/// Copies a map's region with 8-bit floats as their bits.
+SmallVector<Value> emitRegion(Emitter &e, Block &body, ValueRange arguments) {
+  IRMapping mapping;
+  mapping.map(body.getArguments(), arguments);
+  for (Operation &op : body.without_terminator()) {
+    SmallVector<Value> operands =
+        llvm::map_to_vector(op.getOperands(), [&](Value v) { return mapping.lookupOrDefault(v); });
+    if (op.getNumResults() == 1)
+      if (Value replacement = emitScalar(e, op, operands)) {
+        mapping.map(op.getResult(0), replacement);
+        continue;
+      }
+    e.b.clone(op, mapping);
+  }
+  return llvm::map_to_vector(body.getTerminator()->getOperands(),
+                             [&](Value v) { return mapping.lookupOrDefault(v); });
+}
+
+struct LowerMap : OpConversionPattern<MapOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(MapOp op, OneToNOpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    if (failed(checkFloat8(op)))
+      return failure();
+    TileType first = cast<TileType>(op.getResult(0).getType());
+    LayoutAttr layout = first.getLayout();
+    SmallVector<SmallVector<Value>> inputs;
+    SmallVector<SmallVector<unsigned>> places;
+    for (auto [input, registers] : llvm::zip_equal(op.getInputs(), adaptor.getInputs())) {
+      auto tile = cast<TileType>(input.getType());
+      inputs.push_back(e.unpack(registers, tile.getElementType(), getNumElements(tile)));
+      places.push_back(getBroadcastRegisters(layout, tile));
+    }
+    SmallVector<SmallVector<Value>> results(op.getNumResults());
+    for (unsigned i = 0; i < layout.getNumRegisters(); ++i) {
+      SmallVector<Value> arguments;
+      for (auto [scalars, place] : llvm::zip_equal(inputs, places))
+        arguments.push_back(scalars[place[i]]);
+      for (auto [result, value] : llvm::zip_equal(results, emitRegion(e, op.getBody().front(), arguments)))
+        result.push_back(value);
+    }
+    SmallVector<SmallVector<Value>> packed;
+    for (auto [result, scalars] : llvm::zip_equal(op.getResults(), results))
+      packed.push_back(e.pack(scalars, cast<TileType>(result.getType()).getElementType()));
+    rewriter.replaceOpWithMultiple(op, std::move(packed));
+    return success();
+  }
+
+private:
+  static LogicalResult checkFloat8(MapOp op) {
+    sf::TargetAttr target = sf::getTarget(op);
+    if (target.supportsFp8Mma())
+      return success();
+    WalkResult result = op.getBody().walk([](Operation *inner) {
+      auto isFp8 = [](Type type) { return isFloat8(type); };
+      return llvm::any_of(inner->getOperandTypes(), isFp8) || llvm::any_of(inner->getResultTypes(), isFp8)
+                 ? WalkResult::interrupt()
+                 : WalkResult::advance();
+    });
+    if (!result.wasInterrupted())
+      return success();
+    return op.emitOpError("expected a chip with 8-bit floats, sm_89 or later, got ") << target.getChip();
+  }
+
+  /// For each register of the result, the register of an input that broadcasts.
+  static SmallVector<unsigned> getBroadcastRegisters(LayoutAttr layout, TileType input) {
+    SmallVector<bool> kept = llvm::map_to_vector(input.getShape(), [](int64_t s) { return s != 1; });
+    SmallVector<unsigned> contribution;
+    unsigned next = 1;
+    for (ArrayRef<int32_t> basis : layout.getBases("register")) {
+      bool tellsApart = false;
+      for (auto [coord, keep] : llvm::zip_equal(basis, kept))
+        tellsApart |= coord && keep;
+      contribution.push_back(tellsApart ? next : 0);
+      next <<= tellsApart;
+    }
+    SmallVector<unsigned> places;
+    for (unsigned i = 0; i < layout.getNumRegisters(); ++i) {
+      unsigned place = 0;
+      for (auto [bit, value] : llvm::enumerate(contribution))
+        place |= (i >> bit & 1) ? value : 0;
+      places.push_back(place);
+    }
+    return places;
+  }
+};
+
+//===----------------------------------------------------------------------===//
+// reduce
+//===----------------------------------------------------------------------===//
+
+/// In registers, then across lanes by shuffles, then across warps through shared memory: a fixed tree.
+struct LowerReduce : OpConversionPattern<ReduceOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(ReduceOp op, OneToNOpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    TileType tile = op.getInput().getType();
+    Type element = tile.getElementType();
+    if (element.getIntOrFloatBitWidth() != 32)
+      return op.emitOpError("expected 32-bit elements, got ") << element;
+    LayoutAttr layout = tile.getLayout();
+    unsigned dim = op.getDim();
+    auto combine = [&](Value x, Value y) -> Value {
+      bool isFloat = isa<FloatType>(element);
+      if (op.getKind() == ReduceKind::Add)
+        return isFloat ? arith::AddFOp::create(rewriter, e.loc, x, y).getResult()
+                       : arith::AddIOp::create(rewriter, e.loc, x, y).getResult();
+      return isFloat ? arith::MaximumFOp::create(rewriter, e.loc, x, y).getResult()
+                     : arith::MaxSIOp::create(rewriter, e.loc, x, y).getResult();
+    };
+
+    // Registers, halving along every bit of the dimension, highest first so that the others keep their order.
+    SmallVector<Value> values(adaptor.getInput());
+    SmallVector<ArrayRef<int32_t>> registers = layout.getBases("register");
+    for (int bit = registers.size() - 1; bit >= 0; --bit) {
+      if (!registers[bit][dim])
+        continue;
+      SmallVector<Value> halved;
+      for (unsigned i = 0; i < values.size(); ++i)
+        if (!(i >> bit & 1))
+          halved.push_back(combine(values[i], values[i | 1u << bit]));
+      values = halved;
+    }
+    Value fullMask = e.i32(-1), clamp = e.i32(31);
+    for (auto [bit, basis] : llvm::enumerate(layout.getBases("lane")))
+      if (basis[dim])
+        for (Value &value : values) {
+          Value other = NVVM::ShflOp::create(rewriter, e.loc, value.getType(), fullMask, value, e.i32(1 << bit),
+                                             clamp, NVVM::ShflKind::bfly, UnitAttr());
+          value = combine(value, other);
+        }
+    for (auto [axis, along] : llvm::enumerate(layout.getAlong()))
+      if (along == int64_t(dim) && layout.getWarps()[axis] > 1)
+        combineWarps(e, op, layout, axis, values, combine);
+    rewriter.replaceOpWithMultiple(op, {values});
+    return success();
+  }
+
+private:
+  /// Every warp writes its values, [warp][register][lane], and reads those of the warps along the axis in order.
+  static void combineWarps(Emitter &e, ReduceOp op, LayoutAttr layout, unsigned axis, SmallVector<Value> &values,
+                           function_ref<Value(Value, Value)> combine) {
+    int64_t warpBytes = values.size() * 128, stride = 1;
+    for (int64_t size : layout.getWarps().drop_front(axis + 1))
+      stride *= size;
+    Value lane = arith::MulIOp::create(e.b, e.loc, e.laneId(), e.i32(4));
+    Value warp = arith::DivUIOp::create(e.b, e.loc, e.threadId(), e.i32(32));
+    Value coordinate = e.warpCoordinate(layout.getWarps(), axis);
+    Value first = arith::SubIOp::create(e.b, e.loc, warp, e.mul(coordinate, e.i32(stride)));
+    auto pointer = [&](Value warpIndex, unsigned i) {
+      Value offset = e.add(lane, e.mul(warpIndex, e.i32(warpBytes)));
+      return e.offsetPointer(e.sharedPointer(offset), *op.getScratchOffset() + i * 128);
+    };
+    NVVM::Barrier0Op::create(e.b, e.loc);
+    for (auto [i, value] : llvm::enumerate(values))
+      LLVM::StoreOp::create(e.b, e.loc, value, pointer(warp, i), 4);
+    NVVM::Barrier0Op::create(e.b, e.loc);
+    for (auto [i, value] : llvm::enumerate(values)) {
+      Value sum;
+      for (int64_t w = 0; w < layout.getWarps()[axis]; ++w) {
+        Value part = LLVM::LoadOp::create(e.b, e.loc, value.getType(),
+                                          pointer(e.add(first, e.i32(w * stride)), i), 4);
+        sum = sum ? combine(sum, part) : part;
+      }
+      value = sum;
+    }
+  }
+};
+
+} // namespace
+
+void sparseflow::populateElementwisePatterns(const TileTypeConverter &converter, RewritePatternSet &patterns) {
+  patterns.add<LowerSplat, LowerMap, LowerReduce>(converter, patterns.getContext());
+}

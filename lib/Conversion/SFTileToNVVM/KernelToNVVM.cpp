@@ -1,0 +1,132 @@
+//===- KernelToNVVM.cpp - The kernel and its place in the grid ------------===//
+
+#include "Lowering.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/GPU/IR/GPUDialect.h"
+#include "mlir/Dialect/MemRef/IR/MemRef.h"
+
+using namespace mlir;
+using namespace sparseflow;
+using namespace sparseflow::sf_tile;
+
+namespace {
+
+struct LowerKernel : OpConversionPattern<KernelOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(KernelOp op, OpAdaptor, ConversionPatternRewriter &rewriter) const override {
+    TypeConverter::SignatureConversion signature(op.getNumArguments());
+    for (auto [i, type] : llvm::enumerate(op.getArgumentTypes())) {
+      SmallVector<Type> types;
+      if (failed(getTypeConverter()->convertType(type, types)))
+        return rewriter.notifyMatchFailure(op, "argument type");
+      signature.addInputs(i, types);
+    }
+    auto type = LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(getContext()),
+                                            signature.getConvertedTypes());
+    auto func = LLVM::LLVMFuncOp::create(rewriter, op.getLoc(), op.getSymName(), type);
+    func->setAttr(gpu::GPUDialect::getKernelFuncAttrName(), rewriter.getUnitAttr());
+    func->setAttr(NVVM::NVVMDialect::getKernelFuncAttrName(), rewriter.getUnitAttr());
+    func->setAttr(NVVM::NVVMDialect::getReqntidAttrName(),
+                  rewriter.getDenseI32ArrayAttr({static_cast<int32_t>(op.getThreads()), 1, 1}));
+    // Without it ptxas may choose few registers and spill.
+    func->setAttr(NVVM::NVVMDialect::getMinctasmAttrName(), rewriter.getI32IntegerAttr(1));
+    rewriter.inlineRegionBefore(op.getBody(), func.getBody(), func.end());
+    if (failed(rewriter.convertRegionTypes(&func.getBody(), *getTypeConverter(), &signature)))
+      return failure();
+    rewriter.eraseOp(op);
+    return success();
+  }
+};
+
+struct LowerReturn : OpConversionPattern<ReturnOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(ReturnOp op, OpAdaptor, ConversionPatternRewriter &rewriter) const override {
+    rewriter.replaceOpWithNewOp<LLVM::ReturnOp>(op, ValueRange());
+    return success();
+  }
+};
+
+struct LowerTileId : OpConversionPattern<TileIdOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(TileIdOp op, OpAdaptor adaptor, ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    auto divide = [&](Value x, Value y) -> Value { return arith::DivUIOp::create(e.b, e.loc, x, y); };
+    auto remainder = [&](Value x, Value y) -> Value { return arith::RemUIOp::create(e.b, e.loc, x, y); };
+    auto subtract = [&](Value x, Value y) -> Value { return arith::SubIOp::create(e.b, e.loc, x, y); };
+    Value block = NVVM::BlockIdXOp::create(rewriter, e.loc, rewriter.getI32Type());
+    Value tileTokens = e.i32(op.getTileTokens());
+    Value tokenTiles =
+        divide(e.add(e.toI32(adaptor.getTokens()), e.i32(op.getTileTokens() - 1)), tileTokens);
+    Value featureTiles = e.i32(op.getFeatureTiles());
+
+    Value split = e.i32(0), rest = block;
+    if (op.getSplits() > 1) {
+      Value tiles = e.mul(tokenTiles, featureTiles);
+      split = divide(block, tiles);
+      rest = subtract(block, e.mul(split, tiles));
+    }
+    Value feature, token;
+    if (op.getFeatureTiles() == 1) {
+      feature = e.i32(0);
+      token = rest;
+    } else if (op.getRaster() >= op.getFeatureTiles() || op.getRaster() == 1) {
+      // One panel, or panels of one feature tile.
+      bool featuresFirst = op.getRaster() != 1;
+      Value fast = featuresFirst ? featureTiles : tokenTiles;
+      Value inner = remainder(rest, fast), outer = divide(rest, fast);
+      feature = featuresFirst ? inner : outer;
+      token = featuresFirst ? outer : inner;
+    } else {
+      Value raster = e.i32(op.getRaster());
+      Value panelTiles = e.mul(raster, tokenTiles);
+      Value panel = divide(rest, panelTiles);
+      Value first = e.mul(panel, raster);
+      Value width = e.minimum(raster, subtract(featureTiles, first));
+      Value within = subtract(rest, e.mul(panel, panelTiles));
+      feature = e.add(first, remainder(within, width));
+      token = divide(within, width);
+    }
+    SmallVector<Value> results;
+    for (Value value : {feature, token, split})
+      results.push_back(arith::IndexCastOp::create(rewriter, e.loc, rewriter.getIndexType(), value));
+    rewriter.replaceOp(op, results);
+    return success();
+  }
+};
+
+struct LowerDim : OpConversionPattern<memref::DimOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(memref::DimOp op, OneToNOpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    std::optional<int64_t> dim = op.getConstantIndex();
+    auto type = dyn_cast<MemRefType>(op.getSource().getType());
+    if (!dim || !type)
+      return rewriter.notifyMatchFailure(op, "expected a constant dimension of a ranked memref");
+    Emitter e(rewriter, op.getLoc());
+    GlobalMemory memory(e, type, adaptor.getSource());
+    rewriter.replaceOpWithNewOp<arith::IndexCastOp>(op, rewriter.getIndexType(), memory.sizes[*dim]);
+    return success();
+  }
+};
+
+struct LowerView : OpConversionPattern<ViewOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(ViewOp op, OneToNOpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    rewriter.replaceOp(op, e.offsetPointer(adaptor.getSource()[0], op.getByteOffset()));
+    return success();
+  }
+};
+
+} // namespace
+
+void sparseflow::populateKernelPatterns(const TileTypeConverter &converter, RewritePatternSet &patterns) {
+  patterns.add<LowerKernel, LowerReturn, LowerTileId, LowerDim, LowerView>(converter, patterns.getContext());
+}

@@ -1,0 +1,59 @@
+//===- SFTileToNVVM.cpp - The pass that lowers kernels --------------------===//
+
+#include "sparseflow/Conversion/Passes.h"
+
+#include "Lowering.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/GPU/IR/GPUDialect.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Dialect/MemRef/IR/MemRef.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/Dialect/SCF/Transforms/Patterns.h"
+
+namespace sparseflow {
+#define GEN_PASS_DEF_CONVERTSFTILETONVVM
+#include "sparseflow/Conversion/Passes.h.inc"
+} // namespace sparseflow
+
+using namespace mlir;
+using namespace sparseflow;
+
+namespace {
+struct ConvertSFTileToNVVMPass : sparseflow::impl::ConvertSFTileToNVVMBase<ConvertSFTileToNVVMPass> {
+  void runOnOperation() override {
+    gpu::GPUModuleOp module = getOperation();
+    declareSharedMemory(module);
+
+    MLIRContext *context = &getContext();
+    TileTypeConverter converter;
+    RewritePatternSet patterns(context);
+    populateKernelPatterns(converter, patterns);
+    populateCopyPatterns(converter, patterns);
+    populateMemoryPatterns(converter, patterns);
+    populateMmaPatterns(converter, patterns);
+    populateElementwisePatterns(converter, patterns);
+
+    ConversionTarget target(*context);
+    target.addIllegalDialect<sf_tile::SFTileDialect, memref::MemRefDialect>();
+    target.addLegalDialect<arith::ArithDialect, math::MathDialect, LLVM::LLVMDialect, NVVM::NVVMDialect,
+                           gpu::GPUDialect>();
+    target.addLegalOp<scf::IfOp>();
+    scf::populateSCFStructuralTypeConversionsAndLegality(converter, patterns, target);
+    ConversionConfig config;
+    config.allowPatternRollback = false;
+    if (failed(applyPartialConversion(module, target, std::move(patterns), config)))
+      signalPassFailure();
+  }
+
+private:
+  static void declareSharedMemory(gpu::GPUModuleOp module) {
+    auto b = OpBuilder::atBlockBegin(module.getBody());
+    auto type = LLVM::LLVMArrayType::get(b.getI8Type(), 0);
+    auto global = LLVM::GlobalOp::create(b, module.getLoc(), type, /*isConstant=*/false,
+                                         LLVM::Linkage::External, kSharedMemorySymbol, Attribute(),
+                                         /*alignment=*/1024);
+    global.setAddrSpace(static_cast<unsigned>(NVVM::NVVMMemorySpace::Shared));
+  }
+};
+} // namespace

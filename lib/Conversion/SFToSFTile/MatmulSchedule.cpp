@@ -1,0 +1,307 @@
+//===- MatmulSchedule.cpp - sf.matmul as kernels --------------------------===//
+//
+// One block computes a tile of features x tokens of Y^T = W * X^T. Its pipeline brings, a k-tile a stage, a box of each
+// packed weight (as it lies in memory) and a box of X; the consumer walks the stage in the atom's steps. The epilogue
+// runs on the accumulators in registers and stores straight to Y: the packed order of W gives a lane 8 contiguous
+// features. With split-K every block writes its accumulators to a workspace and a second kernel adds them in order.
+//
+//===----------------------------------------------------------------------===//
+
+#include "Schedule.h"
+
+#include "sparseflow/Dialect/SF/IR/SFScalar.h"
+#include "sparseflow/Support/PackedLayout.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/MemRef/IR/MemRef.h"
+#include "llvm/Support/MathExtras.h"
+
+using namespace mlir;
+using namespace sparseflow;
+using namespace sparseflow::sf_tile;
+
+namespace {
+
+/// The shape of one matmul and of one of its variants.
+class MatmulSchedule {
+public:
+  MatmulSchedule(gpu::GPUModuleOp kernels, sf::MatmulOp op)
+      : s(kernels, op, "matmul"), op(op), elementType(op.getXType().getElementType()),
+        elementBytes(elementType.getIntOrFloatBitWidth() / 8), features(op.getNumFeatures()),
+        inner(op.getInnerSize()), numWeights(op.getWeights().size()) {}
+
+  LogicalResult run();
+
+private:
+  SmallVector<Value> buildVariant(sf::KernelConfigAttr config);
+  /// The kernel with tensor cores; with `partial` it stores accumulators instead of running the epilogue.
+  KernelOp buildMainKernel(sf::KernelConfigAttr config, ValueRange inputs, Type output, bool partial);
+  /// The accumulators of one block's tile, one for each weight.
+  SmallVector<Value> buildPipeline(ValueRange arguments, sf::KernelConfigAttr config, TileIdOp tile,
+                                   Value firstToken);
+  /// Launches the kernel that adds the parts, in order, and runs the epilogue.
+  SmallVector<Value> buildReduction(sf::KernelConfigAttr config, ValueRange inputs);
+  Value addTiles(Value x, Value y);
+  /// Applies the epilogue to accumulator tiles; `operands` are the kernel's memrefs.
+  Value buildEpilogue(ValueRange accumulators, ValueRange operands, Axis tokens, Axis features,
+                      bool transposed);
+
+  int64_t featureTiles(sf::KernelConfigAttr config) const {
+    return llvm::divideCeil(features, config.getTileFeatures());
+  }
+  /// Features of one part of the split-K workspace: whole tiles, so parts never need an edge.
+  int64_t paddedFeatures(sf::KernelConfigAttr config) const {
+    return featureTiles(config) * config.getTileFeatures();
+  }
+
+  Schedule s;
+  sf::MatmulOp op;
+  Type elementType;
+  unsigned elementBytes;
+  int64_t features, inner, numWeights;
+  const Atom *atom = nullptr;
+};
+
+LogicalResult MatmulSchedule::run() {
+  if (!op.getConfigs() || op.getConfigs()->empty())
+    return op.emitOpError("expected kernel configurations; run sf-select-config before tiling");
+  sf::WeightAttr encoding = op.getWeightEncoding();
+  if (!encoding || !encoding.isPacked())
+    return op.emitOpError("expected packed weights, got ")
+           << op.getWeightType() << "; run sf-pack-weights before tiling";
+  atom = findAtom(*toDType(elementType), encoding.isSparse());
+
+  SmallVector<sf::KernelConfigAttr> configs;
+  SmallVector<int64_t> maxRows;
+  for (Attribute attribute : op.getConfigsAttr()) {
+    configs.push_back(cast<sf::KernelConfigAttr>(attribute));
+    maxRows.push_back(configs.back().getMaxTokens().value_or(-1));
+  }
+  std::string label;
+  llvm::raw_string_ostream(label) << "sf.matmul " << features << "x" << inner << " " << elementType
+                                  << (encoding.isSparse() ? " 2:4" : " dense")
+                                  << (numWeights > 1 ? " gated" : "")
+                                  << (op.hasEpilogue() ? " + epilogue" : "");
+  auto dispatch = s.dispatch(op.getX(), maxRows, label, op.getResultType(),
+                             [&](size_t i) { return buildVariant(configs[i]); });
+  op->replaceAllUsesWith(dispatch);
+  op.erase();
+  return success();
+}
+
+SmallVector<Value> MatmulSchedule::buildVariant(sf::KernelConfigAttr config) {
+  SmallVector<Value> inputs = {op.getX()};
+  llvm::append_range(inputs, op.getWeights());
+  auto grid = GridAttr::get(s.b.getContext(), featureTiles(config) * config.getSplitK(), 0,
+                            config.getTileTokens());
+  if (config.getSplitK() == 1) {
+    llvm::append_range(inputs, op.getEpilogueOperands());
+    KernelOp kernel = buildMainKernel(config, inputs, op.getResultType(), /*partial=*/false);
+    return s.launch(kernel, inputs, op.getResultType(), grid);
+  }
+  auto partial = RankedTensorType::get(
+      {op.getXType().getDimSize(0), config.getSplitK() * numWeights * paddedFeatures(config)},
+      op.getAccumulatorType());
+  KernelOp kernel = buildMainKernel(config, inputs, partial, /*partial=*/true);
+  inputs = {s.launch(kernel, inputs, partial, grid).front()};
+  llvm::append_range(inputs, op.getEpilogueOperands());
+  return buildReduction(config, inputs);
+}
+
+KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange inputs,
+                                         Type output, bool partial) {
+  KernelOp kernel = s.startKernel(getKernelArgumentTypes(inputs, output), config.getNumThreads(), config, partial ? "partial" : "");
+  SmallVector<Value> arguments(kernel.getBody().getArguments());
+  Value y = arguments.back();
+
+  Value numTokens = memref::DimOp::create(s.b, s.loc, arguments[0], s.index(0));
+  auto tile = TileIdOp::create(s.b, s.loc, numTokens, featureTiles(config), config.getTileTokens(),
+                               config.getSplitK(), config.getRaster());
+  Axis tokens = {s.mul(tile.getToken(), config.getTileTokens()), config.getTileTokens()};
+  Axis features = {s.mul(tile.getFeature(), config.getTileFeatures()), config.getTileFeatures()};
+  SmallVector<Value> accumulators = buildPipeline(arguments, config, tile, tokens.start);
+
+  auto transposed = s.b.getDenseI64ArrayAttr({1, 0});
+  if (partial) {
+    Value part = s.mul(tile.getSplit(), numWeights * paddedFeatures(config));
+    for (auto [i, accumulator] : llvm::enumerate(accumulators)) {
+      Value column = s.add(features.start, s.add(part, s.index(i * paddedFeatures(config))));
+      StoreOp::create(s.b, s.loc, accumulator, y, ValueRange{tokens.start, column}, transposed,
+                      LayoutAttr());
+    }
+  } else {
+    ValueRange operands = ValueRange(arguments).drop_front(1 + numWeights).drop_back();
+    Value result = buildEpilogue(accumulators, operands, tokens, features, /*transposed=*/true);
+    StoreOp::create(s.b, s.loc, result, y, ValueRange{tokens.start, features.start}, transposed,
+                    LayoutAttr());
+  }
+  s.finishKernel();
+  return kernel;
+}
+
+SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::KernelConfigAttr config,
+                                                 TileIdOp tile, Value firstToken) {
+  int64_t tileF = config.getTileFeatures(), tileT = config.getTileTokens(), tileK = config.getTileK();
+  int64_t keptRatio = atom->sparse ? 2 : 1;
+  int64_t chunkK = packedChunkInner(elementBytes);
+  int64_t chunksF = llvm::divideCeil(features, kPackedChunkFeatures);
+  int64_t chunksK = llvm::divideCeil(inner, chunkK);
+  int64_t chunkElements = packedChunkElements(atom->sparse, elementBytes);
+  int64_t chunkWords = packedChunkMetadataWords(elementBytes);
+  Type i32 = s.b.getI32Type(), i4 = s.b.getIntegerType(4);
+
+  // Rings, and the packed weights as [feature chunk][k chunk][elements of a chunk].
+  int64_t dynamic = ShapedType::kDynamic;
+  auto makeRing = [&](ArrayRef<int64_t> shape, Type type) -> Value {
+    return RingOp::create(s.b, s.loc, RingType::get(dynamic, shape, type), IntegerAttr());
+  };
+  SmallVector<Value> rings = {makeRing({tileT, tileK}, elementType)};
+  SmallVector<std::pair<Value, Value>> sources; // memref view, ring
+  for (Value weight : arguments.slice(1, numWeights)) {
+    Value values = makeRing({tileF, tileK / keptRatio}, elementType);
+    auto valuesType = MemRefType::get({chunksF, chunksK, chunkElements}, elementType);
+    sources.emplace_back(ViewOp::create(s.b, s.loc, valuesType, weight, 0), values);
+    if (atom->sparse) {
+      auto metadataType = MemRefType::get({chunksF, chunksK, chunkWords}, i32);
+      int64_t offset = chunksF * chunksK * chunkElements * elementBytes;
+      sources.emplace_back(ViewOp::create(s.b, s.loc, metadataType, weight, offset),
+                           makeRing({tileF, tileK / 4}, i4));
+    }
+  }
+  for (auto [view, ring] : sources)
+    rings.push_back(ring);
+
+  // The range of k-tiles of this split.
+  int64_t steps = llvm::divideCeil(inner, tileK);
+  Value lower = s.index(0), upper = s.index(steps);
+  if (config.getSplitK() > 1) {
+    int64_t share = llvm::divideCeil(steps, config.getSplitK());
+    lower = arith::MinSIOp::create(s.b, s.loc, s.mul(tile.getSplit(), share), upper);
+    upper = arith::MinSIOp::create(s.b, s.loc, s.add(lower, s.index(share)), upper);
+  }
+
+  auto accType = TileType::get({tileF, tileT}, op.getAccumulatorType());
+  Value zero = arith::ConstantOp::create(s.b, s.loc, s.b.getZeroAttr(op.getAccumulatorType()));
+  SmallVector<Value> inits(numWeights, SplatOp::create(s.b, s.loc, accType, zero));
+  auto pipeline = PipelineOp::create(s.b, s.loc, TypeRange(ValueRange(inits)), lower, upper, inits,
+                                     rings, IntegerAttr());
+  OpBuilder::InsertionGuard guard(s.b);
+  SmallVector<Type> argTypes(2, s.b.getIndexType());
+
+  Block *producer = s.b.createBlock(&pipeline.getProducer(), {}, argTypes, {s.loc, s.loc});
+  Value step = producer->getArgument(0), stage = producer->getArgument(1);
+  Value firstChunkF = s.mul(tile.getFeature(), tileF / kPackedChunkFeatures);
+  Value firstChunkK = s.mul(step, tileK / chunkK);
+  for (auto [view, ring] : sources) {
+    int64_t length = cast<MemRefType>(view.getType()).getDimSize(2);
+    CopyAsyncOp::create(s.b, s.loc, view, ValueRange{firstChunkF, firstChunkK, s.index(0)}, ring,
+                        stage, Value(),
+                        ArrayRef<int64_t>{tileF / kPackedChunkFeatures, tileK / chunkK, length},
+                        CopyOrder::Storage);
+  }
+  CopyAsyncOp::create(s.b, s.loc, arguments[0], ValueRange{firstToken, s.mul(step, tileK)}, rings[0],
+                      stage, Value(), ArrayRef<int64_t>{tileT, tileK}, CopyOrder::Logical);
+  YieldOp::create(s.b, s.loc, ValueRange());
+
+  llvm::append_range(argTypes, ValueRange(inits).getTypes());
+  Block *consumer = s.b.createBlock(&pipeline.getConsumer(), {}, argTypes,
+                                    SmallVector<Location>(argTypes.size(), s.loc));
+  stage = consumer->getArgument(1);
+  SmallVector<Value> accumulators(consumer->getArguments().drop_front(2));
+  auto load = [&](Value ring, ArrayRef<int64_t> shape, int64_t column) -> Value {
+    auto type = TileType::get(shape, cast<RingType>(ring.getType()).getElementType());
+    return LoadOp::create(s.b, s.loc, type, ring, stage, DenseI64ArrayAttr(),
+                          s.b.getDenseI64ArrayAttr({0, column}));
+  };
+  unsigned ringsPerWeight = atom->sparse ? 2 : 1;
+  int64_t groups = atom->k / 4;
+  SmallVector<Value> metadata(numWeights);
+  for (int64_t k = 0; k < tileK; k += atom->k) {
+    int64_t kStep = k / atom->k, selector = kStep % atom->selectors();
+    Value x = load(rings[0], {tileT, atom->k}, k);
+    for (int64_t w = 0; w < numWeights; ++w) {
+      Value values = sources[w * ringsPerWeight].second;
+      if (atom->sparse && selector == 0)
+        metadata[w] = load(sources[w * ringsPerWeight + 1].second,
+                           {tileF, groups * atom->selectors()}, kStep * groups);
+      Value a = load(values, {tileF, atom->keptPerStep()}, k / keptRatio);
+      accumulators[w] = MmaOp::create(s.b, s.loc, accType, a, x, accumulators[w], metadata[w],
+                                      selector * groups, AtomAttr::get(s.b.getContext(), atom->name));
+    }
+  }
+  YieldOp::create(s.b, s.loc, accumulators);
+  return pipeline.getResults();
+}
+
+Value MatmulSchedule::buildEpilogue(ValueRange accumulators, ValueRange operands, Axis tokens,
+                                    Axis features, bool transposed) {
+  SmallVector<Value> inputs(accumulators);
+  for (auto [i, operand] : llvm::enumerate(operands))
+    inputs.push_back(
+        loadBroadcast(s, operand, op.getEpilogueBroadcast(i), tokens, features, transposed));
+  ArrayRef<int64_t> shape = cast<TileType>(accumulators[0].getType()).getShape();
+  Type resultElement = op.getResultType().getElementType();
+  auto map = MapOp::create(s.b, s.loc, TileType::get(shape, resultElement), inputs);
+  OpBuilder::InsertionGuard guard(s.b);
+  SmallVector<Type> scalars;
+  for (Value input : inputs)
+    scalars.push_back(cast<TileType>(input.getType()).getElementType());
+  Block *body = s.b.createBlock(&map.getBody(), {}, scalars, SmallVector<Location>(scalars.size(), s.loc));
+  SmallVector<Value> results;
+  if (op.hasEpilogue())
+    results = cloneScalars(s.b, op.getEpilogue().front(), body->getArguments());
+  else
+    results = {sf::emitCast(s.b, s.loc, body->getArgument(0), resultElement)};
+  YieldOp::create(s.b, s.loc, results);
+  return map.getResult(0);
+}
+
+SmallVector<Value> MatmulSchedule::buildReduction(sf::KernelConfigAttr config, ValueRange inputs) {
+  constexpr int64_t threads = 128, rows = 4, columns = 256;
+  KernelOp kernel = s.startKernel(getKernelArgumentTypes(inputs, op.getResultType()), threads, config,
+                                  "reduce");
+  SmallVector<Value> arguments(kernel.getBody().getArguments());
+  int64_t columnTiles = llvm::divideCeil(features, columns);
+  Value numTokens = memref::DimOp::create(s.b, s.loc, arguments[0], s.index(0));
+  auto tile = TileIdOp::create(s.b, s.loc, numTokens, columnTiles, rows, 1, 1);
+  Axis tokenAxis = {s.mul(tile.getToken(), rows), rows};
+  Axis featureAxis = {s.mul(tile.getFeature(), columns), columns};
+
+  auto accType = TileType::get({rows, columns}, op.getAccumulatorType());
+  SmallVector<Value> sums(numWeights);
+  for (int64_t w = 0; w < numWeights; ++w)
+    for (int64_t split = 0; split < config.getSplitK(); ++split) {
+      Value column =
+          s.add(featureAxis.start, s.index((split * numWeights + w) * paddedFeatures(config)));
+      Value part = LoadOp::create(s.b, s.loc, accType, arguments[0],
+                                  ValueRange{tokenAxis.start, column}, DenseI64ArrayAttr(),
+                                  DenseI64ArrayAttr());
+      sums[w] = split ? addTiles(sums[w], part) : part;
+    }
+  Value result = buildEpilogue(sums, ValueRange(arguments).drop_front().drop_back(), tokenAxis,
+                               featureAxis, /*transposed=*/false);
+  StoreOp::create(s.b, s.loc, result, arguments.back(),
+                  ValueRange{tokenAxis.start, featureAxis.start}, DenseI64ArrayAttr(), LayoutAttr());
+  s.finishKernel();
+  return s.launch(kernel, inputs, op.getResultType(),
+                  GridAttr::get(s.b.getContext(), columnTiles, 0, rows));
+}
+
+Value MatmulSchedule::addTiles(Value x, Value y) {
+  auto type = cast<TileType>(x.getType());
+  auto map = MapOp::create(s.b, s.loc, type, ValueRange{x, y});
+  OpBuilder::InsertionGuard guard(s.b);
+  Type element = type.getElementType();
+  Block *body = s.b.createBlock(&map.getBody(), {}, {element, element}, {s.loc, s.loc});
+  Value sum = isa<FloatType>(element)
+                  ? arith::AddFOp::create(s.b, s.loc, body->getArgument(0), body->getArgument(1)).getResult()
+                  : arith::AddIOp::create(s.b, s.loc, body->getArgument(0), body->getArgument(1)).getResult();
+  YieldOp::create(s.b, s.loc, sum);
+  return map.getResult(0);
+}
+
+} // namespace
+
+LogicalResult sparseflow::scheduleMatmul(gpu::GPUModuleOp kernels, sf::MatmulOp op) {
+  return MatmulSchedule(kernels, op).run();
+}

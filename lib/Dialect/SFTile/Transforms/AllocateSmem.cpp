@@ -1,0 +1,51 @@
+//===- AllocateSmem.cpp - sf-tile-allocate-smem ---------------------------===//
+
+#include "sparseflow/Dialect/SFTile/Transforms/Passes.h"
+
+#include "sparseflow/Dialect/SF/IR/SFAttributes.h"
+
+#include "mlir/IR/BuiltinOps.h"
+#include "llvm/Support/MathExtras.h"
+
+namespace sparseflow::sf_tile {
+#define GEN_PASS_DEF_SFTILEALLOCATESMEM
+#include "sparseflow/Dialect/SFTile/Transforms/Passes.h.inc"
+} // namespace sparseflow::sf_tile
+
+using namespace mlir;
+using namespace sparseflow;
+using namespace sparseflow::sf_tile;
+
+namespace {
+/// The swizzle permutes 16-byte pieces inside 8 rows of 128 bytes; a stage that starts at its period keeps the proof.
+constexpr int64_t kRingAlignment = 1024;
+
+struct AllocateSmemPass : sf_tile::impl::SFTileAllocateSmemBase<AllocateSmemPass> {
+  void runOnOperation() override {
+    KernelOp kernel = getOperation();
+    Builder builder(&getContext());
+    int64_t end = 0, scratch = 0;
+    kernel.walk([&](RingOp ring) {
+      RingType type = ring.getType();
+      end = llvm::alignTo(end, kRingAlignment);
+      ring.setOffsetAttr(builder.getI64IntegerAttr(end));
+      end += type.getStages() * type.getStageBytes();
+    });
+    // 4 bytes for each thread and register of the result.
+    kernel.walk([&](ReduceOp reduce) {
+      reduce.setScratchOffsetAttr(builder.getI64IntegerAttr(0));
+      int64_t registers = reduce.getResult().getType().getLayout().getNumRegisters();
+      scratch = std::max(scratch, registers * 4 * static_cast<int64_t>(kernel.getThreads()));
+    });
+    int64_t bytes = std::max(end, scratch);
+    sf::TargetAttr target = sf::getTarget(kernel);
+    if (bytes > target.getSharedMemoryPerBlock()) {
+      kernel.emitOpError("expected at most ")
+          << target.getSharedMemoryPerBlock() << " bytes of shared memory on " << target.getChip()
+          << ", got " << bytes << "; choose a smaller tile or fewer stages";
+      return signalPassFailure();
+    }
+    kernel.setSharedBytes(bytes);
+  }
+};
+} // namespace
