@@ -1,7 +1,7 @@
 //===- SFToLinalg.h - The reference semantics of `sf` -----------*- C++ -*-===//
 //
-// The patterns of convert-sf-to-linalg and expand-narrow-floats, and how weights of the `sf` types are
-// stored, which the reference executor asks too.
+// The patterns of convert-sf-to-linalg and expand-narrow-floats, and how weights of the `sf` types
+// are stored, which the reference executor asks too.
 //
 //===----------------------------------------------------------------------===//
 
