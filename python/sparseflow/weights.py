@@ -26,8 +26,7 @@ def _matrix(weight: Any, what: str = "weight") -> np.ndarray:
             f"{what}: expected K to be a multiple of 4 for 2:4, got {array.shape[1]}; "
             f"pad K to {(array.shape[1] + 3) // 4 * 4}"
         )
-    # A row stride is fine, anything else is copied.
-    return array if array.strides[1] == array.itemsize else np.ascontiguousarray(array)
+    return np.ascontiguousarray(array)
 
 
 @dataclass(frozen=True)
