@@ -28,6 +28,12 @@ namespace {
 // Element types, as bit patterns
 //===----------------------------------------------------------------------===//
 
+/// Arrays come out of files and other programs: they need not be aligned.
+template <typename T> struct UnalignedOf {
+  typedef T type __attribute__((aligned(1), may_alias));
+};
+template <typename T> using Unaligned = typename UnalignedOf<T>::type;
+
 /// A float of bit pattern T: magnitudes order like their patterns without the sign, and everything
 /// from `Special` on is infinity or NaN.
 template <typename T, T Special> struct FloatBits {
@@ -113,12 +119,12 @@ Error checkShape(int64_t n, int64_t k) {
 }
 
 template <typename Traits>
-Sparse24Report inspect(int64_t n, int64_t k, const typename Traits::Storage *dense) {
+Sparse24Report inspect(int64_t n, int64_t k, const Unaligned<typename Traits::Storage> *dense) {
   using T = typename Traits::Storage;
   Sparse24Report report;
   for (int64_t row = 0; row < n; ++row)
     for (int64_t group = 0; group < k / 4; ++group) {
-      const T *source = dense + row * k + group * 4;
+      const Unaligned<T> *source = dense + row * k + group * 4;
       unsigned nonzeros = 0;
       for (int64_t i = 0; i < 4; ++i) {
         T magnitude = Traits::magnitude(source[i]);
@@ -166,8 +172,8 @@ Error toError(const Sparse24Report &report, DType type, int64_t k, const void *d
 /// Compresses one row; returns true if it holds an offence against `mode`. Choosing is a loop of
 /// its own over a block of groups, which the compiler vectorizes; moving the elements is not.
 template <typename Traits, CompressMode Mode>
-bool compressRow(int64_t groups, const typename Traits::Storage *source,
-                 typename Traits::Storage *values, uint8_t *bitmask) {
+bool compressRow(int64_t groups, const Unaligned<typename Traits::Storage> *source,
+                 Unaligned<typename Traits::Storage> *values, uint8_t *bitmask) {
   using T = typename Traits::Storage;
   constexpr int64_t kBlock = 64;
   T largest = 0, crowded = 0;
@@ -175,7 +181,7 @@ bool compressRow(int64_t groups, const typename Traits::Storage *source,
     int64_t count = std::min(kBlock, groups - first);
     T masks[kBlock];
     for (int64_t g = 0; g < count; ++g) {
-      const T *in = source + (first + g) * 4;
+      const Unaligned<T> *in = source + (first + g) * 4;
       T m[4] = {Traits::magnitude(in[0]), Traits::magnitude(in[1]), Traits::magnitude(in[2]),
                 Traits::magnitude(in[3])};
       if (Traits::kHasSpecial)
@@ -185,8 +191,8 @@ bool compressRow(int64_t groups, const typename Traits::Storage *source,
       masks[g] = selectTwo(m);
     }
     for (int64_t g = 0; g < count; ++g) {
-      const T *in = source + (first + g) * 4;
-      T *out = values + (first + g) * 2;
+      const Unaligned<T> *in = source + (first + g) * 4;
+      Unaligned<T> *out = values + (first + g) * 2;
       Positions kept = kPositions[masks[g]];
       T low = in[kept.first], high = in[kept.second];
       out[0] = Traits::magnitude(low) ? low : T(0); // it may be -0.0
@@ -199,8 +205,8 @@ bool compressRow(int64_t groups, const typename Traits::Storage *source,
 }
 
 template <typename Traits, CompressMode Mode>
-bool compressRows(int64_t n, int64_t k, const typename Traits::Storage *dense,
-                  typename Traits::Storage *values, uint8_t *bitmask) {
+bool compressRows(int64_t n, int64_t k, const Unaligned<typename Traits::Storage> *dense,
+                  Unaligned<typename Traits::Storage> *values, uint8_t *bitmask) {
   bool offence = false;
   for (int64_t row = 0; row < n; ++row)
     offence |= compressRow<Traits, Mode>(k / 4, dense + row * k, values + row * (k / 2),
@@ -219,7 +225,7 @@ Expected<Sparse24Report> inspect24(DType type, int64_t n, int64_t k, const void 
     return std::move(error);
   return dispatch(type, [&](auto traits) {
     using Traits = decltype(traits);
-    return inspect<Traits>(n, k, static_cast<const typename Traits::Storage *>(dense));
+    return inspect<Traits>(n, k, static_cast<const Unaligned<typename Traits::Storage> *>(dense));
   });
 }
 
@@ -237,8 +243,8 @@ Error compress24(DType type, int64_t n, int64_t k, const void *dense, CompressMo
   bool offence = dispatch(type, [&](auto traits) {
     using Traits = decltype(traits);
     using T = typename Traits::Storage;
-    auto *in = static_cast<const T *>(dense);
-    auto *out = static_cast<T *>(values);
+    auto *in = static_cast<const Unaligned<T> *>(dense);
+    auto *out = static_cast<Unaligned<T> *>(values);
     return mode == CompressMode::Verify
                ? compressRows<Traits, CompressMode::Verify>(n, k, in, out, bitmask)
                : compressRows<Traits, CompressMode::Prune>(n, k, in, out, bitmask);
@@ -274,8 +280,8 @@ Error decompress24(DType type, int64_t n, int64_t k, const void *values, const u
     return error;
   dispatch(type, [&](auto traits) {
     using T = typename decltype(traits)::Storage;
-    auto *in = static_cast<const T *>(values);
-    auto *out = static_cast<T *>(dense);
+    auto *in = static_cast<const Unaligned<T> *>(values);
+    auto *out = static_cast<Unaligned<T> *>(dense);
     for (int64_t row = 0; row < n; ++row) {
       const uint8_t *masks = bitmask + row * ((k + 7) / 8);
       for (int64_t group = 0; group < k / 4; ++group, in += 2, out += 4) {
@@ -298,7 +304,7 @@ Error prune24(DType type, int64_t n, int64_t k, void *dense) {
   dispatch(type, [&](auto traits) {
     using Traits = decltype(traits);
     using T = typename Traits::Storage;
-    auto *group = static_cast<T *>(dense);
+    auto *group = static_cast<Unaligned<T> *>(dense);
     for (int64_t index = 0; index < n * (k / 4); ++index, group += 4) {
       T m[4];
       for (int i = 0; i < 4; ++i)

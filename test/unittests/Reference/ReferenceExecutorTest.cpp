@@ -158,24 +158,28 @@ struct TypeCase {
 
 class MatmulTypes : public ReferenceExecutorTest, public testing::WithParamInterface<TypeCase> {};
 
-TEST_P(MatmulTypes, equals_the_loops_for_every_storage_and_shape) {
+TEST_P(MatmulTypes, equals_the_loops_for_every_storage_and_token_count) {
   auto [operand, result] = GetParam();
-  for (auto [m, k, n] : {std::tuple<int64_t, int64_t, int64_t>{5, 36, 7}, {0, 8, 3}, {70, 260, 65}})
-    for (bool isSparse : {false, true})
-      for (bool isPacked : {false, true}) {
-        Tensor x = Tensor::random(operand, {m, k}, 1), w = Tensor::random(operand, {n, k}, 2);
-        if (isSparse)
-          w = pruned(w);
-        std::string encoding =
-            isSparse   ? isPacked ? ", #sf.weight<sp24, pack = mma>" : ", #sf.weight<sp24>"
-            : isPacked ? ", #sf.weight<dense, pack = mma>"
-                       : "";
-        Tensor storage = isSparse || isPacked ? stored(w, isSparse, isPacked) : w;
-        Tensor y(result, {m, n});
-        run(llvm::formatv(kMatmul, k, n, mlirName(operand), mlirName(result), encoding).str(),
-            {x.host(), storage.host()}, {y.host()});
+  int64_t k = 260, n = 65;
+  for (bool isSparse : {false, true})
+    for (bool isPacked : {false, true}) {
+      std::string encoding =
+          isSparse   ? isPacked ? ", #sf.weight<sp24, pack = mma>" : ", #sf.weight<sp24>"
+          : isPacked ? ", #sf.weight<dense, pack = mma>"
+                     : "";
+      auto executor = compile(
+          llvm::formatv(kMatmul, k, n, mlirName(operand), mlirName(result), encoding).str());
+      ASSERT_TRUE(bool(executor)) << llvm::toString(executor.takeError());
+      Tensor w = Tensor::random(operand, {n, k}, 2);
+      if (isSparse)
+        w = pruned(w);
+      Tensor storage = isSparse || isPacked ? stored(w, isSparse, isPacked) : w;
+      for (int64_t m : {0, 1, 70}) {
+        Tensor x = Tensor::random(operand, {m, k}, 1), y(result, {m, n});
+        ASSERT_EQ(llvm::toString((*executor)->run({x.host(), storage.host()}, {y.host()})), "");
         expectEqual(y, multiply(x, w));
       }
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -674,7 +678,7 @@ TEST_F(ReferenceExecutorTest, functions_that_cannot_be_run_are_errors) {
 // Speed
 //===----------------------------------------------------------------------===//
 
-TEST_F(ReferenceExecutorTest, product_of_512_takes_less_than_a_second) {
+TEST_F(ReferenceExecutorTest, product_of_512_is_fast) {
   Tensor x = Tensor::random(DType::f16, {512, 512}, 1),
          w = Tensor::random(DType::f16, {512, 512}, 2);
   Tensor y(DType::f16, {512, 512});
@@ -682,7 +686,7 @@ TEST_F(ReferenceExecutorTest, product_of_512_takes_less_than_a_second) {
   run(llvm::formatv(kMatmul, 512, 512, "f16", "f16", "").str(), {x.host(), w.host()}, {y.host()});
   std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   RecordProperty("seconds", std::to_string(elapsed.count()));
-  EXPECT_LT(elapsed.count(), 1.0);
+  EXPECT_LT(elapsed.count(), 3.0); // 0.08 on an idle core
 }
 
 } // namespace

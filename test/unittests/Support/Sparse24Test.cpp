@@ -164,6 +164,21 @@ TEST(Sparse24, compressing_with_pruning_equals_pruning_then_compressing) {
   }
 }
 
+TEST(Sparse24, arrays_need_not_be_aligned) {
+  std::vector<char> dense = randomDense(DType::f32, 3, 20, 8);
+  Canonical aligned = compress(DType::f32, 3, 20, dense.data(), CompressMode::Prune);
+  std::vector<char> shifted(dense.size() + 1), values(aligned.values.size() + 1);
+  std::vector<uint8_t> bitmask(aligned.bitmask.size());
+  std::memcpy(shifted.data() + 1, dense.data(), dense.size());
+  ASSERT_EQ(llvm::toString(compress24(DType::f32, 3, 20, shifted.data() + 1, CompressMode::Prune,
+                                      values.data() + 1, bitmask.data())),
+            "");
+  EXPECT_EQ(std::vector<char>(values.begin() + 1, values.end()), aligned.values);
+  EXPECT_EQ(llvm::toString(decompress24(DType::f32, 3, 20, values.data() + 1, bitmask.data(),
+                                        shifted.data() + 1)),
+            "");
+}
+
 TEST(Sparse24, damaged_bitmask_is_rejected) {
   uint8_t bitmask[2] = {0x33, 0x03};
   EXPECT_EQ(llvm::toString(validateBitmask24(1, 12, bitmask)), "");
