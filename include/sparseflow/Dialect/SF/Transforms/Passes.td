@@ -134,6 +134,57 @@ def SFOrientOperandsPass : Pass<"sf-orient-operands"> {
   ];
 }
 
+def SFFuseEpiloguePass : Pass<"sf-fuse-epilogue"> {
+  let summary = "moves everything around a product into the product's epilogue";
+  let description = [{
+    Pass 4. One kernel for a product and what surrounds it, so that the result is written once:
+
+    - what follows, as long as only it uses the product: `linalg.generic` and named elementwise
+      operations of linalg, `arith` and `math` on tensors, static `sf.quantize`. An operand may be
+      broadcast: a scalar, per feature, per token, or full. A diamond such as `x * sigmoid(x)` is
+      taken whole;
+    - what those operations need and nobody else uses; splat constants and broadcasts even then;
+    - a second product of the same x: its weight becomes the matmul's second weight (gated units);
+    - `sf.dequantize` of x and of the weights, with one scale for the tensor or for a row: the product
+      is taken of the 8-bit operands, and the scales are multiplied in the epilogue.
+
+    Inside the epilogue f16 and bf16 values are held in f32, without the roundings between the fused
+    operations: the result is at least as close to the exact one, but not equal to the bit.
+    Quantizations stay exact.
+
+    A dequantized constant weight that no product could take is computed here.
+
+    Before:
+    ```mlir
+    func.func @main(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24>>,
+                    %residual: tensor<?x64xf16>) -> tensor<?x64xf16> {
+      %y = sf.matmul %x, %w
+        : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
+      %z = arith.addf %y, %residual : tensor<?x64xf16>
+      return %z : tensor<?x64xf16>
+    }
+    ```
+    After:
+    ```mlir
+    func.func @main(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24>>,
+                    %residual: tensor<?x64xf16>) -> tensor<?x64xf16> {
+      %z = sf.matmul %x, %w epilogue(%residual : tensor<?x64xf16>) {
+      ^bb0(%acc: f32, %r: f16):
+        %0 = arith.extf %r : f16 to f32
+        %1 = arith.addf %acc, %0 : f32
+        %2 = arith.truncf %1 : f32 to f16
+        sf.yield %2 : f16
+      } : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
+      return %z : tensor<?x64xf16>
+    }
+    ```
+  }];
+  let dependentDialects = [
+    "::sparseflow::sf::SFDialect", "::mlir::arith::ArithDialect", "::mlir::math::MathDialect",
+    "::mlir::tensor::TensorDialect"
+  ];
+}
+
 def SFSelectConfigPass : Pass<"sf-select-config"> {
   let summary = "chooses how the kernels of every product are tiled";
   let description = [{
