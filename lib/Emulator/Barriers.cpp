@@ -37,8 +37,7 @@ NamedBarrier &Block::arriveAt(Thread &thread, uint32_t id, uint32_t count) {
   else if (LLVM_UNLIKELY(barrier.expected != count))
     fail(thread, Kind::DivergentBarrier,
          "barrier %u for %u threads, while %u threads already wait there for %u; expected all to "
-         "give the "
-         "same count",
+         "give the same count",
          id, count, barrier.arrived, barrier.expected);
   ++barrier.arrived;
   return barrier;
@@ -66,8 +65,7 @@ uint32_t Block::barrierSync(Thread &thread, uint32_t id, uint32_t count, bool pr
   } else if (LLVM_UNLIKELY(barrier.sites[warp] != site)) {
     fail(thread, Kind::DivergentBarrier,
          "%s, while other threads of the warp wait for it at another instruction; expected the "
-         "whole warp "
-         "to execute the same aligned barrier",
+         "whole warp to execute the same aligned barrier",
          barrierNames[id]);
   }
   barrier.predicatesTrue += predicate;

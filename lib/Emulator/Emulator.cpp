@@ -35,6 +35,7 @@
 #include <cmath>
 #include <cstring>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 using namespace sparseflow;
@@ -432,8 +433,12 @@ llvm::Error Module::launch(llvm::StringRef kernelName, Dim3 grid, Dim3 block,
   uint64_t workers = options.workers ? options.workers : std::thread::hardware_concurrency();
   workers = std::max<uint64_t>(1, std::min<uint64_t>(workers, blockCount));
   std::vector<std::thread> threads;
-  for (uint64_t i = 1; i != workers; ++i)
-    threads.emplace_back(work);
+  // A system that gives no more threads still has this one.
+  try {
+    for (uint64_t i = 1; i != workers; ++i)
+      threads.emplace_back(work);
+  } catch (const std::system_error &) {
+  }
   work();
   for (std::thread &thread : threads)
     thread.join();

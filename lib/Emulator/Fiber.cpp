@@ -70,7 +70,6 @@ sparseflow_emulator_start:
   .size sparseflow_emulator_start, .-sparseflow_emulator_start
 )");
 
-extern "C" void sparseflow_emulator_switch(void **from, void *to);
 extern "C" void sparseflow_emulator_start();
 
 void Fiber::start(char *bottom, char *top, Entry entry, void *argument) {
@@ -88,10 +87,6 @@ void Fiber::start(char *bottom, char *top, Entry entry, void *argument) {
   *--frame = nullptr;
   *--frame = nullptr;
   stackPointer = frame;
-}
-
-void Fiber::switchTo(Fiber &from, Fiber &to) {
-  sparseflow_emulator_switch(&from.stackPointer, to.stackPointer);
 }
 
 #else
@@ -113,7 +108,5 @@ void Fiber::start(char *bottom, char *top, Entry entry, void *argument) {
   makecontext(&context, reinterpret_cast<void (*)()>(&startContext), 4, unsigned(entryBits >> 32),
               unsigned(entryBits), unsigned(argumentBits >> 32), unsigned(argumentBits));
 }
-
-void Fiber::switchTo(Fiber &from, Fiber &to) { swapcontext(&from.context, &to.context); }
 
 #endif

@@ -18,6 +18,11 @@
 #include <ucontext.h>
 #endif
 
+#if defined(__x86_64__)
+/// Saves the callee-saved registers and the stack pointer to `*from`, and continues at `to`.
+extern "C" void sparseflow_emulator_switch(void **from, void *to);
+#endif
+
 namespace sparseflow::emulator {
 
 /// Memory for the stacks of all fibers of a block, each with a guard page below it.
@@ -47,7 +52,13 @@ public:
   void start(char *bottom, char *top, Entry entry, void *argument);
 
   /// Continues `to`; the call returns when something switches back to `from`.
-  static void switchTo(Fiber &from, Fiber &to);
+  static void switchTo(Fiber &from, Fiber &to) {
+#if defined(__x86_64__)
+    sparseflow_emulator_switch(&from.stackPointer, to.stackPointer);
+#else
+    swapcontext(&from.context, &to.context);
+#endif
+  }
 
 private:
 #if defined(__x86_64__)

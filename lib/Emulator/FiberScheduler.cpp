@@ -176,8 +176,7 @@ void Block::spendTurn(Thread &thread) {
     if (idleTurns > launch->options->idleLoopLimit)
       fail(thread, Kind::Deadlock,
            "a loop that never ends: %llu turns in which no thread of the block stored, waited or "
-           "finished; "
-           "expected another thread to store what the loop waits for",
+           "finished; expected another thread to store what the loop waits for",
            static_cast<unsigned long long>(idleTurns));
   }
   if (std::chrono::steady_clock::now() > deadline)
@@ -227,8 +226,7 @@ void Block::meet(Thread &thread, const CollectiveOp &op, uint32_t site, const ui
   } else if (LLVM_UNLIKELY(!(mask & bit) || (mask & ~warp.lanes))) {
     fail(thread, Kind::IllegalOperand,
          "%s with mask 0x%08x by lane %u; expected a mask that holds the lane itself and only "
-         "lanes of the "
-         "warp (0x%08x)",
+         "lanes of the warp (0x%08x)",
          op.name.c_str(), mask, lane, warp.lanes);
   }
 
@@ -242,8 +240,7 @@ void Block::meet(Thread &thread, const CollectiveOp &op, uint32_t site, const ui
     if (LLVM_UNLIKELY(op.aligned && candidate.op->aligned))
       fail(thread, Kind::DivergentBarrier,
            "%s, while %d other threads of the warp wait at %s%s; expected all 32 to execute the "
-           "same "
-           "instruction",
+           "same instruction",
            op.name.c_str(), llvm::popcount(candidate.arrived),
            candidate.op == &op ? "another " : "", candidate.op->name.c_str());
   }

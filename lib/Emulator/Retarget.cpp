@@ -110,8 +110,8 @@ Error Retargeter::checkFunctions() {
     StringRef name = function.getName();
     if (!function.isIntrinsic() && !name.starts_with("llvm.nvvm."))
       return unsupported(
-          "unknown external function '{0}'; expected a kernel to call only functions of its "
-          "own module and NVVM intrinsics",
+          "unknown external function '{0}'; expected a kernel to call only functions of its own "
+          "module and NVVM intrinsics",
           name);
     if (!name.starts_with("llvm.nvvm.") && !isHostIntrinsic(function))
       return unsupported("unsupported intrinsic '{0}'", name);

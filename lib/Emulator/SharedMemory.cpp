@@ -65,14 +65,14 @@ uint32_t SharedMemory::checkRange(Thread &thread, uint64_t address, uint32_t siz
   if (LLVM_UNLIKELY(offset + size > bytes || offset > bytes))
     thread.block->fail(
         thread, Kind::SharedOutOfBounds,
-        "%s of %u bytes at offset %lld of shared memory (%s); expected it to end within "
-        "the block's %u bytes",
+        "%s of %u bytes at offset %lld of shared memory (%s); expected it to end within the "
+        "block's %u bytes",
         verb, size, static_cast<long long>(offset), what, bytes);
   if (LLVM_UNLIKELY(offset & (align - 1)))
     thread.block->fail(
         thread, Kind::Misaligned,
-        "%s of %u bytes at offset %llu of shared memory (%s); expected an offset that is "
-        "a multiple of %u",
+        "%s of %u bytes at offset %llu of shared memory (%s); expected an offset that is a "
+        "multiple of %u",
         verb, size, static_cast<unsigned long long>(offset), what, align);
   return static_cast<uint32_t>(offset);
 }
@@ -127,8 +127,8 @@ void SharedMemory::checkRead(Thread &thread, uint64_t address, uint32_t size, ui
       block.fail(
           thread, Kind::SharedRace,
           "read of %u bytes at offset %u of shared memory (%s), which thread %u wrote with no "
-          "barrier in between; expected a barrier (for threads of one warp, bar.warp.sync) "
-          "between the write and the read",
+          "barrier in between; expected a barrier (for threads of one warp, bar.warp.sync) between "
+          "the write and the read",
           size, offset, what, word.writer);
     uint32_t stamp = (now << 7) | (mask == 15 ? wholeBit : 0) | lane;
     uint32_t previous = readers[index];
@@ -163,8 +163,8 @@ void SharedMemory::checkReaders(Thread &thread, uint32_t word, uint32_t mask, ui
       continue;
     thread.block->fail(
         thread, Kind::SharedRace,
-        "write of %u bytes at offset %u of shared memory (%s), which a thread of warp %u "
-        "read with no barrier in between; expected a barrier between the read and the write",
+        "write of %u bytes at offset %u of shared memory (%s), which a thread of warp %u read with "
+        "no barrier in between; expected a barrier between the read and the write",
         size, offset, what, warp);
   }
 }
@@ -217,8 +217,8 @@ void SharedMemory::beginCopy(Thread &thread, uint64_t address, uint32_t size, co
       if (LLVM_UNLIKELY(word.lastBytes && !isOrdered(thread, word)))
         block.fail(thread, Kind::SharedRace,
                    "asynchronous copy of %u bytes to offset %u of shared memory (%s), which thread "
-                   "%u wrote "
-                   "with no barrier in between; expected a barrier between the write and the copy",
+                   "%u wrote with no barrier in between; expected a barrier between the write and "
+                   "the copy",
                    size, offset, what, word.writer);
       checkReaders(thread, index, 15, offset, size, what);
     }

@@ -110,7 +110,8 @@ struct LaunchOptions {
 class Module {
 public:
   /// Fails with one sentence if the module holds an operation that the emulator does not know.
-  /// `gpuModule` is not changed. Translations are registered with its context on first use.
+  /// `gpuModule` is not changed, but translations are registered with its context: nothing else may
+  /// work on that context meanwhile. The compiled module is independent of it.
   static llvm::Expected<std::unique_ptr<Module>> create(mlir::gpu::GPUModuleOp gpuModule);
   ~Module();
 
