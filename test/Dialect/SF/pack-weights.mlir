@@ -60,6 +60,31 @@ func.func @dense_constant(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
 
 // -----
 
+// Two equal constants make one resource, as when a module is compiled for two targets.
+// CHECK-LABEL: @same_bytes
+// CHECK: arith.constant dense_resource<weight.mma> : tensor<1x4xi8, #sf.weight<dense, pack = mma>>
+// CHECK-LABEL: @same_bytes_again
+// CHECK: arith.constant dense_resource<weight.mma> : tensor<1x4xi8, #sf.weight<dense, pack = mma>>
+// CHECK-LABEL: @other_bytes
+// CHECK: arith.constant dense_resource<weight.mma_1> : tensor<1x4xi8, #sf.weight<dense, pack = mma>>
+func.func @same_bytes(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
+  %w = arith.constant dense<[[1, 2, 3, 5]]> : tensor<1x4xi8>
+  %0 = sf.matmul %x, %w : (tensor<?x4xi8>, tensor<1x4xi8>) -> tensor<?x1xi32>
+  return %0 : tensor<?x1xi32>
+}
+func.func @same_bytes_again(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
+  %w = arith.constant dense<[[1, 2, 3, 5]]> : tensor<1x4xi8>
+  %0 = sf.matmul %x, %w : (tensor<?x4xi8>, tensor<1x4xi8>) -> tensor<?x1xi32>
+  return %0 : tensor<?x1xi32>
+}
+func.func @other_bytes(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
+  %w = arith.constant dense<[[4, 3, 2, 1]]> : tensor<1x4xi8>
+  %0 = sf.matmul %x, %w : (tensor<?x4xi8>, tensor<1x4xi8>) -> tensor<?x1xi32>
+  return %0 : tensor<?x1xi32>
+}
+
+// -----
+
 func.func @absent(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
   // expected-error@+1 {{expected the bytes of the resource 'absent', got none}}
   %w = arith.constant dense_resource<absent> : tensor<1x4xi8>

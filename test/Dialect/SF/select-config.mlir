@@ -1,6 +1,7 @@
 // RUN: sparseflow-opt %s --sf-select-config=target=sm_90 --split-input-file | FileCheck %s
 // RUN: sparseflow-opt %s --sf-select-config=target=sm_89 --split-input-file | FileCheck %s --check-prefix=SMALL
 // RUN: sparseflow-opt %s --sf-select-config="config='max_tokens = 8, tile = 64x32x128, warps = 1x2, stages = 4, atom = mma_sp'" --split-input-file 2>&1 | FileCheck %s --check-prefix=FORCED
+// RUN: sparseflow-opt %s --sf-select-config="config='#sf.kernel_config<tile = 64x32x128, warps = 1x2, stages = 4, atom = mma_sp>'" --split-input-file 2>&1 | FileCheck %s --check-prefix=FORCED
 // RUN: not sparseflow-opt %s --sf-select-config=target=sm_75 2>&1 | FileCheck %s --check-prefix=TARGET
 // RUN: not sparseflow-opt %s --sf-select-config=config="tile=64" 2>&1 | FileCheck %s --check-prefix=CONFIG
 

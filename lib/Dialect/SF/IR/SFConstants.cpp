@@ -11,6 +11,7 @@
 #include "sparseflow/Support/Sparse24.h"
 
 #include "mlir/IR/AsmState.h"
+#include "mlir/IR/BuiltinDialect.h"
 #include "mlir/IR/DialectResourceBlobManager.h"
 #include "mlir/IR/Matchers.h"
 
@@ -102,8 +103,15 @@ sf::createConstant(OpBuilder &builder, Location loc, RankedTensorType type, Stri
   AsmResourceBlob blob = HeapAsmResourceBlob::allocate(*getStorageBytes(type), alignment);
   if (failed(fill(blob.getMutableData())))
     return failure();
-  auto attr = DenseResourceElementsAttr::get(type, name, std::move(blob));
-  return arith::ConstantOp::create(builder, loc, type, attr);
+
+  // Compiling for several targets derives the same bytes several times; they are kept once, under one name.
+  auto &manager = DenseResourceElementsHandle::getManagerInterface(builder.getContext());
+  DialectResourceBlobManager::BlobEntry *existing = manager.getBlobManager().lookup(name);
+  bool isSame = existing && existing->getBlob() && existing->getBlob()->getData() == blob.getData();
+  auto *dialect = cast<BuiltinDialect>(manager.getDialect());
+  auto handle = isSame ? DenseResourceElementsHandle(existing, dialect)
+                       : manager.insert(name, std::move(blob));
+  return arith::ConstantOp::create(builder, loc, type, DenseResourceElementsAttr::get(type, handle));
 }
 
 std::string sf::deriveConstantName(StringRef name, StringRef form) {

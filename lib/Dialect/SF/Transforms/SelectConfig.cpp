@@ -90,8 +90,10 @@ struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass>
 private:
   LogicalResult parseConfig(KernelConfigAttr &forced) {
     // The text comes from a command line; the parser's own diagnostic points into it.
-    forced = dyn_cast_or_null<KernelConfigAttr>(
-        parseAttribute("#sf.kernel_config<" + config + ">", &getContext()));
+    constexpr StringLiteral prefix = "#sf.kernel_config<";
+    StringRef text = StringRef(config).trim();
+    std::string attribute = text.starts_with(prefix) ? text.str() : (prefix + text + ">").str();
+    forced = dyn_cast_or_null<KernelConfigAttr>(parseAttribute(attribute, &getContext()));
     if (!forced)
       return emitError(getOperation()->getLoc())
              << "expected a kernel configuration such as 'tile = 256x128x64, warps = 4x2, atom = mma_sp', got '"

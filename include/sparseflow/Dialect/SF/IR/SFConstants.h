@@ -50,8 +50,8 @@ bool isConstantTensor(mlir::Value value);
 /// another size than the type asks for.
 mlir::FailureOr<ConstantData> readConstant(mlir::Value value);
 
-/// A new constant of `type` whose bytes `fill` writes; nothing is inserted when `fill` fails. `name` is a wish: a
-/// name that is taken gets a number.
+/// A new constant of `type` whose bytes `fill` writes; nothing is inserted when `fill` fails. A name that
+/// is taken by other bytes gets a number.
 mlir::FailureOr<mlir::arith::ConstantOp>
 createConstant(mlir::OpBuilder &builder, mlir::Location loc, mlir::RankedTensorType type,
                llvm::StringRef name,

@@ -170,8 +170,7 @@ def SF_CompressOp : SF_Op<"compress", [Pure]> {
     Element types: `f16`, `bf16`, `f32`, `i8`, `f8E4M3FN`, `f8E5M2`. -0.0 counts as zero.
 
     Preconditions: static shape, K a multiple of 4, no NaN; in mode `verify`, at most two non-zeros in
-    each group. A constant that breaks this is rejected by `sf-verify-sparsity`, a run-time weight by
-    the kernel, which counts the offending groups.
+    each group. A constant that breaks this is rejected by `sf-verify-sparsity`.
 
     Postconditions: exactly two positions of each group are kept, in ascending order.
 
@@ -326,7 +325,7 @@ def SF_DequantizeOp : SF_Op<"dequantize", [
   ]> {
   let summary = "multiplies 8-bit elements by their scales";
   let description = [{
-    `x[m,k] = q[m,k] * s`, computed in f32 and rounded once to the result's element type. The shape of
+    `x[m,k] = q[m,k] * s`, computed in f32 and rounded to the result's element type. The shape of
     the scales says what one scale covers, as for `sf.quantize`. A 2:4 weight stays 2:4.
 
     Element types: q is `i8`, `f8E4M3FN` or `f8E5M2`; scales are `f32`; x is `f16`, `bf16` or `f32`.

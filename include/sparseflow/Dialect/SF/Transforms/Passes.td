@@ -218,8 +218,8 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
     Option<"target", "target", "std::string", /*default=*/"\"\"",
            "The chip, such as sm_90. By default the module's sf.target, else sm_80, the oldest with 2:4">,
     Option<"config", "config", "std::string", /*default=*/"\"\"",
-           "One configuration to use everywhere instead: the text between the angle brackets of "
-           "#sf.kernel_config<...>. For experiments and for reproducing a measurement">,
+           "One configuration to use everywhere instead: #sf.kernel_config<...>, or what stands between the "
+           "angle brackets. For experiments and for reproducing a measurement">,
     Option<"tolerance", "tolerance", "double", /*default=*/"0.05",
            "By how much a range of token counts may be slower to share its neighbour's variant. The "
            "model is not better than this">
