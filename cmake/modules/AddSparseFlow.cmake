@@ -52,3 +52,10 @@ function(add_sparseflow_unittest name)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/unittests")
   add_test(NAME ${name} COMMAND ${name})
 endfunction()
+
+# add_sparseflow_tool(NAME sources...): a program over libsparseflow.so, which it finds beside itself in ../lib.
+function(add_sparseflow_tool name)
+  add_executable(${name} ${ARGN})
+  target_link_libraries(${name} PRIVATE sparseflow_options sparseflow)
+  set_target_properties(${name} PROPERTIES BUILD_WITH_INSTALL_RPATH ON INSTALL_RPATH "$ORIGIN/../lib")
+endfunction()

@@ -3,15 +3,15 @@
  *
  * This header is the whole surface of libsparseflow.so; nothing else is exported. It is C99, and
  * stable:
- *  - handles are opaque; a struct starts with `struct_size`, which the caller sets to sizeof(the
- * struct) and by which fields are appended later without breaking older callers (SF_INIT does so
- * and zeroes the rest);
+ *  - handles are opaque; a struct starts with `struct_size`, which the caller sets to its sizeof,
+ *    and by which fields are appended later without breaking older callers (SF_INIT sets it and
+ *    zeroes the rest);
  *  - in an array of structs the elements are `struct_size` bytes apart, all alike;
- *  - every function that can fail returns an SfStatus; sfLastError() is then one helpful sentence
- * (for this thread);
+ *  - every function that can fail returns an SfStatus; sfLastError() is then one helpful sentence,
+ *    for this thread;
  *  - no exception crosses it and nothing aborts the process;
  *  - strings and buffers that it returns through `char **` or `void **` are released with sfFree;
- * `const char *` results belong to the handle they came from;
+ *    `const char *` results belong to the handle they came from;
  *  - programs and executables may be used from several threads at once.
  */
 #ifndef SPARSEFLOW_C_SPARSEFLOW_H
@@ -91,9 +91,7 @@ typedef struct SfTensor {
   const int64_t *strides;
 } SfTensor;
 
-/* ---- Library
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- Library ------------------------------------------------------------------------------ */
 
 SF_API const char *sfVersion(void); /* "0.1.0" */
 SF_API uint32_t sfAbiVersion(void);
@@ -109,9 +107,7 @@ SF_API size_t sfDTypeSize(SfDType dtype);
 /* Releases what came back through `char **` or `void **`. NULL is fine. */
 SF_API void sfFree(void *memory);
 
-/* ---- Compile
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- Compile ------------------------------------------------------------------------------ */
 
 /* The bytes behind `dense_resource<name>` in the IR. Borrowed: read during the call, never copied
  * before they are packed. shape is the shape of the IR's tensor; NULL leaves shape and dtype
@@ -151,8 +147,7 @@ SF_API SfStatus sfCompile(const char *mlir, size_t mlir_bytes, const SfConstant 
 SF_API SfStatus sfCompileFile(const char *path, const SfConstant *constants, size_t num_constants,
                               const SfCompileOptions *options, SfProgram **program);
 
-/* ---- Programs (.sf files)
- * --------------------------------------------------------------------------------------- */
+/* ---- Programs (.sf files) ----------------------------------------------------------------- */
 
 enum {
   SF_OPEN_VERIFY = 1, /* check every tensor's checksum, not only the header's and the manifest's */
@@ -176,9 +171,7 @@ SF_API SfStatus sfProgramSource(const SfProgram *program, char **mlir);
 SF_API SfProgram *sfProgramRetain(SfProgram *program);
 SF_API void sfProgramRelease(SfProgram *program); /* NULL is fine */
 
-/* ---- Devices
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- Devices ------------------------------------------------------------------------------ */
 
 /* JSON list: [{"name":"cuda:0","kind":"cuda","description":"NVIDIA H100
  * ...","target":"sm_90","memory":...}, ...,
@@ -186,9 +179,7 @@ SF_API void sfProgramRelease(SfProgram *program); /* NULL is fine */
  * host's devices, and `unavailable` (may be NULL) receives why there is no GPU, or NULL. */
 SF_API SfStatus sfDevices(char **json, char **unavailable);
 
-/* ---- Run
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- Run ---------------------------------------------------------------------------------- */
 
 /* device: "auto" (the first GPU that can run it, else the emulator), "cuda", "cuda:1", "emulator",
  * "reference". Loads the kernels and copies the constants there. */
@@ -255,9 +246,8 @@ SF_API SfStatus sfCopy(SfExecutable *executable, void *destination, const void *
                        size_t bytes, int32_t direction, void *stream);
 SF_API SfStatus sfSynchronize(SfExecutable *executable, void *stream);
 
-/* ---- 2:4 weights in host memory
- * --------------------------------------------------------------------------------- */
-/* W is [N,K], K a multiple of 4, contiguous rows (a row stride is allowed for dense tensors).
+/* ---- 2:4 weights in host memory ----------------------------------------------------------- */
+/* W is [N,K], K a multiple of 4. All tensors are contiguous.
  * dtypes: f16, bf16, f32, i8, e4m3, e5m2. values: [N,K/2]; bitmask: u8 [N,ceil(K/8)], bit j of byte
  * b is k = 8b+j, two bits in each group. */
 
@@ -287,8 +277,7 @@ SF_API SfStatus sfPackedSize(SfDType dtype, int64_t features, int64_t inner, int
 SF_API SfStatus sfPackWeight(const SfTensor *values, const SfTensor *bitmask,
                              const SfTensor *packed_values, const SfTensor *packed_metadata);
 
-/* ---- Programs' main functions (the tools are these)
- * --------------------------------------------------------------- */
+/* ---- Programs' main functions (the tools are these) --------------------------------------- */
 
 SF_API int sfOptMain(int argc, char **argv);
 SF_API int sfCompileMain(int argc, char **argv);
