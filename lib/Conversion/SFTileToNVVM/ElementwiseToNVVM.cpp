@@ -79,6 +79,22 @@ Value emitTanh(Emitter &e, Value x) {
   return arith::SubFOp::create(e.b, e.loc, constant(1), quotient);
 }
 
+/// erf(x) = sign(x) (1 - p(t) exp(-x^2)), t = 1 / (1 + 0.3275911 |x|), within 6e-7 in f32 (Abramowitz, Stegun 7.1.26).
+Value emitErf(Emitter &e, Value x) {
+  auto constant = [&](float value) -> Value {
+    return arith::ConstantOp::create(e.b, e.loc, e.b.getF32FloatAttr(value));
+  };
+  Value magnitude = math::AbsFOp::create(e.b, e.loc, x);
+  Value denominator = math::FmaOp::create(e.b, e.loc, magnitude, constant(0.3275911f), constant(1));
+  Value t = arith::DivFOp::create(e.b, e.loc, constant(1), denominator);
+  Value sum = constant(1.061405429f);
+  for (float coefficient : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f})
+    sum = math::FmaOp::create(e.b, e.loc, sum, t, constant(coefficient));
+  Value square = arith::MulFOp::create(e.b, e.loc, magnitude, arith::NegFOp::create(e.b, e.loc, magnitude));
+  Value tail = arith::MulFOp::create(e.b, e.loc, arith::MulFOp::create(e.b, e.loc, sum, t), emitExp(e, square));
+  return math::CopySignOp::create(e.b, e.loc, arith::SubFOp::create(e.b, e.loc, constant(1), tail), x);
+}
+
 /// The replacement of one scalar operation; null where a copy will do.
 Value emitScalar(Emitter &e, Operation &op, ValueRange operands) {
   Type result = op.getResult(0).getType();
@@ -91,6 +107,7 @@ Value emitScalar(Emitter &e, Operation &op, ValueRange operands) {
         return isFloat8(source) ? emitFromFloat8(e, operands[0], source, result) : Value();
       })
       .Case([&](math::ExpOp) { return result.isF32() ? emitExp(e, operands[0]) : Value(); })
+      .Case([&](math::ErfOp) { return result.isF32() ? emitErf(e, operands[0]) : Value(); })
       .Case([&](math::TanhOp) { return result.isF32() ? emitTanh(e, operands[0]) : Value(); })
       .Default([](Operation *) { return Value(); });
 }
