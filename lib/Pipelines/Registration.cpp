@@ -6,15 +6,25 @@
 
 #include "sparseflow/Pipelines/Registration.h"
 
+#include "sparseflow/Conversion/Passes.h"
 #include "sparseflow/Dialect/SF/IR/SFDialect.h"
+#include "sparseflow/Dialect/SF/Transforms/Passes.h"
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
+#include "sparseflow/Dialect/SFTile/Transforms/Passes.h"
+#include "sparseflow/Pipelines/Pipelines.h"
 #include "sparseflow/Target/Passes.h"
 
+#include "mlir/Conversion/ArithToLLVM/ArithToLLVM.h"
+#include "mlir/Conversion/ControlFlowToLLVM/ControlFlowToLLVM.h"
+#include "mlir/Conversion/IndexToLLVM/IndexToLLVM.h"
+#include "mlir/Conversion/MathToLLVM/MathToLLVM.h"
+#include "mlir/Conversion/NVVMToLLVM/NVVMToLLVM.h"
 #include "mlir/Conversion/Passes.h"
 #include "mlir/Dialect/Affine/IR/AffineOps.h"
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
 #include "mlir/Dialect/ControlFlow/IR/ControlFlow.h"
 #include "mlir/Dialect/DLTI/DLTI.h"
+#include "mlir/Dialect/Linalg/Passes.h"
 #include "mlir/Dialect/SparseTensor/IR/SparseTensor.h"
 #include "mlir/Dialect/Vector/IR/VectorOps.h"
 #include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
@@ -35,6 +45,12 @@ void sparseflow::registerDialects(DialectRegistry &registry) {
                   memref::MemRefDialect, NVVM::NVVMDialect, scf::SCFDialect,
                   sparse_tensor::SparseTensorDialect, tensor::TensorDialect,
                   vector::VectorDialect>();
+  // What convert-to-llvm asks the dialects for.
+  arith::registerConvertArithToLLVMInterface(registry);
+  cf::registerConvertControlFlowToLLVMInterface(registry);
+  index::registerConvertIndexToLLVMInterface(registry);
+  registerConvertMathToLLVMInterface(registry);
+  registerConvertNVVMToLLVMInterface(registry);
   registerBuiltinDialectTranslation(registry);
   registerGPUDialectTranslation(registry);
   registerLLVMDialectTranslation(registry);
@@ -44,8 +60,17 @@ void sparseflow::registerDialects(DialectRegistry &registry) {
 void sparseflow::registerPasses() {
   static std::once_flag once;
   std::call_once(once, [] {
+    sf::registerSFPasses();
+    sf_tile::registerSparseFlowSFTilePasses();
+    registerSparseFlowConversionPasses();
     target::registerSFTargetPasses();
+    registerPipelines();
+    // Upstream's: what the pipelines use, so that a reproducer can name it.
     registerTransformsPasses();
+    registerConvertElementwiseToLinalgPass();
+    registerConvertToLLVMPass();
+    registerLinalgElementwiseOpFusionPass();
     registerReconcileUnrealizedCastsPass();
+    registerSCFToControlFlowPass();
   });
 }

@@ -1,17 +1,19 @@
 //===- Ptxas.cpp - NVIDIA's assembler, and what it reports ----------------===//
 //
-// The version is asked for once per program and process: starting ptxas costs more than a whole
-// compile that is answered from the cache.
+// The version is asked for once per program and process, and kept in the cache: starting ptxas costs
+// more than a whole compile that is answered from there.
 //
 //===----------------------------------------------------------------------===//
 
 #include "sparseflow/Target/Ptxas.h"
 
+#include "sparseflow/Target/DiskCache.h"
 #include "sparseflow/Target/Subprocess.h"
 
 #include "llvm/ADT/ScopeExit.h"
 #include "llvm/ADT/SmallString.h"
 #include "llvm/ADT/StringMap.h"
+#include "llvm/BinaryFormat/Magic.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
@@ -139,13 +141,33 @@ static bool isTooOld(StringRef version) {
   return major < 12 || (major == 12 && minor < 5);
 }
 
-static Expected<std::string> versionOf(const std::string &path) {
+/// What changes when the program at this path does. Empty for a script, behind which anything may
+/// change.
+static std::string getIdentity(StringRef path) {
+  sys::fs::file_status status;
+  file_magic magic;
+  if (sys::fs::status(path, status) || identify_magic(path, magic) ||
+      magic == file_magic::unknown)
+    return "";
+  return CacheKey()
+      .add("ptxas-version-1")
+      .add(path)
+      .add(std::to_string(status.getSize()))
+      .add(std::to_string(status.getLastModificationTime().time_since_epoch().count()))
+      .str();
+}
+
+static Expected<std::string> versionOf(const std::string &path, DiskCache *cache) {
   static std::mutex mutex;
   static StringMap<std::string> versions;
   std::lock_guard<std::mutex> lock(mutex);
   auto known = versions.find(path);
   if (known != versions.end())
     return known->second;
+  std::string identity = cache && cache->enabled() ? getIdentity(path) : "";
+  if (!identity.empty())
+    if (auto fields = cache->get(identity); fields && fields->size() == 1)
+      return versions[path] = fields->front();
   constexpr unsigned versionTimeoutSeconds = 20;
   Expected<SubprocessResult> result = runSubprocess({path, "--version"}, versionTimeoutSeconds);
   if (!result)
@@ -153,8 +175,9 @@ static Expected<std::string> versionOf(const std::string &path) {
   std::string version = parsePtxasVersion(result->output);
   if (version.empty())
     return createStringError("'" + path + "' does not answer --version as ptxas does");
-  versions[path] = version;
-  return version;
+  if (!identity.empty())
+    cache->put(identity, {version});
+  return versions[path] = version;
 }
 
 /// The site-packages folder that this library was installed into, if any: the wheel puts it into
@@ -179,7 +202,8 @@ static void addPackageCandidates(StringRef sitePackages, std::vector<std::string
   }
 }
 
-Expected<Ptxas> Ptxas::find(StringRef explicitPath, ArrayRef<std::string> prefixes) {
+Expected<Ptxas> Ptxas::find(StringRef explicitPath, ArrayRef<std::string> prefixes,
+                            DiskCache *cache) {
   Ptxas result;
   std::string chosen = explicitPath.str();
   StringRef chosenBy = "the given path";
@@ -191,7 +215,7 @@ Expected<Ptxas> Ptxas::find(StringRef explicitPath, ArrayRef<std::string> prefix
     if (!sys::fs::can_execute(chosen))
       return createStringError("expected " + chosenBy + " to name ptxas, got '" + chosen +
                                "', which is no program that can be run");
-    Expected<std::string> version = versionOf(chosen);
+    Expected<std::string> version = versionOf(chosen, cache);
     if (!version)
       return version.takeError();
     if (isKnownToMiscompile(*version) || isTooOld(*version))
@@ -220,7 +244,7 @@ Expected<Ptxas> Ptxas::find(StringRef explicitPath, ArrayRef<std::string> prefix
   for (const std::string &candidate : candidates) {
     if (!sys::fs::can_execute(candidate))
       continue;
-    Expected<std::string> version = versionOf(candidate);
+    Expected<std::string> version = versionOf(candidate, cache);
     if (!version) {
       refused += "; " + toString(version.takeError());
       continue;

@@ -13,6 +13,9 @@ namespace sparseflow {
 /// sparseflow-opt: parses MLIR, runs the passes named on the command line, prints the result.
 int optMain(int argc, char **argv);
 
+/// sparseflow-compile: MLIR to an .sf file, or to any form on the way.
+int compileMain(int argc, char **argv);
+
 } // namespace sparseflow
 
 #endif // SPARSEFLOW_PIPELINES_TOOLS_H

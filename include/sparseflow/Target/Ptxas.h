@@ -17,6 +17,8 @@
 
 namespace sparseflow::target {
 
+class DiskCache;
+
 /// What `ptxas -v` says about one entry function.
 struct KernelResources {
   std::string name;
@@ -55,8 +57,10 @@ public:
   /// Looks at `explicitPath`, then $SPARSEFLOW_PTXAS, $CUDA_HOME/bin, PATH, the nvidia-cuda-nvcc
   /// Python package in `prefixes` (site-packages folders) or beside this library, and the toolkit's
   /// usual place. Versions known to miscompile are passed over, and refused when named explicitly.
+  /// With a cache, a program that has not changed is not started to learn its version.
   static llvm::Expected<Ptxas> find(llvm::StringRef explicitPath = "",
-                                    llvm::ArrayRef<std::string> prefixes = {});
+                                    llvm::ArrayRef<std::string> prefixes = {},
+                                    DiskCache *cache = nullptr);
 
   llvm::StringRef path() const { return programPath; }
   llvm::StringRef version() const { return programVersion; }

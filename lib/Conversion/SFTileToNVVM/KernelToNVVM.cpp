@@ -32,6 +32,11 @@ struct LowerKernel : OpConversionPattern<KernelOp> {
                   rewriter.getDenseI32ArrayAttr({static_cast<int32_t>(op.getThreads()), 1, 1}));
     // Without it ptxas may choose few registers and spill.
     func->setAttr(NVVM::NVVMDialect::getMinctasmAttrName(), rewriter.getI32IntegerAttr(1));
+    // What the manifest says about the kernel.
+    if (Attribute config = op.getConfigAttr())
+      func->setAttr("sf.config", config);
+    if (IntegerAttr bytes = op.getSharedBytesAttr())
+      func->setAttr("sf.shared_bytes", bytes);
     rewriter.inlineRegionBefore(op.getBody(), func.getBody(), func.end());
     if (failed(rewriter.convertRegionTypes(&func.getBody(), *getTypeConverter(), &signature)))
       return failure();

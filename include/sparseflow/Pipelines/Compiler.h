@@ -1,0 +1,96 @@
+//===- Compiler.h - From MLIR text to a program -----------------*- C++ -*-===//
+//
+// The compiler as a function. It goes through text on purpose: after the passes that are the same
+// for every chip the IR is printed without its constants, and that text is at once what an .sf file
+// keeps, what each chip starts from (in a context of its own, so that chips compile in parallel and
+// constants have the same names everywhere), and what the emulator and the reference start from
+// later. There is one way from source to kernels, so all of them agree.
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef SPARSEFLOW_PIPELINES_COMPILER_H
+#define SPARSEFLOW_PIPELINES_COMPILER_H
+
+#include "sparseflow/Runtime/ProgramFile.h"
+#include "mlir/IR/BuiltinOps.h"
+#include "mlir/IR/MLIRContext.h"
+#include "mlir/IR/OwningOpRef.h"
+#include "llvm/ADT/ArrayRef.h"
+#include "llvm/Support/Error.h"
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace sparseflow {
+
+/// The bytes behind `dense_resource<name>` in the IR. Borrowed for the duration of the call.
+struct ExternalConstant {
+  std::string name;
+  llvm::ArrayRef<char> data;
+  /// Checked against the IR's type where given.
+  std::optional<runtime::DType> dtype;
+  std::optional<std::vector<int64_t>> shape;
+};
+
+enum class Severity { Error, Warning, Remark };
+
+struct CompileOptions {
+  std::vector<std::string> targets = {"sm_80"};
+  /// #sf.kernel_config<...> for every matmul; empty: chosen by the compiler.
+  std::string config;
+  /// Path of ptxas; empty: found (see target::Ptxas::find).
+  std::string ptxas;
+  /// Nothing: the default folder; "": no cache.
+  std::optional<std::string> cacheDir;
+  /// Folder for numbered intermediate files; empty: none. Turns the cache off.
+  std::string dumpDir;
+  /// Where a failing pass leaves its reproducer; empty: nowhere.
+  std::string reproducer;
+  bool timing = false;
+  /// Told every diagnostic as it comes, errors included.
+  std::function<void(Severity, llvm::StringRef)> diagnostics;
+};
+
+/// Compiles MLIR (text or bytecode). `name` stands for it in messages.
+llvm::Expected<runtime::ProgramFile::Ptr> compile(llvm::StringRef source, llvm::StringRef name,
+                                                  llvm::ArrayRef<ExternalConstant> constants,
+                                                  const CompileOptions &options);
+
+/// Where compileTo stops.
+enum class Stage { SF, SFTile, NVVM, LLVM, PTX, Cubin };
+
+struct StageOutput {
+  std::string name; // "sm_80.mlir", "sm_80.main_matmul_0.ptx"
+  std::string contents;
+};
+
+/// The IR or the kernels at some point of the way, for people: a file for each target and, from
+/// LLVM IR on, for each kernel. Nothing is taken from the cache.
+llvm::Expected<std::vector<StageOutput>> compileTo(Stage stage, llvm::StringRef source,
+                                                   llvm::StringRef name,
+                                                   llvm::ArrayRef<ExternalConstant> constants,
+                                                   const CompileOptions &options);
+
+/// IR and the context that owns it.
+struct LoadedModule {
+  std::shared_ptr<mlir::MLIRContext> context;
+  mlir::OwningOpRef<mlir::ModuleOp> module;
+};
+
+/// The `sf` IR of a program file with its constants bound, for the reference.
+llvm::Expected<LoadedModule> loadSource(const runtime::ProgramFile &file);
+
+/// The kernels of one chip's programs before PTX, for the emulator. They are compiled again from the
+/// file's source with the configurations that were chosen then; nothing that the file calls a
+/// kernel is executed.
+llvm::Expected<LoadedModule> recompileForEmulation(const runtime::ProgramFile &file,
+                                                   llvm::StringRef target);
+
+/// Makes "emulator" and "reference" known to the runtime.
+void registerHostDevices();
+
+} // namespace sparseflow
+
+#endif // SPARSEFLOW_PIPELINES_COMPILER_H

@@ -1,0 +1,628 @@
+//===- Compiler.cpp - From MLIR text to a program -------------------------===//
+//
+// Per chip the work is: choose configurations, pack weights, and then either find the kernels in
+// the cache or make them. What a cached entry holds does not depend on the values of the weights,
+// only on their shapes and names, so a model that was trained a little more compiles in no time.
+//
+//===----------------------------------------------------------------------===//
+
+#include "sparseflow/Pipelines/Compiler.h"
+
+#include "Session.h"
+#include "sparseflow/Dialect/SF/IR/SFConstants.h"
+#include "sparseflow/Dialect/SF/IR/SFOps.h"
+#include "sparseflow/Runtime/Error.h"
+#include "sparseflow/Support/Sparse24.h"
+#include "sparseflow/Target/DiskCache.h"
+#include "sparseflow/Target/Manifest.h"
+#include "sparseflow/Target/Passes.h"
+
+#include "mlir/IR/DialectResourceBlobManager.h"
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/ADT/StringMap.h"
+#include "llvm/ADT/StringSet.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/Threading.h"
+#include <atomic>
+#include <dlfcn.h>
+#include <thread>
+
+using namespace mlir;
+using namespace sparseflow;
+using target::CacheKey;
+using target::Chip;
+using target::DiskCache;
+namespace rt = sparseflow::runtime;
+
+static constexpr llvm::StringLiteral sourceTensorName = "source.mlir";
+
+/// The tensor with the source of one chip: the `sf` IR after configurations were chosen.
+static std::string chipSourceName(StringRef chip) { return (chip + "/source.mlir").str(); }
+
+namespace {
+
+/// One chip's part of a program.
+struct ChipProgram {
+  rt::Manifest manifest; // every function with one program
+  std::vector<rt::StoredTensor> tensors;
+};
+
+/// What all chips share. Read by their threads.
+struct Shared {
+  const CompileOptions &options;
+  std::string source;                      // with locations
+  std::vector<ExternalConstant> constants; // views of the graph session's blobs
+  target::Ptxas ptxas;
+  std::string cacheDir;
+};
+
+} // namespace
+
+//===----------------------------------------------------------------------===//
+// Constants as tensors of the file
+//===----------------------------------------------------------------------===//
+
+static ArrayRef<uint8_t> asBytes(ArrayRef<char> data) {
+  return {reinterpret_cast<const uint8_t *>(data.data()), data.size()};
+}
+
+static rt::StoredTensor makeTensor(std::string name, rt::DType dtype, std::vector<int64_t> shape,
+                                   ArrayRef<char> data, std::shared_ptr<const void> owner) {
+  if (!owner)
+    return rt::StoredTensor::own(std::move(name), dtype, std::move(shape),
+                                 std::vector<uint8_t>(data.begin(), data.end()));
+  rt::StoredTensor tensor;
+  tensor.name = std::move(name);
+  tensor.dtype = dtype;
+  tensor.shape = std::move(shape);
+  tensor.data = asBytes(data);
+  tensor.owner = std::move(owner);
+  return tensor;
+}
+
+static bool isCanonicalWeight(RankedTensorType type) {
+  sf::WeightAttr weight = sf::getWeightEncoding(type);
+  return weight && weight.isCanonical();
+}
+
+/// A canonical weight is two tensors, so that any safetensors tool sees what it is; everything else
+/// encoded is bytes. Without an owner the bytes are copied.
+static void addConstant(std::vector<rt::StoredTensor> &tensors, const ResourceConstant &constant,
+                        std::shared_ptr<const void> owner) {
+  std::optional<DType> dtype = sf::getDType(constant.type.getElementType());
+  if (isCanonicalWeight(constant.type) && dtype) {
+    int64_t n = constant.type.getDimSize(0), k = constant.type.getDimSize(1);
+    size_t valueBytes = canonicalValuesBytes(n, k, *dtype);
+    tensors.push_back(makeTensor(constant.name + ".values",
+                                 *rt::parseDType(stringifyDType(*dtype)), {n, k / 2},
+                                 constant.data.take_front(valueBytes), owner));
+    tensors.push_back(makeTensor(constant.name + ".bitmask", rt::DType::U8, {n, (k + 7) / 8},
+                                 constant.data.drop_front(valueBytes), owner));
+    return;
+  }
+  if (constant.type.getEncoding() || !dtype) {
+    tensors.push_back(makeTensor(constant.name, rt::DType::U8,
+                                 {static_cast<int64_t>(constant.data.size())}, constant.data,
+                                 owner));
+    return;
+  }
+  tensors.push_back(makeTensor(constant.name, *rt::parseDType(stringifyDType(*dtype)),
+                               constant.type.getShape().vec(), constant.data, owner));
+}
+
+//===----------------------------------------------------------------------===//
+// Cache
+//===----------------------------------------------------------------------===//
+
+/// Tells builds of the compiler apart that have the same version, as a developer's do.
+static const std::string &buildIdentity() {
+  static const std::string identity = [] {
+    Dl_info info;
+    llvm::sys::fs::file_status status;
+    if (!dladdr(reinterpret_cast<void *>(&sparseflow::compile), &info) || !info.dli_fname ||
+        llvm::sys::fs::status(info.dli_fname, status))
+      return std::string();
+    return llvm::formatv("{0}-{1}", status.getSize(),
+                         status.getLastModificationTime().time_since_epoch().count())
+        .str();
+  }();
+  return identity;
+}
+
+static std::string programKey(const Shared &shared, const Chip &chip, StringRef text) {
+  return CacheKey()
+      .add("program-1")
+      .add(target::getProducer())
+      .add(buildIdentity())
+      .add(shared.ptxas.version())
+      .add(chip.name)
+      .add(text)
+      .str();
+}
+
+/// An entry: the manifest, then name, dtype, shape and bytes of each tensor that is not a resource
+/// of the IR (kernels, and constants that stand in the text).
+static void store(DiskCache &cache, StringRef key, const ChipProgram &program) {
+  std::vector<std::string> texts = {llvm::formatv("{0}", rt::toJSON(program.manifest)).str()};
+  for (const rt::StoredTensor &tensor : program.tensors) {
+    texts.push_back(tensor.name);
+    texts.push_back(rt::stringify(tensor.dtype).str());
+    texts.push_back(llvm::join(
+        llvm::map_range(tensor.shape, [](int64_t size) { return std::to_string(size); }), ","));
+    texts.push_back(llvm::toStringRef(tensor.data).str());
+  }
+  cache.put(key, SmallVector<StringRef>(texts.begin(), texts.end()));
+}
+
+static std::optional<ChipProgram> lookUp(DiskCache &cache, StringRef key) {
+  std::optional<std::vector<std::string>> fields = cache.get(key);
+  if (!fields || fields->size() % 4 != 1)
+    return std::nullopt;
+  ChipProgram program;
+  llvm::Expected<rt::Manifest> manifest = rt::parseManifest(fields->front());
+  if (!manifest) {
+    llvm::consumeError(manifest.takeError());
+    return std::nullopt;
+  }
+  program.manifest = std::move(*manifest);
+  for (size_t i = 1; i < fields->size(); i += 4) {
+    std::optional<rt::DType> dtype = rt::parseDType((*fields)[i + 1]);
+    if (!dtype)
+      return std::nullopt;
+    std::vector<int64_t> shape;
+    for (StringRef size : llvm::split((*fields)[i + 2], ','))
+      if (!size.empty() && size.getAsInteger(10, shape.emplace_back()))
+        return std::nullopt;
+    const std::string &bytes = (*fields)[i + 3];
+    program.tensors.push_back(rt::StoredTensor::own(
+        (*fields)[i], *dtype, std::move(shape), std::vector<uint8_t>(bytes.begin(), bytes.end())));
+  }
+  return program;
+}
+
+//===----------------------------------------------------------------------===//
+// One chip
+//===----------------------------------------------------------------------===//
+
+/// Kernels and inline constants; what the IR holds as resources is added from there.
+static llvm::Expected<ChipProgram> buildChipProgram(Session &session, const Chip &chip) {
+  ChipProgram program;
+  FailureOr<target::ModuleProgram> built = failure();
+  if (llvm::Error error = session.guard([&]() -> LogicalResult {
+        built = target::buildManifest(session.module(), chip);
+        return success(succeeded(built));
+      }))
+    return std::move(error);
+  program.manifest = std::move(built->manifest);
+
+  for (auto binary : session.module().getOps<gpu::BinaryOp>())
+    for (const target::BinaryKernel &kernel : target::getBinaryKernels(binary)) {
+      StringRef name = kernel.metadata.getName();
+      for (auto [kind, bytes] : {std::pair("ptx", kernel.ptx), std::pair("cubin", kernel.cubin)})
+        if (!bytes.empty())
+          program.tensors.push_back(
+              rt::StoredTensor::text(target::getKernelTensorName(chip.name, name, kind), bytes));
+    }
+  for (target::ProgramConstant &constant : built->constants) {
+    if (isa<DenseResourceElementsAttr>(constant.op.getValue()))
+      continue;
+    FailureOr<sf::ConstantData> data = failure();
+    if (llvm::Error error = session.guard([&]() -> LogicalResult {
+          data = sf::readConstant(constant.op);
+          return success(succeeded(data));
+        }))
+      return std::move(error);
+    addConstant(program.tensors,
+                {constant.name, cast<RankedTensorType>(constant.op.getType()), data->getBytes()},
+                nullptr);
+  }
+  return program;
+}
+
+/// The tensors that the programs' buffers name and that are resources of the packed IR.
+static llvm::Error addResources(ChipProgram &program, ArrayRef<ResourceConstant> resources,
+                                const Shared &shared, std::shared_ptr<const void> packed) {
+  llvm::StringSet<> present;
+  for (const rt::StoredTensor &tensor : program.tensors)
+    present.insert(tensor.name);
+  for (const rt::Function &function : program.manifest.functions)
+    for (const rt::Buffer &buffer : function.programs.front().buffers) {
+      if (buffer.kind != rt::Buffer::Kind::Constant || !present.insert(buffer.tensor).second)
+        continue;
+      auto resource = llvm::find_if(
+          resources, [&](const ResourceConstant &other) { return other.name == buffer.tensor; });
+      if (resource == resources.end())
+        return rt::makeError(rt::Status::InternalError,
+                             "constant '" + buffer.tensor + "' was lost on the way");
+      // What came in from outside is copied: it may be lent for this call only.
+      bool isShared = llvm::any_of(shared.constants, [&](const ExternalConstant &given) {
+        return given.data.data() == resource->data.data();
+      });
+      std::shared_ptr<const void> owner = isShared ? nullptr : packed;
+      // Kernels take the bytes of a canonical weight in one piece.
+      if (isCanonicalWeight(resource->type))
+        program.tensors.push_back(makeTensor(resource->name, rt::DType::U8,
+                                             {static_cast<int64_t>(resource->data.size())},
+                                             resource->data, owner));
+      else
+        addConstant(program.tensors, *resource, owner);
+    }
+  return llvm::Error::success();
+}
+
+static void setTarget(ModuleOp module, const Chip &chip) {
+  module->setAttr("sf.target", sf::TargetAttr::get(module.getContext(), chip.name));
+}
+
+static PipelineOptions getPipelineOptions(const Shared &shared, const Chip &chip) {
+  PipelineOptions pipeline;
+  pipeline.target = chip.name.str();
+  pipeline.config = shared.options.config;
+  pipeline.ptxas = shared.ptxas.path().str();
+  pipeline.cacheDir = shared.cacheDir;
+  return pipeline;
+}
+
+static llvm::Expected<ChipProgram> compileForChip(const Shared &shared, const Chip &chip,
+                                                  Dumper &dumper, TimingScope &timing) {
+  Session session(shared.options, chip.name.str() + "-");
+  if (llvm::Error error = session.parse(shared.source, sourceTensorName))
+    return std::move(error);
+  if (llvm::Error error = session.bind(shared.constants))
+    return std::move(error);
+  setTarget(session.module(), chip);
+  PipelineOptions pipeline = getPipelineOptions(shared, chip);
+  auto run = [&](Phase first, Phase last) {
+    return session.run(first, last, pipeline, dumper, timing);
+  };
+
+  if (llvm::Error error = run(Phase::Select, Phase::Select))
+    return std::move(error);
+  std::string chipSource = printModule(session.module(), Print::Source);
+  if (llvm::Error error = run(Phase::Pack, Phase::Pack))
+    return std::move(error);
+  std::vector<ResourceConstant> resources = getResourceConstants(session.module());
+
+  DiskCache cache(dumper.enabled() ? "" : shared.cacheDir);
+  std::string key =
+      cache.enabled()
+          ? programKey(shared, chip, printModule(session.module(), Print::Source))
+          : "";
+  std::optional<ChipProgram> program;
+  if (cache.enabled())
+    program = lookUp(cache, key);
+  if (!program) {
+    if (llvm::Error error = run(Phase::Tile, Phase::Binary))
+      return std::move(error);
+    llvm::Expected<ChipProgram> built = buildChipProgram(session, chip);
+    if (!built)
+      return built.takeError();
+    program = std::move(*built);
+    store(cache, key, *program);
+  }
+  if (llvm::Error error = addResources(*program, resources, shared, session.share()))
+    return std::move(error);
+  program->tensors.push_back(rt::StoredTensor::text(chipSourceName(chip.name), chipSource));
+  return std::move(*program);
+}
+
+/// As many chips at once as there are processors; each keeps its own answer.
+static std::vector<llvm::Expected<ChipProgram>>
+compileForChips(const Shared &shared, ArrayRef<const Chip *> chips, Dumper &dumper,
+                TimingScope &timing) {
+  std::vector<std::optional<llvm::Expected<ChipProgram>>> results(chips.size());
+  std::atomic<size_t> next{0};
+  auto work = [&] {
+    for (size_t i = next++; i < chips.size(); i = next++)
+      results[i].emplace(compileForChip(shared, *chips[i], dumper, timing));
+  };
+  // Dumps are numbered and timings nested in the order of events; both want one thread.
+  bool ordered = dumper.enabled() || shared.options.timing;
+  size_t count = ordered ? 1
+                         : std::min<size_t>(chips.size(),
+                                            llvm::hardware_concurrency().compute_thread_count());
+  std::vector<std::thread> threads;
+  for (size_t i = 1; i < count; ++i)
+    threads.emplace_back(work);
+  work();
+  for (std::thread &thread : threads)
+    thread.join();
+  std::vector<llvm::Expected<ChipProgram>> answers;
+  for (auto &result : results)
+    answers.push_back(std::move(*result));
+  return answers;
+}
+
+//===----------------------------------------------------------------------===//
+// All chips
+//===----------------------------------------------------------------------===//
+
+/// Adds a chip's tensors to the program's. Weights that several chips pack alike are kept once; one
+/// that a chip packs in its own way gets a name of its own.
+static void mergeTensors(std::vector<rt::StoredTensor> &tensors, llvm::StringMap<size_t> &index,
+                         ChipProgram &program, StringRef chip) {
+  for (rt::StoredTensor &tensor : program.tensors) {
+    auto known = index.find(tensor.name);
+    if (known != index.end()) {
+      const rt::StoredTensor &other = tensors[known->second];
+      if (other.dtype == tensor.dtype && other.shape == tensor.shape && other.data == tensor.data)
+        continue;
+      std::string name = (chip + "/" + tensor.name).str();
+      for (rt::Function &function : program.manifest.functions)
+        for (rt::Buffer &buffer : function.programs.front().buffers)
+          if (buffer.kind == rt::Buffer::Kind::Constant && buffer.tensor == tensor.name)
+            buffer.tensor = name;
+      tensor.name = name;
+    }
+    index[tensor.name] = tensors.size();
+    tensors.push_back(std::move(tensor));
+  }
+}
+
+static llvm::Expected<SmallVector<const Chip *>> findChips(ArrayRef<std::string> names) {
+  SmallVector<const Chip *> chips;
+  for (StringRef name : names) {
+    llvm::Expected<const Chip *> chip = target::findChip(name.trim());
+    if (!chip)
+      return rt::makeError(rt::Status::InvalidArgument, llvm::toString(chip.takeError()));
+    if (!llvm::is_contained(chips, *chip))
+      chips.push_back(*chip);
+  }
+  if (chips.empty())
+    return rt::makeError(rt::Status::InvalidArgument,
+                         "expected at least one target, got none; known targets are " +
+                             sf::listChips());
+  return chips;
+}
+
+static std::string getCacheDir(const CompileOptions &options) {
+  return options.cacheDir ? *options.cacheDir : DiskCache::defaultDirectory();
+}
+
+/// Parses, binds, and runs what is the same for every chip.
+static llvm::Error runGraphPhase(Session &session, StringRef source, StringRef name,
+                                 ArrayRef<ExternalConstant> constants, Dumper &dumper,
+                                 TimingScope &timing) {
+  if (llvm::Error error = session.parse(source, name))
+    return error;
+  if (llvm::Error error = session.bind(constants))
+    return error;
+  if (llvm::Error error = dumper.dump("input.mlir", session.module()))
+    return error;
+  return session.run(Phase::Graph, Phase::Graph, {}, dumper, timing);
+}
+
+llvm::Expected<rt::ProgramFile::Ptr> sparseflow::compile(StringRef source, StringRef name,
+                                                         ArrayRef<ExternalConstant> constants,
+                                                         const CompileOptions &options) {
+  llvm::Expected<SmallVector<const Chip *>> chips = findChips(options.targets);
+  if (!chips)
+    return chips.takeError();
+  std::string cacheDir = getCacheDir(options);
+  DiskCache cache(cacheDir);
+  llvm::Expected<target::Ptxas> ptxas = target::Ptxas::find(options.ptxas, {}, &cache);
+  if (!ptxas)
+    return rt::makeError(rt::Status::Unsupported, llvm::toString(ptxas.takeError()));
+
+  DefaultTimingManager timingManager;
+  timingManager.setEnabled(options.timing);
+  TimingScope timing = timingManager.getRootScope();
+  Dumper dumper(options.dumpDir);
+  Session session(options);
+  if (llvm::Error error = runGraphPhase(session, source, name, constants, dumper, timing))
+    return std::move(error);
+
+  Shared shared{options, printModule(session.module(), Print::Locations), {}, *ptxas, cacheDir};
+  std::vector<rt::StoredTensor> tensors;
+  llvm::StringMap<size_t> index;
+  std::vector<ResourceConstant> resources = getResourceConstants(session.module());
+  for (const ResourceConstant &constant : resources) {
+    shared.constants.push_back({constant.name, constant.data, std::nullopt, std::nullopt});
+    // The caller's memory is only lent for this call.
+    bool isBorrowed = llvm::any_of(constants, [&](const ExternalConstant &given) {
+      return given.data.data() == constant.data.data();
+    });
+    addConstant(tensors, constant, isBorrowed ? nullptr : session.share());
+  }
+  for (auto [i, tensor] : llvm::enumerate(tensors))
+    index[tensor.name] = i;
+
+  rt::Manifest manifest;
+  std::vector<llvm::Expected<ChipProgram>> programs =
+      compileForChips(shared, *chips, dumper, timing);
+  llvm::Error failures = llvm::Error::success();
+  for (auto [program, chip] : llvm::zip(programs, *chips)) {
+    if (!program) {
+      // Chips fail alike more often than not; the first says it.
+      llvm::Error error = program.takeError();
+      if (failures)
+        llvm::consumeError(std::move(error));
+      else
+        failures = std::move(error);
+      continue;
+    }
+    mergeTensors(tensors, index, *program, chip->name);
+    if (manifest.functions.empty()) {
+      manifest = std::move(program->manifest);
+      continue;
+    }
+    for (auto [function, other] : llvm::zip(manifest.functions, program->manifest.functions))
+      function.programs.push_back(std::move(other.programs.front()));
+  }
+  if (failures)
+    return std::move(failures);
+
+  tensors.push_back(rt::StoredTensor::text(sourceTensorName.str(),
+                                           printModule(session.module(), Print::Source)));
+  manifest.source = sourceTensorName.str();
+  return rt::ProgramFile::create(std::move(manifest), std::move(tensors));
+}
+
+//===----------------------------------------------------------------------===//
+// Parts of the way
+//===----------------------------------------------------------------------===//
+
+static llvm::Expected<std::vector<StageOutput>>
+getKernels(Session &session, Stage stage, const Chip &chip, const target::Ptxas *ptxas) {
+  target::CodeGenOptions codegen;
+  codegen.chip = &chip;
+  codegen.ptxas = ptxas;
+  codegen.keepLLVMIR = stage == Stage::LLVM;
+  std::vector<StageOutput> outputs;
+  for (auto module : session.module().getOps<gpu::GPUModuleOp>()) {
+    FailureOr<std::vector<target::CompiledKernel>> kernels = failure();
+    if (llvm::Error error = session.guard([&]() -> LogicalResult {
+          kernels = target::compileKernels(module, codegen);
+          return success(succeeded(kernels));
+        }))
+      return std::move(error);
+    for (target::CompiledKernel &kernel : *kernels) {
+      std::string stem = chip.name.str() + "." + kernel.name;
+      if (stage == Stage::LLVM)
+        outputs.push_back({stem + ".ll", std::move(kernel.llvmIR)});
+      else if (stage == Stage::PTX)
+        outputs.push_back({stem + ".ptx", std::move(kernel.ptx)});
+      else
+        outputs.push_back({stem + ".cubin", std::move(kernel.cubin)});
+    }
+  }
+  return outputs;
+}
+
+llvm::Expected<std::vector<StageOutput>>
+sparseflow::compileTo(Stage stage, StringRef source, StringRef name,
+                      ArrayRef<ExternalConstant> constants, const CompileOptions &options) {
+  llvm::Expected<SmallVector<const Chip *>> chips = findChips(options.targets);
+  if (!chips)
+    return chips.takeError();
+  std::optional<target::Ptxas> ptxas;
+  if (stage == Stage::Cubin) {
+    llvm::Expected<target::Ptxas> found = target::Ptxas::find(options.ptxas);
+    if (!found)
+      return rt::makeError(rt::Status::Unsupported, llvm::toString(found.takeError()));
+    ptxas = *found;
+  }
+  DefaultTimingManager timingManager;
+  timingManager.setEnabled(options.timing);
+  TimingScope timing = timingManager.getRootScope();
+  Dumper dumper(options.dumpDir);
+  Session session(options);
+  if (llvm::Error error = runGraphPhase(session, source, name, constants, dumper, timing))
+    return std::move(error);
+  if (stage == Stage::SF)
+    return std::vector<StageOutput>{{"sf.mlir", printModule(session.module(), Print::Full)}};
+
+  Shared shared{options, printModule(session.module(), Print::Locations), {}, {}, ""};
+  for (const ResourceConstant &constant : getResourceConstants(session.module()))
+    shared.constants.push_back({constant.name, constant.data, std::nullopt, std::nullopt});
+  std::vector<StageOutput> outputs;
+  for (const Chip *chip : *chips) {
+    Session forChip(options, chip->name.str() + "-");
+    if (llvm::Error error = forChip.parse(shared.source, sourceTensorName))
+      return std::move(error);
+    if (llvm::Error error = forChip.bind(shared.constants))
+      return std::move(error);
+    setTarget(forChip.module(), *chip);
+    if (llvm::Error error =
+            forChip.run(Phase::Select, stage == Stage::SFTile ? Phase::Tile : Phase::Lower,
+                        getPipelineOptions(shared, *chip), dumper, timing))
+      return std::move(error);
+    if (stage <= Stage::NVVM) {
+      outputs.push_back({chip->name.str() + ".mlir", printModule(forChip.module(), Print::Source)});
+      continue;
+    }
+    llvm::Expected<std::vector<StageOutput>> kernels =
+        getKernels(forChip, stage, *chip, ptxas ? &*ptxas : nullptr);
+    if (!kernels)
+      return kernels.takeError();
+    llvm::append_range(outputs, *kernels);
+  }
+  return outputs;
+}
+
+//===----------------------------------------------------------------------===//
+// From a file back to IR
+//===----------------------------------------------------------------------===//
+
+/// Parses a text of the file and gives its constants the file's tensors. What is made on the way
+/// goes to `pieces`, which must live as long as the session's module is read.
+static llvm::Error loadText(Session &session, const rt::ProgramFile &file, StringRef text,
+                            StringRef name, std::vector<std::vector<char>> &pieces) {
+  if (llvm::Error error = session.parse(text, name))
+    return error;
+  std::vector<ExternalConstant> constants;
+  for (const ResourceConstant &constant : getResourceConstants(session.module())) {
+    auto view = [](const rt::StoredTensor &tensor) {
+      return ArrayRef<char>(reinterpret_cast<const char *>(tensor.data.data()),
+                            tensor.data.size());
+    };
+    const rt::StoredTensor *whole = file.find(constant.name);
+    const rt::StoredTensor *values = file.find(constant.name + ".values");
+    const rt::StoredTensor *bitmask = file.find(constant.name + ".bitmask");
+    if (isCanonicalWeight(constant.type) && values && bitmask) {
+      std::vector<char> &piece = pieces.emplace_back();
+      llvm::append_range(piece, view(*values));
+      llvm::append_range(piece, view(*bitmask));
+      constants.push_back({constant.name, piece, std::nullopt, std::nullopt});
+    } else if (whole) {
+      constants.push_back({constant.name, view(*whole), std::nullopt, std::nullopt});
+    } else {
+      return rt::makeError(rt::Status::InvalidProgram, "expected a tensor '" + constant.name +
+                                                           "' in the file, got none");
+    }
+  }
+  return session.bind(constants);
+}
+
+/// Keeps what the module's constants point to.
+static LoadedModule keep(Session &session, std::vector<std::vector<char>> pieces) {
+  struct Kept {
+    std::shared_ptr<MLIRContext> context;
+    std::vector<std::vector<char>> pieces;
+  };
+  std::shared_ptr<LoadedModule> loaded = session.share();
+  auto kept = std::make_shared<Kept>(Kept{std::move(loaded->context), std::move(pieces)});
+  LoadedModule result;
+  result.context = std::shared_ptr<MLIRContext>(kept, kept->context.get());
+  loaded->context = result.context;
+  result.module = std::move(loaded->module);
+  return result;
+}
+
+llvm::Expected<LoadedModule> sparseflow::loadSource(const rt::ProgramFile &file) {
+  if (file.source().empty())
+    return rt::makeError(rt::Status::Unsupported,
+                         "this file holds no source; compile it again with this version");
+  CompileOptions options;
+  Session session(options);
+  std::vector<std::vector<char>> pieces;
+  if (llvm::Error error = loadText(session, file, file.source(), sourceTensorName, pieces))
+    return std::move(error);
+  return keep(session, std::move(pieces));
+}
+
+llvm::Expected<LoadedModule> sparseflow::recompileForEmulation(const rt::ProgramFile &file,
+                                                               StringRef targetName) {
+  llvm::Expected<const Chip *> chip = target::findChip(targetName);
+  if (!chip)
+    return rt::makeError(rt::Status::Unsupported, llvm::toString(chip.takeError()));
+  const rt::StoredTensor *source = file.find(chipSourceName(targetName));
+  if (!source)
+    return rt::makeError(rt::Status::Unsupported,
+                         "this file holds no source for " + targetName +
+                             ", so it cannot be emulated; compile it again with this version");
+  CompileOptions options;
+  Session session(options, targetName.str() + "-");
+  std::vector<std::vector<char>> pieces;
+  if (llvm::Error error = loadText(session, file, llvm::toStringRef(source->data),
+                                   chipSourceName(targetName), pieces))
+    return std::move(error);
+  Dumper dumper("");
+  TimingScope timing;
+  PipelineOptions pipeline;
+  pipeline.target = targetName.str();
+  if (llvm::Error error = session.run(Phase::Pack, Phase::Lower, pipeline, dumper, timing))
+    return std::move(error);
+  return keep(session, std::move(pieces));
+}

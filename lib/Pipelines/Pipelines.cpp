@@ -1,0 +1,170 @@
+//===- Pipelines.cpp - The compiler's passes, in order --------------------===//
+//
+// The one place where the order is written down. Each entry says why it stands where it stands.
+//
+//===----------------------------------------------------------------------===//
+
+#include "sparseflow/Pipelines/Pipelines.h"
+
+#include "sparseflow/Conversion/Passes.h"
+#include "sparseflow/Dialect/SF/IR/SFAttributes.h"
+#include "sparseflow/Dialect/SF/Transforms/Passes.h"
+#include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
+#include "sparseflow/Dialect/SFTile/Transforms/Passes.h"
+#include "sparseflow/Target/Passes.h"
+
+#include "mlir/Conversion/ConvertToLLVM/ToLLVMPass.h"
+#include "mlir/Conversion/Passes.h"
+#include "mlir/Dialect/Linalg/Passes.h"
+#include "mlir/Pass/PassRegistry.h"
+#include "mlir/Transforms/Passes.h"
+
+using namespace mlir;
+using namespace sparseflow;
+
+static OpPassManager &kernels(OpPassManager &manager) {
+  return manager.nest<gpu::GPUModuleOp>().nest<sf_tile::KernelOp>();
+}
+
+static constexpr PassEntry entries[] = {
+    // 1. What other front ends write becomes sf, so that everything below knows one form.
+    {Phase::Graph, "sf-import-sparse-tensor",
+     [](OpPassManager &manager, const PipelineOptions &) {
+       manager.addPass(sf::createSFImportSparseTensorPass());
+     }},
+    // 2. Before anything is derived from the weights: a weight that is not 2:4 is the user's news.
+    {Phase::Graph, "sf-verify-sparsity",
+     [](OpPassManager &manager, const PipelineOptions &) {
+       manager.addPass(sf::createSFVerifySparsityPass());
+     }},
+    // 3. Transpositions appear here, and must be gone or visible before fusion looks around.
+    {Phase::Graph, "sf-orient-operands",
+     [](OpPassManager &manager, const PipelineOptions &) {
+       manager.addPass(sf::createSFOrientOperandsPass());
+     }},
+    // 4. Elementwise operations in one form, then into the matmuls; what is left becomes as few
+    //    kernels as possible.
+    {Phase::Graph, "sf-fuse-epilogue",
+     [](OpPassManager &manager, const PipelineOptions &) {
+       manager.addNestedPass<func::FuncOp>(createConvertElementwiseToLinalgPass());
+       manager.addPass(sf::createSFFuseEpiloguePass());
+       manager.addNestedPass<func::FuncOp>(createLinalgElementwiseOpFusionPass());
+       manager.addPass(createCanonicalizerPass());
+       manager.addPass(createCSEPass());
+     }},
+    // 5. After fusion, whose epilogues cost registers and bytes that the choice depends on.
+    {Phase::Select, "sf-select-config",
+     [](OpPassManager &manager, const PipelineOptions &options) {
+       sf::SFSelectConfigPassOptions select;
+       select.target = options.target;
+       // The pass wants what stands between the brackets; people write the attribute.
+       StringRef config = StringRef(options.config).trim();
+       if (config.consume_front("#sf.kernel_config<"))
+         config.consume_back(">");
+       select.config = config.str();
+       manager.addPass(sf::createSFSelectConfigPass(select));
+     }},
+    // 6. After the choice: a matmul that runs dense wants its weight packed densely.
+    {Phase::Pack, "sf-pack-weights",
+     [](OpPassManager &manager, const PipelineOptions &) {
+       manager.addPass(sf::createSFPackWeightsPass());
+     }},
+    // 7. From here on there are kernels.
+    {Phase::Tile, "convert-sf-to-sf-tile",
+     [](OpPassManager &manager, const PipelineOptions &) {
+       manager.addPass(createConvertSFToSFTile());
+       manager.addPass(createCSEPass());
+     }},
+    // 8. Everything below asks a layout something.
+    {Phase::Tile, "sf-tile-assign-layouts",
+     [](OpPassManager &manager, const PipelineOptions &) {
+       kernels(manager).addPass(sf_tile::createSFTileAssignLayouts());
+     }},
+    // 9. Needs the bytes of a stage, which the layouts fix.
+    {Phase::Tile, "sf-tile-plan-pipeline",
+     [](OpPassManager &manager, const PipelineOptions &) {
+       kernels(manager).addPass(sf_tile::createSFTilePlanPipeline());
+     }},
+    // 10. Needs the number of stages.
+    {Phase::Tile, "sf-tile-allocate-smem",
+     [](OpPassManager &manager, const PipelineOptions &) {
+       kernels(manager).addPass(sf_tile::createSFTileAllocateSmem());
+     }},
+    // 11. Last of the tile passes: synchronization is inserted into a finished picture.
+    {Phase::Tile, "sf-tile-assign-roles",
+     [](OpPassManager &manager, const PipelineOptions &) {
+       kernels(manager).addPass(sf_tile::createSFTileAssignRoles());
+     }},
+    // 12. Tiles become registers.
+    {Phase::Lower, "convert-sf-tile-to-nvvm",
+     [](OpPassManager &manager, const PipelineOptions &) {
+       manager.addNestedPass<gpu::GPUModuleOp>(createConvertSFTileToNVVM());
+     }},
+    // 13. Upstream's: shared index arithmetic is found before it is spread over LLVM operations.
+    {Phase::Lower, "to-llvm",
+     [](OpPassManager &manager, const PipelineOptions &) {
+       OpPassManager &module = manager.nest<gpu::GPUModuleOp>();
+       module.addPass(createCanonicalizerPass());
+       module.addPass(createCSEPass());
+       module.addPass(createSCFToControlFlowPass());
+       module.addPass(createConvertToLLVMPass());
+       module.addPass(createReconcileUnrealizedCastsPass());
+       module.addPass(createCanonicalizerPass());
+       module.addPass(createCSEPass());
+     }},
+    // 14. The only pass that leaves the process (ptxas).
+    {Phase::Binary, "sf-emit-binary",
+     [](OpPassManager &manager, const PipelineOptions &options) {
+       target::SFEmitBinaryOptions binary;
+       binary.target = options.target;
+       binary.format = options.format;
+       binary.ptxas = options.ptxas;
+       binary.cacheDir = options.cacheDir;
+       manager.addPass(target::createSFEmitBinary(binary));
+     }},
+    // 15. Records registers and spills, so after ptxas.
+    {Phase::Manifest, "sf-emit-manifest",
+     [](OpPassManager &manager, const PipelineOptions &options) {
+       target::SFEmitManifestOptions manifest;
+       manifest.target = options.target;
+       manager.addPass(target::createSFEmitManifest(manifest));
+     }},
+};
+
+ArrayRef<PassEntry> sparseflow::getPassEntries() { return entries; }
+
+void sparseflow::buildPipeline(OpPassManager &manager, const PipelineOptions &options, Phase first,
+                               Phase last) {
+  for (const PassEntry &entry : entries)
+    if (entry.phase >= first && entry.phase <= last)
+      entry.add(manager, options);
+}
+
+namespace {
+/// The options of `--sf-compile`, as the command line has them.
+struct CommandLineOptions : PassPipelineOptions<CommandLineOptions> {
+  Option<std::string> target{*this, "target", llvm::cl::desc("The chip, for example sm_80"),
+                             llvm::cl::init("sm_80")};
+  Option<std::string> config{
+      *this, "config",
+      llvm::cl::desc("#sf.kernel_config<...> for every matmul instead of the compiler's choice")};
+  Option<std::string> format{*this, "format", llvm::cl::desc("Where to stop: ptx or cubin"),
+                             llvm::cl::init("cubin")};
+  Option<std::string> ptxas{*this, "ptxas", llvm::cl::desc("Path of ptxas")};
+  Option<std::string> cacheDir{*this, "cache-dir", llvm::cl::desc("Folder of the kernel cache")};
+};
+} // namespace
+
+void sparseflow::registerPipelines() {
+  PassPipelineRegistration<CommandLineOptions>(
+      "sf-compile", "the whole compiler: passes 1 to 15, from sf to cubins and a manifest",
+      [](OpPassManager &manager, const CommandLineOptions &options) {
+        PipelineOptions pipeline;
+        pipeline.target = options.target;
+        pipeline.config = options.config;
+        pipeline.format = options.format;
+        pipeline.ptxas = options.ptxas;
+        pipeline.cacheDir = options.cacheDir;
+        buildPipeline(manager, pipeline);
+      });
+}
