@@ -7,7 +7,23 @@ using namespace sparseflow::sf_tile;
 
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.cpp.inc"
 
+namespace {
+/// Layouts are long and repeat: print each once.
+struct LayoutAliases : OpAsmDialectInterface {
+  using OpAsmDialectInterface::OpAsmDialectInterface;
+
+  AliasResult getAlias(Attribute attribute, raw_ostream &os) const override {
+    auto layout = dyn_cast<LayoutAttr>(attribute);
+    if (!layout)
+      return AliasResult::NoAlias;
+    os << (layout.isDistributed() ? "tile" : "stage");
+    return AliasResult::OverridableAlias;
+  }
+};
+} // namespace
+
 void SFTileDialect::initialize() {
+  addInterfaces<LayoutAliases>();
   registerTypes();
   registerAttributes();
   addOperations<

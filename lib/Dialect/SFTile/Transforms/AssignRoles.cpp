@@ -1,8 +1,17 @@
 //===- AssignRoles.cpp - sf-tile-assign-roles -----------------------------===//
 //
-// Cooperative roles. With S stages, step k waits for all groups but S - 2, which leaves exactly the groups of steps k + 1 to
-// k + S - 2 in flight; the barrier in the wait also says that every warp is done with step k - 1, so its stage can
-// take step k + S - 1.
+// Cooperative roles: all warps produce and consume. Fragments are read one matrix product ahead, over the border between
+// stages too, so the tensor cores never wait for shared memory:
+//
+//   fill stages 0 .. S-1; wait for stage 0; read the fragments of its first product
+//   for each step k:
+//     for each product but the last:  read the next one's fragments; multiply
+//     wait for stage k+1              // and a barrier: every warp has issued its last read of stage k
+//     fill stage k again, with step k+S
+//     read the fragments of the first product of stage k+1; multiply
+//
+// Of the S groups in flight the wait leaves S - 2, those after step k+1. Copies beyond the domain write zeros: the reads that
+// run ahead of the last step then find a stage that was written.
 //
 //===----------------------------------------------------------------------===//
 
@@ -32,70 +41,128 @@ struct AssignRolesPass : sf_tile::impl::SFTileAssignRolesBase<AssignRolesPass> {
         pipeline.emitOpError("expected at least two stages; run sf-tile-plan-pipeline first");
         return signalPassFailure();
       }
-      makeCooperative(pipeline);
+      if (failed(makeCooperative(pipeline)))
+        return signalPassFailure();
     }
   }
 
 private:
-  /// Issues the copies of `step` into `stage` if the step exists, and commits their group.
+  /// Issues the copies of `step` into `stage`, or zeros if the step does not exist, and commits their group.
   static void produce(OpBuilder &b, PipelineOp pipeline, Value step, Value stage) {
     Location loc = pipeline.getLoc();
     Value exists = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::slt, step, pipeline.getUpper());
-    auto ifOp = scf::IfOp::create(b, loc, exists, /*withElseRegion=*/false);
-    {
-      OpBuilder::InsertionGuard guard(b);
-      b.setInsertionPointToStart(ifOp.thenBlock());
-      cloneBody(b, pipeline.getProducer().front(), {step, stage});
+    IRMapping mapping;
+    mapping.map(pipeline.getProducer().getArguments(), ValueRange{step, stage});
+    for (Operation &op : pipeline.getProducer().front().without_terminator()) {
+      auto copy = dyn_cast<CopyAsyncOp>(b.clone(op, mapping));
+      if (!copy)
+        continue;
+      Value condition = exists;
+      if (Value own = copy.getPredicate()) {
+        OpBuilder::InsertionGuard guard(b);
+        b.setInsertionPoint(copy);
+        condition = arith::AndIOp::create(b, loc, own, exists);
+      }
+      copy.getPredicateMutable().assign(condition);
     }
     CommitOp::create(b, loc);
   }
 
-  static SmallVector<Value> cloneBody(OpBuilder &b, Block &body, ValueRange arguments) {
-    IRMapping mapping;
-    mapping.map(body.getArguments(), arguments);
-    for (Operation &op : body.without_terminator())
-      b.clone(op, mapping);
-    return llvm::map_to_vector(body.getTerminator()->getOperands(),
-                               [&](Value v) { return mapping.lookupOrDefault(v); });
+  /// The consumer, cut at its products: products[i] needs the operations of operands[i] and no later ones.
+  struct Consumer {
+    SmallVector<MmaOp> products;
+    SmallVector<SmallVector<Operation *>> operands;
+  };
+
+  static FailureOr<Consumer> analyze(PipelineOp pipeline) {
+    Consumer consumer;
+    SmallVector<Operation *> pending;
+    for (Operation &op : pipeline.getConsumer().front().without_terminator()) {
+      if (auto mma = dyn_cast<MmaOp>(op)) {
+        consumer.products.push_back(mma);
+        consumer.operands.push_back(std::exchange(pending, {}));
+      } else if (isa<LoadOp, arith::ConstantOp>(op)) {
+        pending.push_back(&op);
+      } else {
+        return op.emitOpError("expected a consumer of loads and matrix products");
+      }
+    }
+    if (consumer.products.empty() || !pending.empty())
+      return pipeline.emitOpError("expected a consumer that ends in a matrix product");
+    return consumer;
   }
 
-  static void makeCooperative(PipelineOp pipeline) {
+  static LogicalResult makeCooperative(PipelineOp pipeline) {
+    FailureOr<Consumer> consumer = analyze(pipeline);
+    if (failed(consumer))
+      return failure();
     OpBuilder b(pipeline);
     Location loc = pipeline.getLoc();
     int64_t stages = *pipeline.getStages();
     auto index = [&](int64_t i) -> Value { return arith::ConstantIndexOp::create(b, loc, i); };
     auto add = [&](Value x, Value y) -> Value { return arith::AddIOp::create(b, loc, x, y); };
     Value one = index(1), zero = index(0), depth = index(stages);
-    auto next = [&](Value stage) -> Value {
-      Value following = add(stage, one);
-      Value wraps = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, following, depth);
-      return arith::SelectOp::create(b, loc, wraps, zero, following);
+    Block &body = pipeline.getConsumer().front();
+    /// Copies the operand reads of product `i` and returns the values that the product may use.
+    auto read = [&](size_t i, Value step, Value stage, IRMapping &mapping) {
+      mapping.map(body.getArgument(0), step);
+      mapping.map(body.getArgument(1), stage);
+      for (Operation *op : consumer->operands[i])
+        b.clone(*op, mapping);
     };
 
-    for (int64_t i = 0; i + 1 < stages; ++i)
+    for (int64_t i = 0; i < stages; ++i)
       produce(b, pipeline, add(pipeline.getLower(), index(i)), index(i));
+    WaitOp::create(b, loc, stages - 1);
+    IRMapping first;
+    read(0, pipeline.getLower(), zero, first);
 
-    // Carried: the stage to read, the stage to fill, and the pipeline's own values.
-    SmallVector<Value> inits = {zero, index(stages - 1)};
+    // Carried: the stage to read, the pipeline's own values, the fragments of the first product.
+    SmallVector<Value> ahead;
+    for (Operation *op : consumer->operands[0])
+      llvm::append_range(ahead, op->getResults());
+    SmallVector<Value> inits = {zero};
     llvm::append_range(inits, pipeline.getInits());
+    size_t numValues = inits.size();
+    for (Value value : ahead)
+      inits.push_back(first.lookup(value));
     auto loop = scf::ForOp::create(b, loc, pipeline.getLower(), pipeline.getUpper(), one, inits);
     {
       OpBuilder::InsertionGuard guard(b);
       b.setInsertionPointToStart(loop.getBody());
-      Value step = loop.getInductionVar();
-      Value read = loop.getRegionIterArg(0), fill = loop.getRegionIterArg(1);
+      Value step = loop.getInductionVar(), stage = loop.getRegionIterArg(0);
+      IRMapping mapping;
+      mapping.map(body.getArguments().drop_front(2),
+                  loop.getRegionIterArgs().slice(1, numValues - 1));
+      for (auto [value, carried] : llvm::zip_equal(ahead, loop.getRegionIterArgs().drop_front(numValues)))
+        mapping.map(value, carried);
+
+      size_t last = consumer->products.size() - 1;
+      for (size_t i = 0; i < last; ++i) {
+        read(i + 1, step, stage, mapping);
+        b.clone(*consumer->products[i], mapping);
+      }
       WaitOp::create(b, loc, stages - 2);
-      produce(b, pipeline, add(step, index(stages - 1)), fill);
-      SmallVector<Value> arguments = {step, read};
-      llvm::append_range(arguments, loop.getRegionIterArgs().drop_front(2));
-      SmallVector<Value> results = {next(read), next(fill)};
-      llvm::append_range(results, cloneBody(b, pipeline.getConsumer().front(), arguments));
+      produce(b, pipeline, add(step, depth), stage);
+      Value following = add(stage, one);
+      Value wraps = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, following, depth);
+      Value nextStage = arith::SelectOp::create(b, loc, wraps, zero, following);
+      IRMapping next;
+      read(0, add(step, one), nextStage, next);
+      b.clone(*consumer->products[last], mapping);
+
+      SmallVector<Value> results = {nextStage};
+      for (Value value : body.getTerminator()->getOperands())
+        results.push_back(mapping.lookupOrDefault(value));
+      for (Value value : ahead)
+        results.push_back(next.lookup(value));
       scf::YieldOp::create(b, loc, results);
     }
-    // Empty groups may be left; draining them keeps later users of the shared memory simple.
+    // Groups of zeros are still in flight; draining them lets others use the shared memory.
     WaitOp::create(b, loc, 0);
-    pipeline.replaceAllUsesWith(loop.getResults().drop_front(2));
+    pipeline.replaceAllUsesWith(loop.getResults().slice(1, numValues - 1));
     pipeline.erase();
+    return success();
   }
 };
 } // namespace

@@ -50,10 +50,11 @@ def SFTileAllocateSmem : Pass<"sf-tile-allocate-smem", "::sparseflow::sf_tile::K
 def SFTileAssignRoles : Pass<"sf-tile-assign-roles", "::sparseflow::sf_tile::KernelOp"> {
   let summary = "Turn pipelines into loops with synchronization";
   let description = [{
-    Cooperative: all warps produce and consume. Before the loop the producer fills all stages but one. Each step waits until
-    its stage has landed (for the whole block, which also frees the stage that the step before it read), lets the
-    producer fill the freed stage, and runs the consumer. A copy beyond the domain is not issued, but its group is
-    committed, so that the number of groups in flight stays the same.
+    Cooperative: all warps produce and consume. Before the loop the producer fills every stage. In each step the consumer
+    reads the fragments of a product while the one before it is computed; before the last product it waits until the next
+    stage has landed (for the whole block, which also frees the stage just read), refills the freed stage, and reads
+    ahead into the next one. A copy beyond the domain writes zeros, and its group is committed, so that the number of
+    groups in flight stays the same.
   }];
   let dependentDialects = ["::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
 }
