@@ -32,9 +32,10 @@ void SFDialect::registerAttributes() {
 // Chips
 //===----------------------------------------------------------------------===//
 
-// Figures of, in order: A100 SXM, RTX 3090, Jetson AGX Orin, L40S, H100 SXM (twice), B200, RTX 5090. The rates of sm_90 are
-// measured (6.15 clocks for a dense m16n8k16 and 8.14 for a sparse m16n8k32), the others are the vendor's.
-// ptx85 is the first version with mma.sp::ordered_metadata; sm_100 and later need ptx88.
+// Figures of, in order: A100 SXM, RTX 3090, Jetson AGX Orin, L40S, H100 SXM (twice), B200, RTX
+// 5090. The rates of sm_90 are measured (6.15 clocks for a dense m16n8k16 and 8.14 for a sparse
+// m16n8k32), the others are the vendor's. ptx85 is the first version with mma.sp::ordered_metadata;
+// sm_100 and later need ptx88.
 static constexpr ChipInfo kChips[] = {
     {"sm_80", 80, 163 * 1024, 164 * 1024, "+ptx85", 108, 1024, 2048, 1.41, 1555},
     {"sm_86", 86, 99 * 1024, 100 * 1024, "+ptx85", 82, 256, 512, 1.70, 936},
@@ -60,8 +61,8 @@ std::string sf::listChips() {
 
 LogicalResult TargetAttr::verify(function_ref<InFlightDiagnostic()> emitError, StringRef chip) {
   if (!lookupChip(chip))
-    return emitError() << "expected a known target, got '" << chip
-                       << "'; known targets are " << listChips();
+    return emitError() << "expected a known target, got '" << chip << "'; known targets are "
+                       << listChips();
   return success();
 }
 
@@ -91,8 +92,9 @@ LogicalResult WeightAttr::verifyEncoding(ArrayRef<int64_t> shape, Type elementTy
   if (isSparse() && shape[1] % 4 != 0)
     return emitError() << "expected K to be a multiple of 4 for 2:4 weights, got " << shape[1]
                        << "; pad K to " << llvm::alignTo(shape[1], 4);
-  bool isOperandType = isa<Float16Type, BFloat16Type, Float8E4M3FNType, Float8E5M2Type>(elementType) ||
-                       elementType.isSignlessInteger(8);
+  bool isOperandType =
+      isa<Float16Type, BFloat16Type, Float8E4M3FNType, Float8E5M2Type>(elementType) ||
+      elementType.isSignlessInteger(8);
   if (!isOperandType && !(isCanonical() && elementType.isF32()))
     return emitError() << "expected a weight of f16, bf16, i8, f8E4M3FN or f8E5M2"
                        << (isPacked() ? "" : " (or f32, to be decompressed)") << ", got "
@@ -104,7 +106,8 @@ LogicalResult WeightAttr::verifyEncoding(ArrayRef<int64_t> shape, Type elementTy
 // KernelConfigAttr
 //===----------------------------------------------------------------------===//
 
-// The limits exist so that a bad configuration is a sentence here and not a failure deep inside a kernel.
+// The limits exist so that a bad configuration is a sentence here and not a failure deep inside a
+// kernel.
 static constexpr int64_t kChunkFeatures = 64, kChunkElements = 64;
 static constexpr int64_t kAtomFeatures = 16, kAtomTokens = 8;
 static constexpr int64_t kMaxWarps = 16, kMaxStages = 16, kMaxSplitK = 64, kMaxRaster = 64;
@@ -188,7 +191,8 @@ Attribute KernelConfigAttr::parse(AsmParser &parser, Type) {
     if (parser.parseKeyword(&key) || parser.parseEqual())
       return failure();
     auto repeated = [&](bool isSet) -> ParseResult {
-      return isSet ? ParseResult(parser.emitError(loc) << "expected '" << key << "' once, got it twice")
+      return isSet ? ParseResult(parser.emitError(loc)
+                                 << "expected '" << key << "' once, got it twice")
                    : success();
     };
     if (key == "max_tokens")
@@ -220,8 +224,11 @@ Attribute KernelConfigAttr::parse(AsmParser &parser, Type) {
   if (parser.parseCommaSeparatedList(AsmParser::Delimiter::LessGreater, parseField))
     return {};
   if (tile.empty() || warps.empty() || !atom) {
-    parser.emitError(start) << "expected a kernel configuration to have tile, warps and atom, got no "
-                            << (tile.empty() ? "tile" : warps.empty() ? "warps" : "atom");
+    parser.emitError(start)
+        << "expected a kernel configuration to have tile, warps and atom, got no "
+        << (tile.empty()    ? "tile"
+            : warps.empty() ? "warps"
+                            : "atom");
     return {};
   }
   constexpr int64_t defaultSplitK = 1, defaultRaster = 8;

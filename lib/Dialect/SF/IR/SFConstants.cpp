@@ -1,7 +1,7 @@
 //===- SFConstants.cpp - The bytes behind constant weights ------------------===//
 //
-// Small constants may stand in the IR as `dense<...>`; whatever is made here becomes a resource, which is not printed
-// element by element and not uniqued.
+// Small constants may stand in the IR as `dense<...>`; whatever is made here becomes a resource,
+// which is not printed element by element and not uniqued.
 //
 //===----------------------------------------------------------------------===//
 
@@ -90,28 +90,32 @@ FailureOr<ConstantData> sf::readConstant(Value value) {
       data.expanded.insert(data.expanded.end(), data.bytes.begin(), data.bytes.end());
   }
   if (data.getBytes().size() != *expected)
-    return emitError(value.getLoc()) << "expected " << *expected << " bytes for " << type << ", got "
-                                     << data.getBytes().size() << " in '" << data.name << "'";
+    return emitError(value.getLoc())
+           << "expected " << *expected << " bytes for " << type << ", got "
+           << data.getBytes().size() << " in '" << data.name << "'";
   return data;
 }
 
 FailureOr<arith::ConstantOp>
 sf::createConstant(OpBuilder &builder, Location loc, RankedTensorType type, StringRef name,
                    function_ref<LogicalResult(MutableArrayRef<char>)> fill) {
-  // A kernel reads vectors of 16 bytes. More could not be promised: bytecode is read from buffers aligned like malloc's.
+  // A kernel reads vectors of 16 bytes. More could not be promised: bytecode is read from buffers
+  // aligned like malloc's.
   constexpr size_t alignment = 16;
   AsmResourceBlob blob = HeapAsmResourceBlob::allocate(*getStorageBytes(type), alignment);
   if (failed(fill(blob.getMutableData())))
     return failure();
 
-  // Compiling for several targets derives the same bytes several times; they are kept once, under one name.
+  // Compiling for several targets derives the same bytes several times; they are kept once, under
+  // one name.
   auto &manager = DenseResourceElementsHandle::getManagerInterface(builder.getContext());
   DialectResourceBlobManager::BlobEntry *existing = manager.getBlobManager().lookup(name);
   bool isSame = existing && existing->getBlob() && existing->getBlob()->getData() == blob.getData();
   auto *dialect = cast<BuiltinDialect>(manager.getDialect());
   auto handle = isSame ? DenseResourceElementsHandle(existing, dialect)
                        : manager.insert(name, std::move(blob));
-  return arith::ConstantOp::create(builder, loc, type, DenseResourceElementsAttr::get(type, handle));
+  return arith::ConstantOp::create(builder, loc, type,
+                                   DenseResourceElementsAttr::get(type, handle));
 }
 
 std::string sf::deriveConstantName(StringRef name, StringRef form) {

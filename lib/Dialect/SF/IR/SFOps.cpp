@@ -1,7 +1,7 @@
 //===- SFOps.cpp - Operations of the `sf` dialect ---------------------------===//
 //
-// Syntax, verification and folding. A verifier's message names the place, what was expected, what was given and
-// what would work: these are the sentences that users of a front end will read.
+// Syntax, verification and folding. A verifier's message names the place, what was expected, what
+// was given and what would work: these are the sentences that users of a front end will read.
 //
 //===----------------------------------------------------------------------===//
 
@@ -40,10 +40,11 @@ static LogicalResult verifyNoEncoding(Operation *op, StringRef what, RankedTenso
 // MatmulOp: syntax
 //===----------------------------------------------------------------------===//
 
-/// `epilogue(%a, %b : tensor<..>, tensor<..>) { ... }`; both the operands and the whole clause are optional.
-static OptionalParseResult
-parseEpilogue(OpAsmParser &parser, SmallVectorImpl<OpAsmParser::UnresolvedOperand> &operands,
-              SmallVectorImpl<Type> &types, Region &region) {
+/// `epilogue(%a, %b : tensor<..>, tensor<..>) { ... }`; both the operands and the whole clause are
+/// optional.
+static OptionalParseResult parseEpilogue(OpAsmParser &parser,
+                                         SmallVectorImpl<OpAsmParser::UnresolvedOperand> &operands,
+                                         SmallVectorImpl<Type> &types, Region &region) {
   if (parser.parseOptionalKeyword("epilogue"))
     return std::nullopt;
   if (succeeded(parser.parseOptionalLParen())) {
@@ -136,7 +137,8 @@ static LogicalResult verifyOperands(MatmulOp op) {
                               << "; only the number of tokens may be dynamic";
   int64_t k = w.getDimSize(1);
   if (x.getDimSize(1) != k)
-    return op.emitOpError() << "expected x to have the weight's K of " << k << " columns, got " << x;
+    return op.emitOpError() << "expected x to have the weight's K of " << k << " columns, got "
+                            << x;
   if (x.getElementType() != w.getElementType())
     return op.emitOpError() << "expected x and the weight to have one element type, got "
                             << x.getElementType() << " and " << w.getElementType()
@@ -182,9 +184,10 @@ static LogicalResult verifyEpilogueOperands(MatmulOp op) {
     if (failed(verifyNoEncoding(op, "an epilogue operand", type)))
       return failure();
     if (!classifyBroadcast(type, m, n))
-      return op.emitOpError() << "expected epilogue operand " << i << " to have the shape [] (scalar), ["
-                              << n << "] (per feature), [" << formatDim(m) << ",1] (per token) or ["
-                              << formatDim(m) << "," << n << "] (full), got " << type;
+      return op.emitOpError() << "expected epilogue operand " << i
+                              << " to have the shape [] (scalar), [" << n << "] (per feature), ["
+                              << formatDim(m) << ",1] (per token) or [" << formatDim(m) << "," << n
+                              << "] (full), got " << type;
   }
   return success();
 }
@@ -235,14 +238,14 @@ LogicalResult MatmulOp::verifyRegions() {
   Block &block = getEpilogue().front();
   size_t numWeights = getWeights().size();
   if (block.getNumArguments() != numWeights + getEpilogueOperands().size())
-    return emitOpError() << "expected the epilogue to take " << numWeights
-                         << " accumulator(s) and " << getEpilogueOperands().size()
-                         << " scalar(s), got " << block.getNumArguments() << " arguments";
+    return emitOpError() << "expected the epilogue to take " << numWeights << " accumulator(s) and "
+                         << getEpilogueOperands().size() << " scalar(s), got "
+                         << block.getNumArguments() << " arguments";
   for (auto [i, argument] : llvm::enumerate(block.getArguments())) {
     bool isAccumulator = i < numWeights;
-    Type expected =
-        isAccumulator ? getAccumulatorType()
-                      : getElementTypeOrSelf(getEpilogueOperands()[i - numWeights].getType());
+    Type expected = isAccumulator
+                        ? getAccumulatorType()
+                        : getElementTypeOrSelf(getEpilogueOperands()[i - numWeights].getType());
     if (argument.getType() != expected)
       return emitOpError() << "expected argument " << i << " of the epilogue ("
                            << (isAccumulator ? "an accumulator" : "an element of its operand")
@@ -273,8 +276,8 @@ LogicalResult MatmulOp::verifyRegions() {
 
 namespace {
 
-/// An epilogue that only casts the accumulator as a matmul without one would: drop it. The conversions of arith
-/// to i8 and to 8-bit floats do not saturate, so they stay.
+/// An epilogue that only casts the accumulator as a matmul without one would: drop it. The
+/// conversions of arith to i8 and to 8-bit floats do not saturate, so they stay.
 struct DropIdentityEpilogue : OpRewritePattern<MatmulOp> {
   using OpRewritePattern::OpRewritePattern;
 
@@ -408,10 +411,12 @@ OpFoldResult DecompressOp::fold(FoldAdaptor) {
 
 LogicalResult PackOp::verify() {
   auto inputType = cast<RankedTensorType>(getInput().getType());
-  WeightAttr input = getWeightEncoding(inputType), result = getWeightEncoding(getResult().getType());
+  WeightAttr input = getWeightEncoding(inputType),
+             result = getWeightEncoding(getResult().getType());
   if (inputType.getEncoding() && (!input || input.isPacked()))
-    return emitOpError() << "expected a dense operand, or one with the encoding #sf.weight<sp24>, got "
-                         << inputType;
+    return emitOpError()
+           << "expected a dense operand, or one with the encoding #sf.weight<sp24>, got "
+           << inputType;
   Sparsity sparsity = input ? Sparsity::Sp24 : Sparsity::Dense;
   if (!result || !result.isPacked() || result.getSparsity() != sparsity)
     return emitOpError() << "expected a result with the encoding #sf.weight<"
@@ -425,7 +430,8 @@ LogicalResult PackOp::verify() {
 //===----------------------------------------------------------------------===//
 
 /// Nothing when the shape fits no granularity.
-static std::optional<ScaleGranularity> classifyScale(RankedTensorType data, RankedTensorType scale) {
+static std::optional<ScaleGranularity> classifyScale(RankedTensorType data,
+                                                     RankedTensorType scale) {
   ArrayRef<int64_t> shape = scale.getShape();
   int64_t m = data.getDimSize(0), k = data.getDimSize(1);
   if (shape.empty())
@@ -444,12 +450,14 @@ static LogicalResult verifyScaled(Operation *op, RankedTensorType input, RankedT
     return op->emitOpError() << "expected a static K, got " << input
                              << "; only the number of tokens may be dynamic";
   if (input.getShape() != result.getShape() || input.getEncoding() != result.getEncoding())
-    return op->emitOpError() << "expected operand and result to have one shape and one encoding, got "
-                             << input << " and " << result;
+    return op->emitOpError()
+           << "expected operand and result to have one shape and one encoding, got " << input
+           << " and " << result;
   return success();
 }
 
-static LogicalResult verifyGivenScale(Operation *op, RankedTensorType data, RankedTensorType scale) {
+static LogicalResult verifyGivenScale(Operation *op, RankedTensorType data,
+                                      RankedTensorType scale) {
   if (failed(verifyNoEncoding(op, "scales", scale)))
     return failure();
   if (classifyScale(data, scale))
@@ -519,8 +527,9 @@ LogicalResult QuantizeOp::reifyResultShapes(OpBuilder &builder,
 
 namespace {
 
-/// quantize(dequantize(q, s), s) is q: the rounding of q * s is far below half a step, and within the range that
-/// scales have the product neither overflows nor becomes subnormal in f32 and bf16. In f16 it can.
+/// quantize(dequantize(q, s), s) is q: the rounding of q * s is far below half a step, and within
+/// the range that scales have the product neither overflows nor becomes subnormal in f32 and bf16.
+/// In f16 it can.
 struct QuantizeOfDequantize : OpRewritePattern<QuantizeOp> {
   using OpRewritePattern::OpRewritePattern;
 
@@ -548,8 +557,9 @@ LogicalResult DequantizeOp::verify() {
   if (inputType.getEncoding()) {
     WeightAttr encoding = getWeightEncoding(inputType);
     if (!encoding || !encoding.isCanonical())
-      return emitOpError() << "expected an operand without an encoding or with #sf.weight<sp24>, got "
-                           << inputType;
+      return emitOpError()
+             << "expected an operand without an encoding or with #sf.weight<sp24>, got "
+             << inputType;
   }
   if (failed(verifyScaled(*this, inputType, resultType)))
     return failure();

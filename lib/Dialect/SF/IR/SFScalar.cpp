@@ -1,7 +1,8 @@
 //===- SFScalar.cpp - Scalar arithmetic of the `sf` operations --------------===//
 //
-// Saturation is a clamp in front of the conversion: the conversions of arith do not saturate, and after the clamp a
-// saturating instruction of the device gives the same bits. The clamps let NaN through.
+// Saturation is a clamp in front of the conversion: the conversions of arith do not saturate, and
+// after the clamp a saturating instruction of the device gives the same bits. The clamps let NaN
+// through.
 //
 //===----------------------------------------------------------------------===//
 
@@ -62,10 +63,12 @@ Value sf::emitCast(OpBuilder &builder, Location loc, Value value, Type type) {
     return arith::TruncFOp::create(builder, loc, type, value);
   if (isa<FloatType>(type)) {
     double limit = getQuantizeLimit(type);
-    return arith::TruncFOp::create(builder, loc, type, emitClamp(builder, loc, value, -limit, limit));
+    return arith::TruncFOp::create(builder, loc, type,
+                                   emitClamp(builder, loc, value, -limit, limit));
   }
   // The largest f32 below 2^31.
-  double low = type.isInteger(8) ? -128 : -2147483648.0, high = type.isInteger(8) ? 127 : 2147483520.0;
+  double low = type.isInteger(8) ? -128 : -2147483648.0,
+         high = type.isInteger(8) ? 127 : 2147483520.0;
   Value rounded = math::RoundEvenOp::create(builder, loc, value);
   return arith::FPToSIOp::create(builder, loc, type, emitClamp(builder, loc, rounded, low, high));
 }

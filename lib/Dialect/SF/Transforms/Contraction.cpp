@@ -1,6 +1,7 @@
 //===- Contraction.cpp - Products written in linalg -------------------------===//
 //
-// linalg.matmul, linalg.contract and a linalg.generic of the same meaning are read alike, through their indexing maps.
+// linalg.matmul, linalg.contract and a linalg.generic of the same meaning are read alike, through
+// their indexing maps.
 //
 //===----------------------------------------------------------------------===//
 
@@ -51,8 +52,7 @@ FailureOr<Contraction> sf::matchContraction(linalg::LinalgOp op, std::string &re
   auto read = [&](unsigned operand) -> std::pair<unsigned, Contraction::Operand> {
     unsigned first = maps[operand].getDimPosition(0), second = maps[operand].getDimPosition(1);
     bool isTransposed = first == dims->k[0];
-    return {isTransposed ? second : first,
-            {op.getDpsInputOperand(operand)->get(), isTransposed}};
+    return {isTransposed ? second : first, {op.getDpsInputOperand(operand)->get(), isTransposed}};
   };
 
   Contraction contraction;
@@ -69,8 +69,8 @@ FailureOr<Contraction> sf::matchContraction(linalg::LinalgOp op, std::string &re
   Type rhs = contraction.columns.getType().getElementType();
   Type result = contraction.resultType.getElementType();
   if (!isSupported(lhs, rhs, result)) {
-    llvm::raw_string_ostream(reason) << "no tensor-core product takes " << lhs << " and " << rhs
-                                     << " to " << result;
+    llvm::raw_string_ostream(reason)
+        << "no tensor-core product takes " << lhs << " and " << rhs << " to " << result;
     return failure();
   }
   return contraction;

@@ -1,7 +1,7 @@
 //===- Contraction.h - Products written in linalg ----------------*- C++ -*-===//
 //
-// What sf-import-sparse-tensor and sf-orient-operands share: reading a linalg operation as a product of two matrices,
-// whatever its operands' orientations, and making an sf.matmul of it.
+// What sf-import-sparse-tensor and sf-orient-operands share: reading a linalg operation as a
+// product of two matrices, whatever its operands' orientations, and making an sf.matmul of it.
 //
 //===----------------------------------------------------------------------===//
 
@@ -29,14 +29,15 @@ struct Contraction {
   mlir::RankedTensorType resultType;
 };
 
-/// Reads `op` as a product that sf.matmul can compute; on failure `reason` says in a few words why it is none.
+/// Reads `op` as a product that sf.matmul can compute; on failure `reason` says in a few words why
+/// it is none.
 mlir::FailureOr<Contraction> matchContraction(mlir::linalg::LinalgOp op, std::string &reason);
 
 /// Whether the tensor is known to be all zeros.
 bool isZeroTensor(mlir::Value value);
 
-/// The transposed matrix. Undoes an existing transposition, transposes a constant, or makes a linalg.transpose; fails
-/// with a diagnostic on a constant that cannot be read.
+/// The transposed matrix. Undoes an existing transposition, transposes a constant, or makes a
+/// linalg.transpose; fails with a diagnostic on a constant that cannot be read.
 mlir::FailureOr<mlir::Value> createTranspose(mlir::OpBuilder &builder, mlir::Location loc,
                                              mlir::Value matrix);
 

@@ -1,9 +1,10 @@
 //===- CostModel.cpp - Estimated time of a matmul kernel --------------------===//
 //
-// A multiprocessor works on its resident blocks one stage at a time. A stage costs what its slowest resource takes: the
-// tensor cores, the shared-memory port (fragments read and stages filled), the L2, or the latency that the ring cannot
-// hide. Blocks come in waves; the whole is never faster than DRAM delivers each operand once. The constants come from
-// measurements on an H100 of kernels with these tiles.
+// A multiprocessor works on its resident blocks one stage at a time. A stage costs what its slowest
+// resource takes: the tensor cores, the shared-memory port (fragments read and stages filled), the
+// L2, or the latency that the ring cannot hide. Blocks come in waves; the whole is never faster
+// than DRAM delivers each operand once. The constants come from measurements on an H100 of kernels
+// with these tiles.
 //
 //===----------------------------------------------------------------------===//
 
@@ -78,9 +79,9 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   if (stages < 2 || sharedBytes > chip.sharedMemoryPerBlock ||
       threads * std::min<int64_t>(registers, 255) > kRegistersPerMultiprocessor)
     return std::nullopt;
-  int64_t residentBlocks = std::min({chip.sharedMemoryPerMultiprocessor / (sharedBytes + kReservedShared),
-                                     kRegistersPerMultiprocessor / (threads * registers),
-                                     kThreadsPerMultiprocessor / threads});
+  int64_t residentBlocks = std::min(
+      {chip.sharedMemoryPerMultiprocessor / (sharedBytes + kReservedShared),
+       kRegistersPerMultiprocessor / (threads * registers), kThreadsPerMultiprocessor / threads});
   residentBlocks = std::max<int64_t>(residentBlocks, 1);
 
   // One stage of one block, in clocks.
@@ -100,8 +101,8 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   auto waveClocks = [&](int64_t blocks) -> double {
     if (blocks == 0)
       return 0;
-    double step = std::max({blocks * busy + kBarrierClocks / blocks, blocks * stageBytes / kL2BytesPerClock,
-                            kLatencyClocks / (stages - 1)});
+    double step = std::max({blocks * busy + kBarrierClocks / blocks,
+                            blocks * stageBytes / kL2BytesPerClock, kLatencyClocks / (stages - 1)});
     return steps * step + kWaveClocks;
   };
   int64_t blocks = divideCeil(shape.features, config.getTileFeatures()) *
@@ -141,10 +142,10 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
         if (chunks > 1 && shape.inner <= chunk)
           continue;
         constexpr int64_t raster = 8;
-        auto config = KernelConfigAttr::get(
-            context, /*maxTokens=*/std::nullopt, tile.features, tile.tokens, chunks * chunk,
-            tile.warpsFeatures, tile.warpsTokens, /*stages=*/std::nullopt, split, raster,
-            shape.isSparse ? Atom::MmaSp : Atom::Mma);
+        auto config = KernelConfigAttr::get(context, /*maxTokens=*/std::nullopt, tile.features,
+                                            tile.tokens, chunks * chunk, tile.warpsFeatures,
+                                            tile.warpsTokens, /*stages=*/std::nullopt, split,
+                                            raster, shape.isSparse ? Atom::MmaSp : Atom::Mma);
         // Two stages only alternate between loading and computing; three overlap.
         constexpr int64_t minStages = 3;
         int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);

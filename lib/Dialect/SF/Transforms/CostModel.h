@@ -1,7 +1,7 @@
 //===- CostModel.h - Estimated time of a matmul kernel -----------*- C++ -*-===//
 //
-// What sf-select-config ranks candidates by. The estimate is for comparing configurations of one product on one chip; as
-// a prediction of microseconds it is good to a few tens of percent.
+// What sf-select-config ranks candidates by. The estimate is for comparing configurations of one
+// product on one chip; as a prediction of microseconds it is good to a few tens of percent.
 //
 //===----------------------------------------------------------------------===//
 
@@ -24,8 +24,8 @@ struct MatmulShape {
   unsigned resultBits = 16;
 };
 
-/// Configurations worth comparing for the product on the chip: those whose accumulators fit in registers and of which two
-/// stages fit in shared memory. Unbounded, without a depth.
+/// Configurations worth comparing for the product on the chip: those whose accumulators fit in
+/// registers and of which two stages fit in shared memory. Unbounded, without a depth.
 llvm::SmallVector<KernelConfigAttr> getCandidates(mlir::MLIRContext *context,
                                                   const MatmulShape &shape, const ChipInfo &chip);
 

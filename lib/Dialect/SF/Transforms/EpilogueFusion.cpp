@@ -1,11 +1,12 @@
 //===- EpilogueFusion.cpp - Building one epilogue out of many operations ------===//
 //
-// Walks backwards from the element of the result that is wanted: each operation is replaced by its scalar body, its operands
-// by their elements at the place that the indexing maps give, until a product or something in memory is reached.
+// Walks backwards from the element of the result that is wanted: each operation is replaced by its
+// scalar body, its operands by their elements at the place that the indexing maps give, until a
+// product or something in memory is reached.
 //
-// Inside an epilogue f16 and bf16 values are held in f32, and the roundings between fused operations disappear: that is
-// faster, closer to the exact result, and the kernels need no half-precision arithmetic. Roundings to 8 bits are
-// quantizations and stay.
+// Inside an epilogue f16 and bf16 values are held in f32, and the roundings between fused
+// operations disappear: that is faster, closer to the exact result, and the kernels need no
+// half-precision arithmetic. Roundings to 8 bits are quantizations and stay.
 //
 //===----------------------------------------------------------------------===//
 
@@ -73,7 +74,8 @@ static bool isFloat8(Type type) {
   return isa<Float8E4M3FNType, Float8E5M2Type>(getElementTypeOrSelf(type));
 }
 
-/// What is done in 16 bits can be done in f32. Not so reinterpreted bits and arithmetic in 8-bit floats.
+/// What is done in 16 bits can be done in f32. Not so reinterpreted bits and arithmetic in 8-bit
+/// floats.
 static bool canWiden(Operation *op) {
   if (isa<arith::ExtFOp, arith::TruncFOp, arith::ConstantOp>(op))
     return true;
@@ -82,7 +84,8 @@ static bool canWiden(Operation *op) {
 }
 
 static bool isScalarOperation(Operation *op) {
-  return canWiden(op) && isa_and_nonnull<arith::ArithDialect, math::MathDialect>(op->getDialect()) &&
+  return canWiden(op) &&
+         isa_and_nonnull<arith::ArithDialect, math::MathDialect>(op->getDialect()) &&
          op->getNumResults() == 1 && op->getNumRegions() == 0 &&
          llvm::all_of(op->getOperandTypes(), isScalarType) &&
          llvm::all_of(op->getResultTypes(), isScalarType);
@@ -103,9 +106,11 @@ static bool isElementwiseTensorOp(Operation *op) {
     auto tensor = dyn_cast<RankedTensorType>(type);
     return tensor && !tensor.getEncoding() && isScalarType(tensor.getElementType());
   };
-  return canWiden(op) && isa_and_nonnull<arith::ArithDialect, math::MathDialect>(op->getDialect()) &&
+  return canWiden(op) &&
+         isa_and_nonnull<arith::ArithDialect, math::MathDialect>(op->getDialect()) &&
          op->hasTrait<OpTrait::Elementwise>() && op->getNumResults() == 1 &&
-         llvm::all_of(op->getOperandTypes(), isTensor) && llvm::all_of(op->getResultTypes(), isTensor);
+         llvm::all_of(op->getOperandTypes(), isTensor) &&
+         llvm::all_of(op->getResultTypes(), isTensor);
 }
 
 bool sf::isElementwise(Operation *op) {
@@ -371,7 +376,8 @@ EpilogueBuilder::Element EpilogueBuilder::emitElementwise(Operation *op, AffineM
     Element scale = emitScale(quantize.getScale(), quantize.getGranularity());
     if (failed(x) || failed(scale))
       return failure();
-    return emitQuantize(builder, loc, *x, *scale, getElementTypeOrSelf(quantize.getResult().getType()));
+    return emitQuantize(builder, loc, *x, *scale,
+                        getElementTypeOrSelf(quantize.getResult().getType()));
   }
   if (auto dequantize = dyn_cast<DequantizeOp>(op)) {
     Element q = emitElement(dequantize.getInput(), map);

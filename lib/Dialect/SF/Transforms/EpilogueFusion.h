@@ -1,7 +1,7 @@
 //===- EpilogueFusion.h - Building one epilogue out of many operations --------===//
 //
-// The part of sf-fuse-epilogue that turns tensor operations into the scalar operations of one epilogue; which operations
-// those are is decided in FuseEpilogue.cpp.
+// The part of sf-fuse-epilogue that turns tensor operations into the scalar operations of one
+// epilogue; which operations those are is decided in FuseEpilogue.cpp.
 //
 //===----------------------------------------------------------------------===//
 
@@ -17,8 +17,9 @@
 
 namespace sparseflow::sf {
 
-/// What a matmul multiplies when its operands' dequantizations are taken into account: the product of the quantized
-/// operands, of which the scales are a factor. Without dequantizations the scales are null.
+/// What a matmul multiplies when its operands' dequantizations are taken into account: the product
+/// of the quantized operands, of which the scales are a factor. Without dequantizations the scales
+/// are null.
 struct Product {
   mlir::Value x, xScale;
   llvm::SmallVector<mlir::Value> weights, weightScales;
@@ -29,11 +30,12 @@ struct Product {
   bool canShareKernel(const Product &other) const;
 };
 
-/// Whether the operation computes each element of its result from elements of its operands at places given by affine maps,
-/// with scalar operations that an epilogue may hold.
+/// Whether the operation computes each element of its result from elements of its operands at
+/// places given by affine maps, with scalar operations that an epilogue may hold.
 bool isElementwise(mlir::Operation *op);
 
-/// Whether the operation only repeats elements, so that inlining it costs nothing even if others use it too.
+/// Whether the operation only repeats elements, so that inlining it costs nothing even if others
+/// use it too.
 bool isBroadcast(mlir::Operation *op);
 
 /// Builds the epilogue that computes `sink` from the products of the matmuls among `absorbed`.
@@ -43,8 +45,8 @@ public:
   EpilogueBuilder(mlir::Value sink, const llvm::SetVector<mlir::Operation *> &absorbed,
                   llvm::ArrayRef<MatmulOp> matmuls);
 
-  /// Fills the region; fails if an access is of a form that no epilogue operand has. Nothing outside of the region is
-  /// touched.
+  /// Fills the region; fails if an access is of a form that no epilogue operand has. Nothing
+  /// outside of the region is touched.
   mlir::LogicalResult build();
 
   /// Whether the epilogue reads the tensor as one of its operands.
@@ -63,7 +65,8 @@ private:
   Element emitElementwise(mlir::Operation *op, mlir::AffineMap map);
   /// An element that is read from memory, as an epilogue operand.
   Element emitOperand(mlir::Value tensor, mlir::AffineMap map);
-  /// Repeats a scalar operation in f32, with its operands as `scalars` maps them, and maps its result.
+  /// Repeats a scalar operation in f32, with its operands as `scalars` maps them, and maps its
+  /// result.
   void emitScalar(mlir::Operation *op, mlir::IRMapping &scalars);
   /// All of a block; returns what it yields.
   mlir::Value emitBlock(mlir::Block &block, mlir::IRMapping &scalars);

@@ -1,8 +1,9 @@
 //===- FuseEpilogue.cpp - Pass 4: everything around a product into its kernel -===//
 //
-// Decides what is fused. For a product, looks for the latest operation up to which everything that depends on the product
-// flows back into one value (the sink), so that a diamond such as x * sigmoid(x) is taken whole. Operations that
-// only the fused ones use are absorbed too, and a second product of the same x becomes a second weight.
+// Decides what is fused. For a product, looks for the latest operation up to which everything that
+// depends on the product flows back into one value (the sink), so that a diamond such as x *
+// sigmoid(x) is taken whole. Operations that only the fused ones use are absorbed too, and a second
+// product of the same x becomes a second weight.
 //
 //===----------------------------------------------------------------------===//
 
@@ -32,7 +33,8 @@ namespace {
 // What is fused
 //===----------------------------------------------------------------------===//
 
-/// A kernel holds the accumulators of all its weights in registers; more than two leave too small a tile.
+/// A kernel holds the accumulators of all its weights in registers; more than two leave too small a
+/// tile.
 constexpr size_t kMaxWeights = 2;
 
 /// Operations that depend on the product through elementwise operations only, in order.
@@ -81,7 +83,8 @@ void absorbProducers(MatmulOp root, llvm::SetVector<Operation *> &absorbed,
     return numWeights + matmul.getWeights().size() <= kMaxWeights && !matmul.getConfigs() &&
            !root.getConfigs() && product.canShareKernel(Product::get(matmul));
   };
-  // An operation can be absorbed once all its users are, so those that were refused are asked again.
+  // An operation can be absorbed once all its users are, so those that were refused are asked
+  // again.
   for (bool changed = true; changed;) {
     changed = false;
     for (size_t i = 0; i < absorbed.size(); ++i)
@@ -99,7 +102,8 @@ void absorbProducers(MatmulOp root, llvm::SetVector<Operation *> &absorbed,
   }
 }
 
-/// Whether fusing gains something: operations, scales that were pulled out, or an operand that was inlined.
+/// Whether fusing gains something: operations, scales that were pulled out, or an operand that was
+/// inlined.
 bool isProgress(MatmulOp root, const llvm::SetVector<Operation *> &absorbed,
                 const EpilogueBuilder &epilogue) {
   return absorbed.size() > 1 || Product::get(root).isDequantized() ||
@@ -139,7 +143,8 @@ MatmulOp fuse(MatmulOp root) {
     };
     if (!isPossibleResult(root, sink) || !llvm::all_of(consumers, isUsedUp))
       continue;
-    // A producer may be accessed in a way that no epilogue operand has; as a tensor of its own it may still do.
+    // A producer may be accessed in a way that no epilogue operand has; as a tensor of its own it
+    // may still do.
     llvm::SetVector<Operation *> absorbed = consumers;
     SmallVector<MatmulOp> matmuls;
     absorbProducers(root, absorbed, matmuls);
@@ -155,7 +160,8 @@ MatmulOp fuse(MatmulOp root) {
 // Preparation and rest
 //===----------------------------------------------------------------------===//
 
-/// A size that a front end asks from a product's result would count as a use of it: asks the operand that has it instead.
+/// A size that a front end asks from a product's result would count as a use of it: asks the
+/// operand that has it instead.
 void forwardDim(tensor::DimOp dim) {
   std::optional<int64_t> index = dim.getConstantIndex();
   if (!index)
@@ -174,7 +180,8 @@ void forwardDim(tensor::DimOp dim) {
     if (auto destination = dyn_cast<DestinationStyleOpInterface>(op))
       source = destination.getTiedOpOperand(cast<OpResult>(source))->get();
     else if (isa<MatmulOp, QuantizeOp, DequantizeOp>(op) ||
-             (op->hasTrait<OpTrait::Elementwise>() && isa<RankedTensorType>(op->getOperand(0).getType())))
+             (op->hasTrait<OpTrait::Elementwise>() &&
+              isa<RankedTensorType>(op->getOperand(0).getType())))
       source = op->getOperand(0);
     else
       break;
@@ -183,7 +190,8 @@ void forwardDim(tensor::DimOp dim) {
     dim.getSourceMutable().assign(source);
 }
 
-/// compress(dequantize(q, s)) to dequantize(compress(q), s), where the scale cannot change which elements are zero.
+/// compress(dequantize(q, s)) to dequantize(compress(q), s), where the scale cannot change which
+/// elements are zero.
 void hoistDequantize(CompressOp op) {
   auto dequantize = op.getInput().getDefiningOp<DequantizeOp>();
   if (!dequantize || op.getMode() != CompressMode::Verify)
@@ -193,7 +201,8 @@ void hoistDequantize(CompressOp op) {
   auto quantizedType = weightType.clone(getElementTypeOrSelf(dequantize.getInput().getType()));
   Value compressed = CompressOp::create(builder, op.getLoc(), quantizedType, dequantize.getInput(),
                                         CompressMode::Verify);
-  Value result = DequantizeOp::create(builder, op.getLoc(), weightType, compressed, dequantize.getScale());
+  Value result =
+      DequantizeOp::create(builder, op.getLoc(), weightType, compressed, dequantize.getScale());
   op.replaceAllUsesWith(result);
   op.erase();
 }
@@ -229,7 +238,8 @@ LogicalResult foldDequantize(DequantizeOp op) {
       for (int64_t column = 0; column < columns; ++column) {
         int64_t index = row * columns + column;
         int64_t scaleIndex = op.getGranularity() == ScaleGranularity::Token ? row : 0;
-        float product = loadAsFloat(from, source, index) * loadAsFloat(DType::f32, scales, scaleIndex);
+        float product =
+            loadAsFloat(from, source, index) * loadAsFloat(DType::f32, scales, scaleIndex);
         storeFromFloat(to, bytes.data(), index, product);
       }
     // The bitmask of a canonical weight follows its values.
@@ -248,7 +258,8 @@ LogicalResult foldDequantize(DequantizeOp op) {
   return success();
 }
 
-/// A dequantized weight that stayed: computed now if it is constant, else by kernels for dense tensors.
+/// A dequantized weight that stayed: computed now if it is constant, else by kernels for dense
+/// tensors.
 LogicalResult expandWeightDequantize(DequantizeOp op) {
   ScaleGranularity granularity = op.getGranularity();
   bool isByRow = granularity == ScaleGranularity::Tensor || granularity == ScaleGranularity::Token;
@@ -280,8 +291,8 @@ struct SFFuseEpiloguePass : sf::impl::SFFuseEpiloguePassBase<SFFuseEpiloguePass>
         useStoredWeights(matmul);
     });
 
-    // To a fixpoint: what was fused once may be fused further. Absorbed products leave the list by being gone, so it is made
-    // anew after every change.
+    // To a fixpoint: what was fused once may be fused further. Absorbed products leave the list by
+    // being gone, so it is made anew after every change.
     for (bool changed = true; changed;) {
       changed = false;
       root->walk([&](MatmulOp op) {

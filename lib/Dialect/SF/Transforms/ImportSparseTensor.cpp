@@ -1,8 +1,9 @@
 //===- ImportSparseTensor.cpp - Pass 1: from other front ends to sf ---------===//
 //
-// Runs in two steps. First every value of an upstream 2:4 type is given its #sf.weight type in place, and every user
-// is adjusted or rejected: the encoding says which dimension is pruned, and a [K,N] tensor becomes [N,K], so this
-// cannot be left to later patterns. Then products are rewritten, dense ones too.
+// Runs in two steps. First every value of an upstream 2:4 type is given its #sf.weight type in
+// place, and every user is adjusted or rejected: the encoding says which dimension is pruned, and a
+// [K,N] tensor becomes [N,K], so this cannot be left to later patterns. Then products are
+// rewritten, dense ones too.
 //
 //===----------------------------------------------------------------------===//
 
@@ -80,9 +81,10 @@ FailureOr<Type> Importer::convert(Location loc, Type type, bool &isTransposed) {
     return type;
   std::optional<unsigned> pruned = getPrunedDim(encoding);
   if (!pruned)
-    return emitError(loc) << "expected a tensor that is 2:4 along one of two dimensions, such as "
-                             "(i, j) -> (i : dense, j floordiv 4 : dense, j mod 4 : structured[2, 4]), got "
-                          << type;
+    return emitError(loc)
+           << "expected a tensor that is 2:4 along one of two dimensions, such as "
+              "(i, j) -> (i : dense, j floordiv 4 : dense, j mod 4 : structured[2, 4]), got "
+           << type;
   auto tensor = cast<RankedTensorType>(type);
   isTransposed = *pruned == 0;
   SmallVector<int64_t> shape = llvm::to_vector(tensor.getShape());
@@ -121,7 +123,8 @@ LogicalResult Importer::convertSignature(func::FuncOp function) {
   };
   SmallVector<Type> inputs, results;
   FunctionType type = function.getFunctionType();
-  if (failed(convertAll(type.getInputs(), inputs)) || failed(convertAll(type.getResults(), results)))
+  if (failed(convertAll(type.getInputs(), inputs)) ||
+      failed(convertAll(type.getResults(), results)))
     return failure();
   function.setFunctionType(FunctionType::get(module.getContext(), inputs, results));
   for (BlockArgument argument : function.getArguments())
@@ -141,7 +144,8 @@ LogicalResult Importer::convertProducer(Operation *op) {
     return success();
   }
 
-  // A constant is dense in fact, whatever its type says; it becomes a dense constant to be compressed.
+  // A constant is dense in fact, whatever its type says; it becomes a dense constant to be
+  // compressed.
   Value dense;
   auto constant = dyn_cast<arith::ConstantOp>(op);
   auto conversion = dyn_cast<sparse_tensor::ConvertOp>(op);
@@ -163,9 +167,10 @@ LogicalResult Importer::convertProducer(Operation *op) {
       return success();
     }
   } else {
-    return op->emitOpError() << "expected 2:4 tensors to be function arguments, constants or results of "
-                                "sparse_tensor.convert, got "
-                             << op->getResult(0).getType();
+    return op->emitOpError()
+           << "expected 2:4 tensors to be function arguments, constants or results of "
+              "sparse_tensor.convert, got "
+           << op->getResult(0).getType();
   }
 
   bool isTransposed;
@@ -199,8 +204,9 @@ LogicalResult Importer::convertUser(Operation *op) {
     if (llvm::none_of(op->getOperands(), [&](Value value) { return converted.lookup(value); }))
       return success();
     if (!isa<linalg::MatmulOp, linalg::GenericOp, linalg::ContractOp>(op))
-      return op->emitOpError("expected linalg.matmul, linalg.contract or linalg.generic on a 2:4 tensor "
-                             "that is pruned along its first dimension");
+      return op->emitOpError(
+          "expected linalg.matmul, linalg.contract or linalg.generic on a 2:4 tensor "
+          "that is pruned along its first dimension");
     op->setAttr("indexing_maps", rewriter.getAffineMapArrayAttr(maps));
     return success();
   }
@@ -209,8 +215,8 @@ LogicalResult Importer::convertUser(Operation *op) {
     if (!converted.contains(weight))
       return success();
     auto type = cast<RankedTensorType>(weight.getType());
-    Value dense = DecompressOp::create(rewriter, op->getLoc(),
-                                       type.cloneWithEncoding(Attribute()), weight);
+    Value dense =
+        DecompressOp::create(rewriter, op->getLoc(), type.cloneWithEncoding(Attribute()), weight);
     // The matrix was transposed on import, or this is the one who transposes; if both, they cancel.
     if (isa<linalg::TransposeOp>(op) != converted.lookup(weight)) {
       FailureOr<Value> transposed = createTranspose(rewriter, op->getLoc(), dense);
@@ -248,11 +254,11 @@ LogicalResult Importer::run() {
   return success();
 }
 
-/// The second step: products with a weight on the right. Fails on a 2:4 operand that no product can take.
+/// The second step: products with a weight on the right. Fails on a 2:4 operand that no product can
+/// take.
 LogicalResult rewriteContraction(linalg::LinalgOp op, IRRewriter &rewriter) {
-  bool hasSparseOperand = llvm::any_of(op.getDpsInputs(), [](Value value) {
-    return getWeightEncoding(value.getType()) != nullptr;
-  });
+  bool hasSparseOperand = llvm::any_of(
+      op.getDpsInputs(), [](Value value) { return getWeightEncoding(value.getType()) != nullptr; });
   std::string reason;
   FailureOr<Contraction> contraction = matchContraction(op, reason);
   if (failed(contraction)) {
@@ -263,8 +269,9 @@ LogicalResult rewriteContraction(linalg::LinalgOp op, IRRewriter &rewriter) {
   auto [rows, columns, init, resultType] = *contraction;
   for (const Contraction::Operand &operand : {rows, columns})
     if (getWeightEncoding(operand.value.getType()) && operand.isTransposed)
-      return op.emitOpError("expected the weight to be 2:4 along the reduced dimension K, got it 2:4 along "
-                            "the other one; prune it along K");
+      return op.emitOpError(
+          "expected the weight to be 2:4 along the reduced dimension K, got it 2:4 along "
+          "the other one; prune it along K");
   bool isRight = hasSparseOperand ? getWeightEncoding(columns.value.getType()) &&
                                         !getWeightEncoding(rows.value.getType())
                                   : columns.getType().hasStaticShape();
@@ -284,8 +291,7 @@ LogicalResult rewriteContraction(linalg::LinalgOp op, IRRewriter &rewriter) {
   return success();
 }
 
-struct SFImportSparseTensorPass
-    : sf::impl::SFImportSparseTensorPassBase<SFImportSparseTensorPass> {
+struct SFImportSparseTensorPass : sf::impl::SFImportSparseTensorPassBase<SFImportSparseTensorPass> {
   void runOnOperation() override {
     if (failed(Importer(getOperation()).run()))
       return signalPassFailure();

@@ -1,6 +1,7 @@
 //===- OrientOperands.cpp - Pass 3: the weight becomes operand A ------------===//
 //
-// Only products with the weight on the left are still linalg operations when this pass runs; they are turned around.
+// Only products with the weight on the left are still linalg operations when this pass runs; they
+// are turned around.
 //
 //===----------------------------------------------------------------------===//
 
@@ -39,13 +40,15 @@ LogicalResult orient(linalg::LinalgOp op, IRRewriter &rewriter) {
   }
   auto [rows, columns, init, resultType] = *contraction;
   if (isSparse(rows.value) && isSparse(columns.value))
-    return op.emitOpError("expected one 2:4 operand, got two; the tensor cores take the second one dense, so "
-                          "decompress it with sf.decompress");
+    return op.emitOpError(
+        "expected one 2:4 operand, got two; the tensor cores take the second one dense, so "
+        "decompress it with sf.decompress");
   if (!isSparse(rows.value) && !rows.getType().hasStaticShape())
     return success();
   if (isSparse(rows.value) && rows.isTransposed)
-    return op.emitOpError("expected the weight to be 2:4 along the reduced dimension K, got it 2:4 along "
-                          "the other one; prune it along K");
+    return op.emitOpError(
+        "expected the weight to be 2:4 along the reduced dimension K, got it 2:4 along "
+        "the other one; prune it along K");
 
   rewriter.setInsertionPoint(op);
   Location loc = op.getLoc();

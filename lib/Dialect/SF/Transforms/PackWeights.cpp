@@ -1,7 +1,7 @@
 //===- PackWeights.cpp - Pass 6: weights in the order of the kernels --------===//
 //
-// Packs constants at compile time. A weight that several products share is packed once, since the packed order does
-// not depend on who reads it.
+// Packs constants at compile time. A weight that several products share is packed once, since the
+// packed order does not depend on who reads it.
 //
 //===----------------------------------------------------------------------===//
 
@@ -92,7 +92,8 @@ struct SFPackWeightsPass : sf::impl::SFPackWeightsPassBase<SFPackWeightsPass> {
             return WalkResult::interrupt();
           weight.set(*packed);
         }
-      } else if (auto packOp = dyn_cast<PackOp>(op); packOp && isConstantTensor(packOp.getInput())) {
+      } else if (auto packOp = dyn_cast<PackOp>(op);
+                 packOp && isConstantTensor(packOp.getInput())) {
         FailureOr<Value> packed = pack(packOp.getInput());
         if (failed(packed))
           return WalkResult::interrupt();
@@ -104,7 +105,8 @@ struct SFPackWeightsPass : sf::impl::SFPackWeightsPassBase<SFPackWeightsPass> {
     if (result.wasInterrupted())
       return signalPassFailure();
     for (auto [weight, packed] : packedWeights)
-      if (Operation *op = weight.getDefiningOp(); isa_and_nonnull<arith::ConstantOp>(op) && op->use_empty())
+      if (Operation *op = weight.getDefiningOp();
+          isa_and_nonnull<arith::ConstantOp>(op) && op->use_empty())
         op->erase();
   }
 };

@@ -23,7 +23,8 @@ using namespace sparseflow::sf;
 
 namespace {
 
-/// Upper ends of the ranges that are told apart when the number of tokens is dynamic: generation, small batches, prompts.
+/// Upper ends of the ranges that are told apart when the number of tokens is dynamic: generation,
+/// small batches, prompts.
 constexpr int64_t kRangeEnds[] = {16, 32, 64, 128, 256, 512, 1024};
 /// Stands for all larger numbers: enough for many waves.
 constexpr int64_t kManyTokens = 4096;
@@ -40,7 +41,8 @@ public:
   Selector(const MatmulShape &shape, const ChipInfo &chip, MLIRContext *context)
       : shape(shape), chip(chip), candidates(getCandidates(context, shape, chip)) {}
 
-  /// The fastest configuration, or `preferred` if it is not slower by more than `tolerance`. Null if none fits.
+  /// The fastest configuration, or `preferred` if it is not slower by more than `tolerance`. Null
+  /// if none fits.
   KernelConfigAttr select(int64_t tokens, KernelConfigAttr preferred, double tolerance) const {
     KernelConfigAttr best;
     double bestTime = 0;
@@ -81,7 +83,8 @@ struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass>
       return signalPassFailure();
 
     WalkResult result = getOperation()->walk([&](MatmulOp op) {
-      return failed(select(op, targetAttr, forced)) ? WalkResult::interrupt() : WalkResult::advance();
+      return failed(select(op, targetAttr, forced)) ? WalkResult::interrupt()
+                                                    : WalkResult::advance();
     });
     if (result.wasInterrupted())
       signalPassFailure();
@@ -96,7 +99,8 @@ private:
     forced = dyn_cast_or_null<KernelConfigAttr>(parseAttribute(attribute, &getContext()));
     if (!forced)
       return emitError(getOperation()->getLoc())
-             << "expected a kernel configuration such as 'tile = 256x128x64, warps = 4x2, atom = mma_sp', got '"
+             << "expected a kernel configuration such as 'tile = 256x128x64, warps = 4x2, atom = "
+                "mma_sp', got '"
              << config << "'";
     return success();
   }
@@ -105,9 +109,10 @@ private:
     Builder builder(op.getContext());
     Type element = op.getXType().getElementType();
     if (isa<Float8E4M3FNType, Float8E5M2Type>(element) && !targetAttr.supportsFp8Mma())
-      return op.emitOpError() << "expected a chip with 8-bit float tensor cores (sm_89 or later) for "
-                              << element << ", got " << targetAttr.getChip()
-                              << "; quantize to i8, or compile for another target";
+      return op.emitOpError()
+             << "expected a chip with 8-bit float tensor cores (sm_89 or later) for " << element
+             << ", got " << targetAttr.getChip()
+             << "; quantize to i8, or compile for another target";
     if (forced) {
       // A bounded configuration alone would leave calls with more tokens without a kernel.
       op.setConfigsAttr(builder.getArrayAttr(withMaxTokens(forced, std::nullopt)));

@@ -1,7 +1,7 @@
 //===- VerifySparsity.cpp - Pass 2: constants are what they claim -----------===//
 //
-// The only place that looks at a constant's elements to judge them. Constants are compressed here as well, since the
-// check has just read every element.
+// The only place that looks at a constant's elements to judge them. Constants are compressed here
+// as well, since the check has just read every element.
 //
 //===----------------------------------------------------------------------===//
 
@@ -45,8 +45,9 @@ LogicalResult verifyFinite(Operation *op, const ConstantData &data, RankedTensor
   for (int64_t i = 0, e = n * columns; i < e; ++i) {
     float value = loadAsFloat(dtype, data.getBytes().data(), i);
     if (!std::isfinite(value))
-      return op->emitOpError() << "expected finite weights, got " << (std::isnan(value) ? "NaN" : "infinity")
-                               << " in " << describe(data, type) << " at row " << i / columns;
+      return op->emitOpError() << "expected finite weights, got "
+                               << (std::isnan(value) ? "NaN" : "infinity") << " in "
+                               << describe(data, type) << " at row " << i / columns;
   }
   return success();
 }
@@ -81,8 +82,8 @@ LogicalResult verifyScale(Operation *op, Value scale) {
   for (int64_t i = 0, e = data->getBytes().size() / sizeof(float); i < e; ++i) {
     float value = loadAsFloat(DType::f32, data->getBytes().data(), i);
     if (!(value > 0) || !std::isfinite(value))
-      return op->emitOpError() << "expected positive, finite scales, got " << value << " at index " << i
-                               << "; where all elements are zero, the scale is 1";
+      return op->emitOpError() << "expected positive, finite scales, got " << value << " at index "
+                               << i << "; where all elements are zero, the scale is 1";
   }
   return success();
 }
@@ -110,9 +111,9 @@ LogicalResult compressConstant(CompressOp op) {
     return op.emitOpError() << "expected at most 2 non-zeros in each group of 4, got "
                             << report->offendingGroups << " groups with more in "
                             << describe(*data, type) << ", the first at row " << report->firstRow
-                            << ", group " << report->firstGroup << " (k = " << report->firstGroup * 4
-                            << " to " << report->firstGroup * 4 + 3 << ") with "
-                            << report->firstNonzeros
+                            << ", group " << report->firstGroup
+                            << " (k = " << report->firstGroup * 4 << " to "
+                            << report->firstGroup * 4 + 3 << ") with " << report->firstNonzeros
                             << "; prune the weight, or ask for it with {mode = \"prune\"}";
 
   OpBuilder builder(op);

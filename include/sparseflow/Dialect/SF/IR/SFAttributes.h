@@ -1,7 +1,7 @@
 //===- SFAttributes.h - Attributes of the `sf` dialect -----------*- C++ -*-===//
 //
-// The attributes, and the table of chips behind #sf.target. The table is plain data: whoever needs a fact about
-// a chip asks here, so that adding a chip is adding a row.
+// The attributes, and the table of chips behind #sf.target. The table is plain data: whoever needs
+// a fact about a chip asks here, so that adding a chip is adding a row.
 //
 //===----------------------------------------------------------------------===//
 
@@ -19,8 +19,9 @@
 
 namespace sparseflow::sf {
 
-/// Facts about a chip, and the figures from which the cost model estimates. Rates are per multiprocessor
-/// and clock; where one name covers several products, the figures are those of the one named in the table.
+/// Facts about a chip, and the figures from which the cost model estimates. Rates are per
+/// multiprocessor and clock; where one name covers several products, the figures are those of the
+/// one named in the table.
 struct ChipInfo {
   llvm::StringLiteral name;
   /// Major times ten plus minor.
@@ -29,8 +30,8 @@ struct ChipInfo {
   int64_t sharedMemoryPerBlock, sharedMemoryPerMultiprocessor;
   llvm::StringLiteral ptxFeature;
   int64_t multiprocessors;
-  /// Multiply-adds of f16 into f32, through mma.sync and through mma.sp with the skipped ones counted. 8-bit types do twice
-  /// as many.
+  /// Multiply-adds of f16 into f32, through mma.sync and through mma.sp with the skipped ones
+  /// counted. 8-bit types do twice as many.
   int64_t denseF16PerClock, sparseF16PerClock;
   double clockGHz, dramGBPerSecond;
 };
@@ -49,8 +50,8 @@ std::string listChips();
 #include "sparseflow/Dialect/SF/IR/SFAttributes.h.inc"
 
 namespace sparseflow::sf {
-/// The chip that the enclosing module is compiled for, its attribute `sf.target`; sm_80, which every later chip can
-/// run, when there is none.
+/// The chip that the enclosing module is compiled for, its attribute `sf.target`; sm_80, which
+/// every later chip can run, when there is none.
 TargetAttr getTarget(mlir::Operation *op);
 } // namespace sparseflow::sf
 

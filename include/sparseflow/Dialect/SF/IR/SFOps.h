@@ -1,7 +1,7 @@
 //===- SFOps.h - Operations of the `sf` dialect ------------------*- C++ -*-===//
 //
-// The operations, and the small vocabulary that their users share: how an epilogue operand is broadcast, what a
-// scale covers.
+// The operations, and the small vocabulary that their users share: how an epilogue operand is
+// broadcast, what a scale covers.
 //
 //===----------------------------------------------------------------------===//
 

@@ -1,8 +1,8 @@
 //===- SFScalar.h - Scalar arithmetic of the `sf` operations -----*- C++ -*-===//
 //
-// The meaning of a cast, a quantization and a dequantization of one element, as arith and math operations. The
-// reference lowering, the epilogue fusion and the kernels build from these same functions, so that they agree
-// to the bit.
+// The meaning of a cast, a quantization and a dequantization of one element, as arith and math
+// operations. The reference lowering, the epilogue fusion and the kernels build from these same
+// functions, so that they agree to the bit.
 //
 //===----------------------------------------------------------------------===//
 
@@ -19,15 +19,17 @@ double getQuantizeLimit(mlir::Type elementType);
 /// An element of any supported type as f32. i32 rounds to nearest even; the other types are exact.
 mlir::Value emitToF32(mlir::OpBuilder &builder, mlir::Location loc, mlir::Value value);
 
-/// What sf.matmul does to an accumulator that has no epilogue, and generally a cast to the element type `type`:
-/// rounds to nearest even, saturates i8 and 8-bit floats.
-mlir::Value emitCast(mlir::OpBuilder &builder, mlir::Location loc, mlir::Value value, mlir::Type type);
+/// What sf.matmul does to an accumulator that has no epilogue, and generally a cast to the element
+/// type `type`: rounds to nearest even, saturates i8 and 8-bit floats.
+mlir::Value emitCast(mlir::OpBuilder &builder, mlir::Location loc, mlir::Value value,
+                     mlir::Type type);
 
 /// `saturate(round(x / scale))`; x is f32.
 mlir::Value emitQuantize(mlir::OpBuilder &builder, mlir::Location loc, mlir::Value x,
                          mlir::Value scale, mlir::Type type);
 
-/// The scale of sf.quantize's dynamic form for a largest magnitude `maximum` (f32): `maximum / limit`, 1 where that is 0.
+/// The scale of sf.quantize's dynamic form for a largest magnitude `maximum` (f32): `maximum /
+/// limit`, 1 where that is 0.
 mlir::Value emitDynamicScale(mlir::OpBuilder &builder, mlir::Location loc, mlir::Value maximum,
                              mlir::Type type);
 

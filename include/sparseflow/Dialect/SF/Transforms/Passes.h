@@ -1,7 +1,7 @@
 //===- Passes.h - Passes on the `sf` dialect ---------------------*- C++ -*-===//
 //
-// Passes 1 to 6 of the pipeline: from what a front end wrote to matmuls with packed weights, fused epilogues and
-// chosen kernel configurations. Passes.td documents them.
+// Passes 1 to 6 of the pipeline: from what a front end wrote to matmuls with packed weights, fused
+// epilogues and chosen kernel configurations. Passes.td documents them.
 //
 //===----------------------------------------------------------------------===//
 
