@@ -1,0 +1,161 @@
+"""One small call of every kernel family, for compute-sanitizer to watch.
+
+    python sanitize.py compile FOLDER                          compiles them for this GPU, without a sanitizer
+    compute-sanitizer --tool racecheck python sanitize.py run FOLDER
+
+Sizes are ragged in every direction. Only NumPy runs beside the kernels, so nothing else is watched.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+import sparseflow as sf
+
+N, K = 200, 420
+TOKENS = (1, 150)
+
+CONFIGS = {
+    "chosen": None,
+    "large": "tile = 256x128x{k}, warps = 4x2, stages = 3",
+    "deep": "tile = 128x128x{k}, warps = 2x2, stages = 5",
+    "narrow": "tile = 64x16x{k}, warps = 1x2, stages = 4",
+    "split_k": "tile = 64x64x{k}, warps = 1x4, stages = 3, split_k = 2",
+}
+
+
+def weight(dtype: sf.DType, sparse: bool, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    dense = rng.integers(-127, 128, (N, K)) if dtype is sf.i8 else rng.standard_normal((N, K))
+    dense = dense.astype(dtype.numpy)
+    return sf.prune_24(dense) if sparse else dense
+
+
+def product(dtype: sf.DType, sparse: bool) -> sf.Graph:
+    g = sf.Graph()
+    x = g.input("x", (None, K), dtype)
+    g.output(g.matmul(x, weight(dtype, sparse), sparse=sparse, row_scale=2.0**-16 if dtype is sf.i8 else None))
+    return g
+
+
+def fused() -> sf.Graph:
+    g = sf.Graph()
+    x, r, s = g.input("x", (None, K), sf.f16), g.input("r", (None, N), sf.f16), g.input("s", (None, 1), sf.f32)
+    bias = np.ones(N, np.float32)
+    gate = weight(sf.f16, True, 1)
+    y = g.matmul(x, weight(sf.f16, True), bias=bias, activation="silu", gate=gate, residual=r, row_scale=s)
+    g.output(g.quantize(y, sf.i8, scale=0.5))
+    return g
+
+
+def quantized(axis: str) -> sf.Graph:
+    g = sf.Graph()
+    x = g.input("x", (None, 384), sf.f16)
+    q, s = g.quantize(x, axis=axis)
+    g.output(q, "q")
+    g.output(s, "s")
+    g.output(g.dequantize(q, s), "back")
+    return g
+
+
+def layer() -> sf.Graph:
+    g = sf.Graph()
+    q, s = g.quantize(g.input("x", (None, K), sf.f16))
+    g.output(g.matmul(q, sf.quantize_weight(weight(sf.f16, True)), row_scale=s))
+    return g
+
+
+def run_time_weight(prune: bool) -> sf.Graph:
+    g = sf.Graph()
+    x, w = g.input("x", (None, K), sf.f16), g.input("w", (N, K), sf.f16)
+    g.output(g.matmul(x, g.compress(w, prune=prune)))
+    return g
+
+
+EXPAND = f"""
+func.func @main(%w: tensor<{N}x{K}xf16>) -> tensor<{N}x{K}xf16> {{
+  %c = sf.compress %w {{mode = "prune"}} : tensor<{N}x{K}xf16> -> tensor<{N}x{K}xf16, #sf.weight<sp24>>
+  %d = sf.decompress %c : tensor<{N}x{K}xf16, #sf.weight<sp24>> -> tensor<{N}x{K}xf16>
+  return %d : tensor<{N}x{K}xf16>
+}}
+"""
+
+
+def families() -> dict[str, tuple[Callable[[], sf.Graph | str], str | None]]:
+    """What to build, by name: a model and a kernel configuration."""
+    found: dict[str, tuple[Callable[[], sf.Graph | str], str | None]] = {}
+    for dtype in (sf.f16, sf.bf16, sf.i8):
+        for sparse in (True, False):
+            for name, config in CONFIGS.items():
+                # f16 has them all; the other dtypes share the schedule.
+                if dtype is sf.bf16 and name not in ("chosen", "split_k"):
+                    continue
+                if config:
+                    config = (
+                        config.format(k=128 if dtype is sf.i8 else 64) + f", atom = {'mma_sp' if sparse else 'mma'}"
+                    )
+                key = f"{dtype}-{'sparse' if sparse else 'dense'}-{name}"
+                found[key] = (lambda dtype=dtype, sparse=sparse: product(dtype, sparse)), config
+    found["fused"] = fused, None
+    found["fused-split_k"] = fused, CONFIGS["split_k"].format(k=64) + ", atom = mma_sp"
+    found["quantize-token"] = (lambda: quantized("token")), None
+    found["quantize-group"] = (lambda: quantized("group")), None
+    found["int8-layer"] = layer, None
+    found["compress-prune"] = (lambda: run_time_weight(True)), None
+    found["compress-verify"] = (lambda: run_time_weight(False)), None
+    found["decompress"] = (lambda: EXPAND), None
+    return found
+
+
+def compile_family(folder: str, name: str) -> str | None:
+    model, config = families()[name]
+    try:
+        sf.compile(model(), config=config, device=sys.argv[3] if len(sys.argv) > 3 else "cuda").save(
+            Path(folder, f"{name}.sf")
+        )
+    except sf.Error as error:
+        return f"{name}: {error}"
+    return None
+
+
+def run_family(path: Path, device: str) -> None:
+    exe = sf.load(path, device=device)
+    (function,) = exe.functions
+    rng = np.random.default_rng(0)
+    types = {"f16": np.float16, "bf16": ml_dtypes.bfloat16, "f32": np.float32, "i8": np.int8}
+    for tokens in TOKENS if function["symbols"] else (0,):
+        inputs = []
+        for each in function["inputs"]:
+            shape = [tokens if isinstance(extent, str) else extent for extent in each["shape"]]
+            values = rng.integers(-127, 128, shape) if each["dtype"] == "i8" else rng.standard_normal(shape)
+            values = values.astype(types[each["dtype"]])
+            if each["name"] == "w" and "verify" in path.stem:
+                values = sf.prune_24(values)
+            inputs.append(values)
+        results = exe(*inputs)
+        for result in results if isinstance(results, tuple) else (results,):
+            assert np.isfinite(result.astype(np.float32)).all(), path.stem
+    print(f"ran {path.stem}", flush=True)
+
+
+def main() -> int:
+    command, folder = sys.argv[1:3]
+    if command == "compile":
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor() as pool:
+            failures = [each for each in pool.map(compile_family, [folder] * len(families()), families()) if each]
+        print("\n".join(failures))
+        return 1 if failures else 0
+    for path in sorted(Path(folder).glob("*.sf")):
+        run_family(path, sys.argv[3] if len(sys.argv) > 3 else "cuda")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
