@@ -109,6 +109,14 @@ func.func @matmul_dynamic_n(%x: tensor<?x128xf16>, %w: tensor<?x128xf16>) {
 
 // -----
 
+func.func @matmul_empty(%x: tensor<?x0xf16>, %w: tensor<64x0xf16>) {
+  // expected-error@+1 {{'sf.matmul' op expected at least one feature and one k, got 'tensor<64x0xf16>'}}
+  %0 = sf.matmul %x, %w : (tensor<?x0xf16>, tensor<64x0xf16>) -> tensor<?x64xf16>
+  return
+}
+
+// -----
+
 func.func @matmul_types(%x: tensor<?x128xf16>, %w: tensor<64x128xi8>) {
   // expected-error@+1 {{'sf.matmul' op expected x and the weight to have one element type, got 'f16' and 'i8'; convert one of them, or quantize x with sf.quantize}}
   %0 = sf.matmul %x, %w : (tensor<?x128xf16>, tensor<64x128xi8>) -> tensor<?x64xf16>

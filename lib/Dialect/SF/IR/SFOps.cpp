@@ -136,6 +136,8 @@ static LogicalResult verifyOperands(MatmulOp op) {
       return op.emitOpError() << "expected a static " << name << ", got " << w
                               << "; only the number of tokens may be dynamic";
   int64_t k = w.getDimSize(1);
+  if (w.getNumElements() == 0)
+    return op.emitOpError() << "expected at least one feature and one k, got " << w;
   if (x.getDimSize(1) != k)
     return op.emitOpError() << "expected x to have the weight's K of " << k << " columns, got "
                             << x;

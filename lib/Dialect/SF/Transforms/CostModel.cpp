@@ -116,7 +116,7 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
                      (shape.isSparse ? shape.inner / 8.0 : 0);
   double dramBytes = shape.numWeights * shape.features * weightRow +
                      double(tokens) * shape.inner * shape.elementBits / 8 +
-                     double(tokens) * shape.features * shape.resultBits / 8;
+                     double(tokens) * shape.features * shape.edgeBits / 8;
   double bytesPerMicrosecond = chip.dramGBPerSecond * 1e3 * kDramEfficiency;
   microseconds = std::max(microseconds, dramBytes / bytesPerMicrosecond) + kLaunchMicroseconds;
 

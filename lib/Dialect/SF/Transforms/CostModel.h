@@ -21,7 +21,8 @@ struct MatmulShape {
   unsigned elementBits = 16;
   unsigned numWeights = 1;
   bool isSparse = true;
-  unsigned resultBits = 16;
+  /// Bits moved for each element of the result: its own, and those of operands of its shape.
+  unsigned edgeBits = 16;
 };
 
 /// Configurations worth comparing for the product on the chip: those whose accumulators fit in

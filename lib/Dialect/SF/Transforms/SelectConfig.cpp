@@ -5,6 +5,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "CostModel.h"
+#include "WidenFloat8.h"
 
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
 #include "sparseflow/Dialect/SF/Transforms/Passes.h"
@@ -82,12 +83,15 @@ struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass>
     if (!config.empty() && failed(parseConfig(forced)))
       return signalPassFailure();
 
+    Float8Widener widener;
     WalkResult result = getOperation()->walk([&](MatmulOp op) {
-      return failed(select(op, targetAttr, forced)) ? WalkResult::interrupt()
-                                                    : WalkResult::advance();
+      return failed(legalize(op, targetAttr, widener)) || failed(select(op, targetAttr, forced))
+                 ? WalkResult::interrupt()
+                 : WalkResult::advance();
     });
     if (result.wasInterrupted())
-      signalPassFailure();
+      return signalPassFailure();
+    widener.eraseUnused();
   }
 
 private:
@@ -105,14 +109,20 @@ private:
     return success();
   }
 
+  /// Brings the product into types that the chip multiplies.
+  LogicalResult legalize(MatmulOp op, TargetAttr targetAttr, Float8Widener &widener) {
+    Type element = op.getXType().getElementType();
+    if (!isa<Float8E4M3FNType, Float8E5M2Type>(element) || targetAttr.hasNativeFp8Mma())
+      return success();
+    if (!targetAttr.supportsFp8Mma())
+      return op.emitOpError() << "expected a chip with 8-bit floats (sm_89 or later) for "
+                              << element << ", got " << targetAttr.getChip()
+                              << "; quantize to i8, or compile for another target";
+    return widener.widen(op);
+  }
+
   LogicalResult select(MatmulOp op, TargetAttr targetAttr, KernelConfigAttr forced) {
     Builder builder(op.getContext());
-    Type element = op.getXType().getElementType();
-    if (isa<Float8E4M3FNType, Float8E5M2Type>(element) && !targetAttr.supportsFp8Mma())
-      return op.emitOpError()
-             << "expected a chip with 8-bit float tensor cores (sm_89 or later) for " << element
-             << ", got " << targetAttr.getChip()
-             << "; quantize to i8, or compile for another target";
     if (forced) {
       // A bounded configuration alone would leave calls with more tokens without a kernel.
       op.setConfigsAttr(builder.getArrayAttr(withMaxTokens(forced, std::nullopt)));
@@ -124,10 +134,13 @@ private:
     MatmulShape shape;
     shape.features = op.getNumFeatures();
     shape.inner = op.getInnerSize();
-    shape.elementBits = element.getIntOrFloatBitWidth();
+    shape.elementBits = op.getXType().getElementTypeBitWidth();
     shape.numWeights = op.getWeights().size();
     shape.isSparse = op.hasSparseWeights();
-    shape.resultBits = op.getResultType().getElementTypeBitWidth();
+    shape.edgeBits = op.getResultType().getElementTypeBitWidth();
+    for (auto [i, operand] : llvm::enumerate(op.getEpilogueOperands()))
+      if (op.getEpilogueBroadcast(i) == Broadcast::Full)
+        shape.edgeBits += getElementTypeOrSelf(operand.getType()).getIntOrFloatBitWidth();
     Selector selector(shape, targetAttr.getInfo(), op.getContext());
 
     int64_t tokens = op.getXType().getDimSize(0);

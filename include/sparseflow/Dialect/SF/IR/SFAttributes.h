@@ -33,6 +33,9 @@ struct ChipInfo {
   /// Multiply-adds of f16 into f32, through mma.sync and through mma.sp with the skipped ones
   /// counted. 8-bit types do twice as many.
   int64_t denseF16PerClock, sparseF16PerClock;
+  /// Whether mma.sync and mma.sp on 8-bit floats are instructions of the chip. Where they are not,
+  /// ptxas replaces each by conversions and several others, which spill.
+  bool nativeFp8Mma;
   double clockGHz, dramGBPerSecond;
 };
 

@@ -119,6 +119,8 @@ def SF_TargetAttr : SF_Attr<"Target", "target"> {
     int64_t getSharedMemoryPerBlock() const { return getInfo().sharedMemoryPerBlock; }
     /// Whether mma takes f8E4M3FN and f8E5M2.
     bool supportsFp8Mma() const { return getInfo().computeCapability >= 89; }
+    /// Whether those instructions are the chip's own, not emulated.
+    bool hasNativeFp8Mma() const { return getInfo().nativeFp8Mma; }
     /// The feature string that makes the back end emit a PTX version with all that is used, "+ptx85".
     ::llvm::StringRef getPtxFeature() const { return getInfo().ptxFeature; }
   }];

@@ -196,6 +196,10 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
 
     Depth is left open, for `sf-tile-plan-pipeline`. A matmul that has `configs` keeps them.
 
+    On a chip whose warp-wide instructions take no 8-bit floats (sm_90, sm_100) such a product is computed
+    from operands that are converted to f16, which holds all their values: constant weights here, x by
+    a kernel. ptxas would emulate the instructions, with spills.
+
     Before:
     ```mlir
     func.func @main(%x: tensor<16x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<16x64xf16> {
@@ -224,7 +228,10 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
            "By how much a range of token counts may be slower to share its neighbour's variant. The "
            "model is not better than this">
   ];
-  let dependentDialects = ["::sparseflow::sf::SFDialect"];
+  let dependentDialects = [
+    "::sparseflow::sf::SFDialect", "::mlir::arith::ArithDialect", "::mlir::linalg::LinalgDialect",
+    "::mlir::tensor::TensorDialect"
+  ];
 }
 
 def SFPackWeightsPass : Pass<"sf-pack-weights"> {
