@@ -1,8 +1,10 @@
 //===- Emulator.cpp - Compiling a gpu.module for the host, and launching --===//
 //
-// A module is translated and compiled once; a launch hands its blocks, in order, to a few host
-// threads. The state of a block (stacks, shared memory and its shadow) is some megabytes, so blocks
-// are kept in a pool that all modules of the process share.
+// A module is translated and retargeted at once, so that what the emulator lacks is known early, but
+// a kernel is compiled only when it is first launched: a program holds several variants of each and
+// runs few. A launch hands its blocks, in order, to a few host threads. The state of a block (stacks,
+// shared memory and its shadow) is some megabytes, so blocks are kept in a pool that all modules of
+// the process share.
 //
 //===----------------------------------------------------------------------===//
 
@@ -26,11 +28,13 @@
 #include "llvm/ExecutionEngine/Orc/CompileUtils.h"
 #include "llvm/ExecutionEngine/Orc/LLJIT.h"
 #include "llvm/ExecutionEngine/Orc/ThreadSafeModule.h"
+#include "llvm/IR/InstIterator.h"
 #include "llvm/IR/Verifier.h"
 #include "llvm/Passes/PassBuilder.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/TargetSelect.h"
 #include "llvm/Target/TargetMachine.h"
+#include "llvm/Transforms/Utils/Cloning.h"
 
 #include <cmath>
 #include <cstring>
@@ -114,10 +118,18 @@ static BlockPool &getBlockPool() {
 //===----------------------------------------------------------------------===//
 
 struct Module::Impl {
+  /// The retargeted module, of which kernels are compiled one by one.
+  llvm::orc::ThreadSafeModule source;
   RetargetedModule retargeted;
+  std::vector<GlobalRange> variables;
+  /// Guards the three below.
+  std::mutex mutex;
+  std::unique_ptr<llvm::TargetMachine> machine;
   std::unique_ptr<llvm::orc::LLJIT> jit;
   llvm::StringMap<KernelEntry> entries;
-  std::vector<GlobalRange> variables;
+
+  llvm::Error addVariables();
+  llvm::Expected<KernelEntry> getEntry(const RetargetedKernel &kernel);
 };
 
 Module::Module() : impl(std::make_unique<Impl>()) {}
@@ -265,6 +277,70 @@ static llvm::Error defineCallees(llvm::orc::LLJIT &jit, const RetargetedModule &
   return jit.getMainJITDylib().define(llvm::orc::absoluteSymbols(std::move(symbols)));
 }
 
+/// The module's variables are compiled on their own, because kernels share them.
+llvm::Error Module::Impl::addVariables() {
+  if (retargeted.variables.empty())
+    return llvm::Error::success();
+  std::unique_ptr<llvm::Module> clone = source.withModuleDo([](llvm::Module &module) {
+    llvm::ValueToValueMapTy map;
+    return llvm::CloneModule(module, map, [](const llvm::GlobalValue *value) {
+      return llvm::isa<llvm::GlobalVariable>(value);
+    });
+  });
+  if (llvm::Error error =
+          jit->addIRModule(llvm::orc::ThreadSafeModule(std::move(clone), source.getContext())))
+    return error;
+  for (const RetargetedModule::Variable &variable : retargeted.variables) {
+    auto address = jit->lookup(variable.symbol);
+    if (!address)
+      return address.takeError();
+    variables.push_back(
+        {address->toPtr<const void *>(), variable.bytes, variable.symbol, variable.writable});
+  }
+  return llvm::Error::success();
+}
+
+static llvm::SmallPtrSet<const llvm::Function *, 8> getReachable(const llvm::Function &from) {
+  llvm::SmallPtrSet<const llvm::Function *, 8> reached = {&from};
+  llvm::SmallVector<const llvm::Function *> worklist = {&from};
+  while (!worklist.empty())
+    for (const llvm::Instruction &instruction : llvm::instructions(worklist.pop_back_val()))
+      if (const auto *call = llvm::dyn_cast<llvm::CallInst>(&instruction))
+        if (const llvm::Function *callee = call->getCalledFunction())
+          if (!callee->isDeclaration() && reached.insert(callee).second)
+            worklist.push_back(callee);
+  return reached;
+}
+
+llvm::Expected<KernelEntry> Module::Impl::getEntry(const RetargetedKernel &kernel) {
+  std::lock_guard<std::mutex> lock(mutex);
+  if (KernelEntry entry = entries.lookup(kernel.name))
+    return entry;
+  std::unique_ptr<llvm::Module> clone = source.withModuleDo([&](llvm::Module &module) {
+    llvm::SmallPtrSet<const llvm::Function *, 8> reachable =
+        getReachable(*module.getFunction(kernel.symbol));
+    llvm::ValueToValueMapTy map;
+    std::unique_ptr<llvm::Module> clone =
+        llvm::CloneModule(module, map, [&](const llvm::GlobalValue *value) {
+          if (const auto *function = llvm::dyn_cast<llvm::Function>(value))
+            return reachable.contains(function);
+          return llvm::cast<llvm::GlobalVariable>(value)->isConstant();
+        });
+    for (llvm::GlobalVariable &variable : clone->globals())
+      if (!variable.isDeclaration() && variable.hasExternalLinkage())
+        variable.setLinkage(llvm::GlobalValue::AvailableExternallyLinkage);
+    optimize(*clone, *machine);
+    return clone;
+  });
+  if (llvm::Error error =
+          jit->addIRModule(llvm::orc::ThreadSafeModule(std::move(clone), source.getContext())))
+    return std::move(error);
+  auto address = jit->lookup(kernel.symbol);
+  if (!address)
+    return address.takeError();
+  return entries[kernel.name] = address->toPtr<KernelEntry>();
+}
+
 llvm::Expected<std::unique_ptr<Module>> Module::create(mlir::gpu::GPUModuleOp gpuModule) {
   auto context = std::make_unique<llvm::LLVMContext>();
   auto translated = translate(gpuModule, *context);
@@ -282,42 +358,28 @@ llvm::Expected<std::unique_ptr<Module>> Module::create(mlir::gpu::GPUModuleOp gp
   llvm::raw_string_ostream complaints(complaint);
   if (llvm::verifyModule(*hostModule, &complaints))
     return makeError("the retargeted module is invalid: " + complaint);
-  optimize(*hostModule, **machine);
 
   std::unique_ptr<Module> module(new Module());
   Impl &impl = *module->impl;
   impl.retargeted = std::move(*retargeted);
-  auto jit =
-      llvm::orc::LLJITBuilder()
-          .setLinkProcessSymbolsByDefault(false)
-          .setPlatformSetUp(llvm::orc::setUpInactivePlatform)
-          .setCompileFunctionCreator(
-              [&](llvm::orc::JITTargetMachineBuilder)
-                  -> llvm::Expected<std::unique_ptr<llvm::orc::IRCompileLayer::IRCompiler>> {
-                return std::make_unique<llvm::orc::TMOwningSimpleCompiler>(std::move(*machine));
-              })
-          .create();
+  impl.machine = std::move(*machine);
+  impl.source = llvm::orc::ThreadSafeModule(std::move(hostModule), std::move(context));
+  auto createCompiler = [&](llvm::orc::JITTargetMachineBuilder)
+      -> llvm::Expected<std::unique_ptr<llvm::orc::IRCompileLayer::IRCompiler>> {
+    return std::make_unique<llvm::orc::SimpleCompiler>(*impl.machine);
+  };
+  auto jit = llvm::orc::LLJITBuilder()
+                 .setLinkProcessSymbolsByDefault(false)
+                 .setPlatformSetUp(llvm::orc::setUpInactivePlatform)
+                 .setCompileFunctionCreator(createCompiler)
+                 .create();
   if (!jit)
     return jit.takeError();
   impl.jit = std::move(*jit);
   if (llvm::Error error = defineCallees(*impl.jit, impl.retargeted))
     return std::move(error);
-  if (llvm::Error error = impl.jit->addIRModule(
-          llvm::orc::ThreadSafeModule(std::move(hostModule), std::move(context))))
+  if (llvm::Error error = impl.addVariables())
     return std::move(error);
-  for (const RetargetedKernel &kernel : impl.retargeted.kernels) {
-    auto address = impl.jit->lookup(kernel.symbol);
-    if (!address)
-      return address.takeError();
-    impl.entries[kernel.name] = address->toPtr<KernelEntry>();
-  }
-  for (const RetargetedModule::Variable &variable : impl.retargeted.variables) {
-    auto address = impl.jit->lookup(variable.symbol);
-    if (!address)
-      return address.takeError();
-    impl.variables.push_back(
-        {address->toPtr<const void *>(), variable.bytes, variable.symbol, variable.writable});
-  }
   return std::move(module);
 }
 
@@ -381,20 +443,23 @@ struct FirstReport {
 llvm::Error Module::launch(llvm::StringRef kernelName, Dim3 grid, Dim3 block,
                            uint32_t dynamicSharedBytes, llvm::ArrayRef<void *> params,
                            const LaunchOptions &options) const {
-  auto entry = impl->entries.find(kernelName);
-  if (entry == impl->entries.end())
+  auto kernel = llvm::find_if(impl->retargeted.kernels,
+                              [&](const auto &each) { return each.name == kernelName; });
+  if (kernel == impl->retargeted.kernels.end())
     return makeError("no kernel '" + kernelName + "'; the module holds " +
-                     (impl->entries.empty() ? std::string("none")
-                                            : "'" + llvm::join(getKernelNames(), "', '") + "'"));
-  const RetargetedKernel &kernel = *llvm::find_if(
-      impl->retargeted.kernels, [&](const auto &each) { return each.name == kernelName; });
-  if (llvm::Error error = checkLaunch(kernel, impl->retargeted.staticSharedBytes, grid, block,
+                     (impl->retargeted.kernels.empty()
+                          ? std::string("none")
+                          : "'" + llvm::join(getKernelNames(), "', '") + "'"));
+  if (llvm::Error error = checkLaunch(*kernel, impl->retargeted.staticSharedBytes, grid, block,
                                       dynamicSharedBytes, params.size()))
     return error;
+  llvm::Expected<KernelEntry> entry = impl->getEntry(*kernel);
+  if (!entry)
+    return entry.takeError();
 
   LaunchState state;
-  state.kernel = kernel.name;
-  state.entry = entry->second;
+  state.kernel = kernel->name;
+  state.entry = *entry;
   state.grid = grid;
   state.block = block;
   state.staticSharedBytes = impl->retargeted.staticSharedBytes;

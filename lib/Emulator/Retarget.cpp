@@ -256,6 +256,8 @@ void Retargeter::collectVariables() {
     if (variable.getName().starts_with("llvm.") || variable.isDeclaration())
       continue;
     variable.setLinkage(GlobalValue::ExternalLinkage);
+    if (!variable.hasName())
+      variable.setName("variable");
     result.variables.push_back(
         {variable.getName().str(), layout.getTypeAllocSize(variable.getValueType()),
          !variable.isConstant() && variable.getAddressSpace() != constantSpace});

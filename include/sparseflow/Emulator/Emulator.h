@@ -106,7 +106,8 @@ struct LaunchOptions {
   double blockSeconds = 600;
 };
 
-/// A compiled gpu.module. Launches may come from several threads at once.
+/// A gpu.module for the host. A kernel is compiled at its first launch. Launches may come from
+/// several threads at once.
 class Module {
 public:
   /// Fails with one sentence if the module holds an operation that the emulator does not know.
