@@ -1,26 +1,13 @@
 // The CUDA driver, found with dlopen: nothing here needs CUDA to build, and everything but
 // launching works without it.
-//
-// The few types and constants that are used are spelled out; they are part of the driver's stable
-// binary interface.
 #ifndef SPARSEFLOW_RUNTIME_CUDADRIVER_H
 #define SPARSEFLOW_RUNTIME_CUDADRIVER_H
 
+#include "sparseflow/Runtime/CudaTypes.h"
 #include "llvm/Support/Error.h"
-#include <cstdint>
 #include <memory>
 
 namespace sparseflow::runtime {
-
-using CUresult = int;
-using CUdevice = int;
-using CUdeviceptr = uint64_t;
-using CUcontext = struct CudaContext *;
-using CUmodule = struct CudaModule *;
-using CUfunction = struct CudaFunction *;
-using CUstream = struct CudaStream *;
-using CUgraph = struct CudaGraph *;
-using CUgraphExec = struct CudaGraphExec *;
 
 class CudaDriver {
 public:

@@ -4,10 +4,13 @@
 // A test reaches the state through the exported `fakeCuda`. Kernels do nothing; launches are
 // counted.
 #include "FakeCuda.h"
+#include "sparseflow/Runtime/CudaTypes.h"
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
+
+using namespace sparseflow::runtime;
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -24,6 +27,11 @@ static int fail(const char *function) {
                                                                               : 0;
 }
 static int currentGpu() { return depth ? int(contexts[depth - 1]) - 100 : -1; }
+/// What stands behind a handle; its contents do not matter.
+template <typename Handle> static Handle handle() {
+  static char object[8];
+  return reinterpret_cast<Handle>(object);
+}
 /// A call that needs a current context.
 static int needsContext(const char *function) { return depth ? fail(function) : 201; }
 
@@ -63,8 +71,8 @@ EXPORT int cuDeviceTotalMem_v2(size_t *bytes, int) {
   *bytes = size_t(80) << 30;
   return 0;
 }
-EXPORT int cuDevicePrimaryCtxRetain(void **context, int device) {
-  *context = reinterpret_cast<void *>(uintptr_t(100 + device));
+EXPORT int cuDevicePrimaryCtxRetain(CUcontext *context, int device) {
+  *context = reinterpret_cast<CUcontext>(uintptr_t(100 + device));
   ++state.retained;
   return fail("cuDevicePrimaryCtxRetain");
 }
@@ -72,22 +80,22 @@ EXPORT int cuDevicePrimaryCtxRelease_v2(int) {
   --state.retained;
   return 0;
 }
-EXPORT int cuCtxGetCurrent(void **context) {
-  *context = depth ? reinterpret_cast<void *>(contexts[depth - 1]) : nullptr;
+EXPORT int cuCtxGetCurrent(CUcontext *context) {
+  *context = depth ? reinterpret_cast<CUcontext>(contexts[depth - 1]) : nullptr;
   return 0;
 }
-EXPORT int cuCtxPushCurrent_v2(void *context) {
+EXPORT int cuCtxPushCurrent_v2(CUcontext context) {
   contexts[depth++] = reinterpret_cast<uintptr_t>(context);
   return 0;
 }
-EXPORT int cuCtxPopCurrent_v2(void **context) {
+EXPORT int cuCtxPopCurrent_v2(CUcontext *context) {
   if (depth == 0)
     return 201;
-  *context = reinterpret_cast<void *>(contexts[--depth]);
+  *context = reinterpret_cast<CUcontext>(contexts[--depth]);
   return 0;
 }
 EXPORT int cuCtxSynchronize() { return needsContext("cuCtxSynchronize"); }
-EXPORT int cuModuleLoadDataEx(void **module, const void *image, unsigned count, int *options,
+EXPORT int cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned count, int *options,
                               void **values) {
   bool isElf = std::memcmp(image,
                            "\x7f"
@@ -102,28 +110,28 @@ EXPORT int cuModuleLoadDataEx(void **module, const void *image, unsigned count, 
     return result;
   }
   ++state.modules;
-  *module = const_cast<char *>("module");
+  *module = handle<CUmodule>();
   return 0;
 }
-EXPORT int cuModuleUnload(void *) {
+EXPORT int cuModuleUnload(CUmodule) {
   --state.modules;
   return needsContext("cuModuleUnload");
 }
-EXPORT int cuModuleGetFunction(void **function, void *, const char *) {
-  *function = const_cast<char *>("function");
+EXPORT int cuModuleGetFunction(CUfunction *function, CUmodule, const char *) {
+  *function = handle<CUfunction>();
   return needsContext("cuModuleGetFunction");
 }
-EXPORT int cuFuncLoad(void *) { return needsContext("cuFuncLoad"); }
-EXPORT int cuFuncGetAttribute(int *value, int attribute, void *) {
+EXPORT int cuFuncLoad(CUfunction) { return needsContext("cuFuncLoad"); }
+EXPORT int cuFuncGetAttribute(int *value, int attribute, CUfunction) {
   *value = attribute == 4 ? 77 : 0;
   return 0;
 }
-EXPORT int cuFuncSetAttribute(void *, int, int value) {
+EXPORT int cuFuncSetAttribute(CUfunction, int, int value) {
   state.dynamicShared = value;
   return needsContext("cuFuncSetAttribute");
 }
-EXPORT int cuLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
-                          unsigned, void *stream, void **, void **) {
+EXPORT int cuLaunchKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                          unsigned, CUstream stream, void **, void **) {
   int result = needsContext("cuLaunchKernel");
   state.lastLaunchGpu = currentGpu();
   state.lastStream = stream;
@@ -151,11 +159,11 @@ EXPORT int cuMemGetInfo_v2(size_t *free, size_t *total) {
   *total = 2000;
   return 0;
 }
-EXPORT int cuMemcpyHtoDAsync_v2(uint64_t target, const void *source, size_t bytes, void *) {
+EXPORT int cuMemcpyHtoDAsync_v2(uint64_t target, const void *source, size_t bytes, CUstream) {
   std::memcpy(reinterpret_cast<void *>(target), source, bytes);
   return needsContext("cuMemcpyHtoDAsync");
 }
-EXPORT int cuMemcpyDtoHAsync_v2(void *target, uint64_t source, size_t bytes, void *) {
+EXPORT int cuMemcpyDtoHAsync_v2(void *target, uint64_t source, size_t bytes, CUstream) {
   std::memcpy(target, reinterpret_cast<void *>(source), bytes);
   return needsContext("cuMemcpyDtoHAsync");
 }
@@ -173,38 +181,38 @@ EXPORT int cuPointerGetAttributes(unsigned count, int *attributes, void **values
   }
   return 0;
 }
-EXPORT int cuStreamCreate(void **stream, unsigned) {
-  *stream = const_cast<char *>("stream");
+EXPORT int cuStreamCreate(CUstream *stream, unsigned) {
+  *stream = handle<CUstream>();
   return needsContext("cuStreamCreate");
 }
-EXPORT int cuStreamDestroy_v2(void *) { return 0; }
-EXPORT int cuStreamSynchronize(void *) { return needsContext("cuStreamSynchronize"); }
-EXPORT int cuStreamIsCapturing(void *, int *status) {
+EXPORT int cuStreamDestroy_v2(CUstream) { return 0; }
+EXPORT int cuStreamSynchronize(CUstream) { return needsContext("cuStreamSynchronize"); }
+EXPORT int cuStreamIsCapturing(CUstream, int *status) {
   *status = 0;
   return 0;
 }
-EXPORT int cuStreamBeginCapture_v2(void *, int) { return needsContext("cuStreamBeginCapture"); }
-EXPORT int cuStreamEndCapture(void *, void **graph) {
-  *graph = const_cast<char *>("graph");
+EXPORT int cuStreamBeginCapture_v2(CUstream, int) { return needsContext("cuStreamBeginCapture"); }
+EXPORT int cuStreamEndCapture(CUstream, CUgraph *graph) {
+  *graph = handle<CUgraph>();
   ++state.graphs;
   return needsContext("cuStreamEndCapture");
 }
-EXPORT int cuGraphInstantiateWithFlags(void **exec, void *, unsigned long long) {
+EXPORT int cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph, unsigned long long) {
   if (int result = needsContext("cuGraphInstantiate"))
     return result;
-  *exec = const_cast<char *>("exec");
+  *exec = handle<CUgraphExec>();
   ++state.graphs;
   return 0;
 }
-EXPORT int cuGraphLaunch(void *, void *) {
+EXPORT int cuGraphLaunch(CUgraphExec, CUstream) {
   ++state.graphLaunches;
   return needsContext("cuGraphLaunch");
 }
-EXPORT int cuGraphExecDestroy(void *) {
+EXPORT int cuGraphExecDestroy(CUgraphExec) {
   --state.graphs;
   return 0;
 }
-EXPORT int cuGraphDestroy(void *) {
+EXPORT int cuGraphDestroy(CUgraph) {
   --state.graphs;
   return 0;
 }
