@@ -7,8 +7,7 @@
 
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
-#include "sparseflow/Support/PackedLayout.h"
-#include "sparseflow/Support/Sparse24.h"
+#include "sparseflow/Support/WeightFormat.h"
 
 #include "mlir/IR/AsmState.h"
 #include "mlir/IR/BuiltinDialect.h"
@@ -46,11 +45,9 @@ std::optional<size_t> sf::getStorageBytes(RankedTensorType type) {
   auto weight = dyn_cast<WeightAttr>(type.getEncoding());
   if (!weight)
     return std::nullopt;
-  int64_t n = type.getDimSize(0), k = type.getDimSize(1);
-  if (weight.isCanonical())
-    return canonicalValuesBytes(n, k, *dtype) + canonicalBitmaskBytes(n, k);
-  return packedValuesBytes(n, k, *dtype, weight.isSparse()) +
-         (weight.isSparse() ? packedMetadataBytes(n, k, *dtype) : 0);
+  WeightFormat format{*dtype, type.getDimSize(0), type.getDimSize(1), weight.isSparse(),
+                      weight.isPacked()};
+  return format.storageBytes();
 }
 
 bool sf::isConstantTensor(Value value) {
