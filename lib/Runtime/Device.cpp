@@ -18,6 +18,12 @@ Error LoadedFunction::launch(size_t, const std::array<uint32_t, 3> &, void *cons
   return makeError(Status::InternalError, "this device launches no kernels");
 }
 
+Error LoadedFunction::launchWithin(ArrayRef<MemoryRange>, size_t kernel,
+                                   const std::array<uint32_t, 3> &grid, void *const *params,
+                                   void *stream) {
+  return launch(kernel, grid, params, stream);
+}
+
 Error LoadedFunction::evaluate(ArrayRef<TensorRef>, ArrayRef<TensorRef>) {
   return makeError(Status::InternalError, "this device only launches kernels");
 }

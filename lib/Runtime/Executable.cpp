@@ -157,12 +157,19 @@ Error Executable::reserve(size_t function, ArrayRef<int64_t> symbols, void *stre
 //===-- Running ------------------------------------------------------------------------------===//
 
 /// The call's pointers are bound; finds its workspace and launches.
-Error Executable::replay(FunctionPlan &plan, CallState &call, const RunOptions &options) {
+Error Executable::replay(FunctionPlan &plan, CallState &call, ArrayRef<TensorRef> inputs,
+                         ArrayRef<TensorRef> outputs, const RunOptions &options) {
   Expected<size_t> needed = plan.planWorkspace(call);
   if (!needed)
     return needed.takeError();
+  auto launch = [&]() -> Error {
+    if (LLVM_LIKELY(!target->usesHostMemory()))
+      return plan.launch(call, options.stream, nullptr);
+    std::vector<MemoryRange> memory = plan.memoryOf(call, inputs, outputs, *needed);
+    return plan.launch(call, options.stream, &memory);
+  };
   if (*needed == 0)
-    return plan.launch(call, options.stream);
+    return launch();
 
   if (options.workspace) {
     if (options.workspaceBytes < *needed ||
@@ -177,7 +184,7 @@ Error Executable::replay(FunctionPlan &plan, CallState &call, const RunOptions &
                        formatv("'{0}' expected a workspace in the memory of {1}, got {2}",
                                plan.getFunction().name, target->name(), *reason));
     call.workspace = static_cast<char *>(options.workspace);
-    return plan.launch(call, options.stream);
+    return launch();
   }
 
   Workspace &workspace = workspaceOf(options.stream);
@@ -188,7 +195,7 @@ Error Executable::replay(FunctionPlan &plan, CallState &call, const RunOptions &
   if (!workspace.captured)
     workspace.captured = target->isCapturing(options.stream);
   call.workspace = static_cast<char *>(workspace.memory);
-  return plan.launch(call, options.stream);
+  return launch();
 }
 
 Error Executable::run(size_t function, ArrayRef<TensorRef> inputs, ArrayRef<TensorRef> outputs,
@@ -204,7 +211,7 @@ Error Executable::run(size_t function, ArrayRef<TensorRef> inputs, ArrayRef<Tens
     return error;
   if (Error error = plan.bindPointers(inputs, outputs, *target, call))
     return error;
-  Error error = plan.getLoaded().program() ? replay(plan, call, options)
+  Error error = plan.getLoaded().program() ? replay(plan, call, inputs, outputs, options)
                                            : plan.getLoaded().evaluate(inputs, outputs);
   if (!error)
     plan.recordRun(call);

@@ -71,7 +71,8 @@ Error FunctionPlan::build(const ProgramFile &file,
     return Error::success();
 
   for (const Buffer &buffer : program->buffers) {
-    BufferPlan result{buffer.kind, {}, {}, {}, {}, 1};
+    BufferPlan result;
+    result.kind = buffer.kind;
     switch (buffer.kind) {
     case Buffer::Kind::Input:
       result.index = buffer.index;
@@ -80,13 +81,19 @@ Error FunctionPlan::build(const ProgramFile &file,
       result.index = inputs.size() + buffer.index;
       break;
     case Buffer::Kind::Constant: {
+      // The program may be one that the device made, of which the file has not been checked to hold
+      // everything.
+      result.stored = file.find(buffer.tensor);
+      if (!result.stored)
+        return makeError(Status::InvalidProgram,
+                         formatv("'{0}' expected a tensor '{1}' in the file, got none",
+                                 function.name, buffer.tensor));
       Expected<void *> address = constant(buffer.tensor);
       if (!address)
         return address.takeError();
       result.constant = *address;
-      const StoredTensor *tensor = file.find(buffer.tensor);
-      if (!tensor->shape.empty())
-        result.rowStride.size = tensor->shape.back();
+      if (!result.stored->shape.empty())
+        result.rowStride.size = result.stored->shape.back();
       break;
     }
     case Buffer::Kind::Workspace:
@@ -375,7 +382,35 @@ Expected<bool> FunctionPlan::gridOf(size_t kernel, const int64_t *symbols,
   return true;
 }
 
-Error FunctionPlan::launch(CallState &call, void *stream) const {
+std::vector<MemoryRange> FunctionPlan::memoryOf(const CallState &call,
+                                                ArrayRef<TensorRef> givenInputs,
+                                                ArrayRef<TensorRef> givenOutputs,
+                                                size_t workspaceBytes) const {
+  std::vector<MemoryRange> memory;
+  auto add = [&](const TensorRef &tensor, const CallState::Bound &bound, bool writable,
+                 const std::string &name) {
+    int64_t width = tensor.shape.empty() ? 1 : tensor.shape.back(), rows = 1;
+    for (size_t d = 0; d + 1 < tensor.shape.size(); ++d)
+      rows *= tensor.shape[d];
+    if (rows > 0 && width > 0)
+      memory.push_back({bound.data,
+                        uint64_t((rows - 1) * bound.rowStride + width) * byteSize(tensor.dtype),
+                        writable, name});
+  };
+  for (auto [i, tensor] : enumerate(givenInputs))
+    add(tensor, call.tensors[i], /*writable=*/false, function.inputs[i].name);
+  for (auto [i, tensor] : enumerate(givenOutputs))
+    add(tensor, call.tensors[inputs.size() + i], /*writable=*/true, function.outputs[i].name);
+  for (const BufferPlan &buffer : buffers)
+    if (buffer.stored && !buffer.stored->data.empty())
+      memory.push_back({buffer.constant, buffer.stored->data.size(), false, buffer.stored->name});
+  if (workspaceBytes)
+    memory.push_back({call.workspace, workspaceBytes, true, "workspace"});
+  return memory;
+}
+
+Error FunctionPlan::launch(CallState &call, void *stream,
+                           const std::vector<MemoryRange> *memory) const {
   uint64_t values[maxKernelArguments];
   void *params[maxKernelArguments];
   for (size_t i = 0; i < maxKernelArguments; ++i)
@@ -417,7 +452,8 @@ Error FunctionPlan::launch(CallState &call, void *stream) const {
           break;
         }
       }
-      if (Error error = loaded->launch(launch.kernel, grid, params, stream))
+      if (Error error = memory ? loaded->launchWithin(*memory, launch.kernel, grid, params, stream)
+                               : loaded->launch(launch.kernel, grid, params, stream))
         return error;
     }
   }

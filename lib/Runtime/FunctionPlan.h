@@ -61,7 +61,11 @@ public:
 
   /// Fills in the slots' offsets and gives the sum of their sizes.
   llvm::Expected<size_t> planWorkspace(CallState &call) const;
-  llvm::Error launch(CallState &call, void *stream) const;
+  /// What the call's kernels may touch: its tensors, the constants and the workspace.
+  std::vector<MemoryRange> memoryOf(const CallState &call, llvm::ArrayRef<TensorRef> inputs,
+                                    llvm::ArrayRef<TensorRef> outputs, size_t workspaceBytes) const;
+  /// `memory`: for devices that check accesses; null for others.
+  llvm::Error launch(CallState &call, void *stream, const std::vector<MemoryRange> *memory) const;
 
   llvm::Expected<llvm::json::Value> report(const int64_t *symbols) const;
 

@@ -29,6 +29,14 @@ struct LoadedKernelInfo {
   std::optional<int64_t> localBytes;
 };
 
+/// Memory that the kernels of a call may touch.
+struct MemoryRange {
+  const void *base = nullptr;
+  uint64_t bytes = 0;
+  bool writable = false;
+  std::string name;
+};
+
 /// One function on one device. May be used from several threads at once.
 class LoadedFunction {
 public:
@@ -43,6 +51,12 @@ public:
   /// least 1. Must not allocate, synchronize or load anything where the device is asynchronous.
   virtual llvm::Error launch(size_t kernel, const std::array<uint32_t, 3> &grid,
                              void *const *params, void *stream);
+
+  /// The same where kernels use host memory, with everything that the call lets them touch, so that
+  /// a device that can check accesses does. By default it does not.
+  virtual llvm::Error launchWithin(llvm::ArrayRef<MemoryRange> memory, size_t kernel,
+                                   const std::array<uint32_t, 3> &grid, void *const *params,
+                                   void *stream);
 
   /// The tensors have been checked against the manifest.
   virtual llvm::Error evaluate(llvm::ArrayRef<TensorRef> inputs, llvm::ArrayRef<TensorRef> outputs);

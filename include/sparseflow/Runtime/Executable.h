@@ -93,7 +93,8 @@ private:
   llvm::Expected<void *> uploadConstant(llvm::StringRef name);
   Workspace &workspaceOf(void *stream);
   llvm::Error grow(Workspace &workspace, size_t bytes, void *stream);
-  llvm::Error replay(FunctionPlan &plan, CallState &call, const RunOptions &options);
+  llvm::Error replay(FunctionPlan &plan, CallState &call, llvm::ArrayRef<TensorRef> inputs,
+                     llvm::ArrayRef<TensorRef> outputs, const RunOptions &options);
 
   ProgramFile::Ptr source;
   std::shared_ptr<Device> target;

@@ -68,6 +68,22 @@ TEST_F(ExecutableTest, passes_strides_and_the_stream) {
   EXPECT_EQ(device->launches[1].grid[0], 4u);
 }
 
+TEST_F(ExecutableTest, host_devices_learn_what_kernels_may_touch) {
+  Matrix x(9, 24), y(9, 32);
+  ASSERT_EQ(run(x, y), "");
+  ASSERT_EQ(device->memory.size(), 4u);
+  auto expectRange = [&](size_t i, const char *name, uint64_t bytes, bool writable) {
+    EXPECT_EQ(device->memory[i].name, name);
+    EXPECT_EQ(device->memory[i].bytes, bytes);
+    EXPECT_EQ(device->memory[i].writable, writable);
+  };
+  expectRange(0, "x", (8 * 24 + 16) * 4, false);
+  expectRange(1, "y", (8 * 32 + 16) * 4, true);
+  expectRange(2, "w", 64, false);
+  expectRange(3, "workspace", 768, true);
+  EXPECT_EQ(device->memory[0].base, x.data);
+}
+
 TEST_F(ExecutableTest, no_tokens_is_fine) {
   Matrix x(0), y(0);
   x.data = y.data = nullptr;

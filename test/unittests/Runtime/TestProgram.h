@@ -144,6 +144,15 @@ public:
           floats(2)[m * i64(3) + c] = floats(0)[m * columns + c] * float(factor) + floats(1)[c];
       return llvm::Error::success();
     }
+    llvm::Error launchWithin(llvm::ArrayRef<MemoryRange> memory, size_t kernel,
+                             const std::array<uint32_t, 3> &grid, void *const *params,
+                             void *stream) override {
+      {
+        std::lock_guard<std::mutex> lock(device.mutex);
+        device.memory = memory.vec();
+      }
+      return launch(kernel, grid, params, stream);
+    }
     TestDevice &device;
     ProgramFile::Ptr file;
     const Program *chosen;
@@ -185,6 +194,7 @@ public:
   std::atomic<int> allocations{0}, live{0};
   std::mutex mutex;
   std::vector<SeenLaunch> launches;
+  std::vector<MemoryRange> memory; // of the last launch
 };
 
 } // namespace sparseflow::runtime
