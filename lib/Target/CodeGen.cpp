@@ -22,6 +22,7 @@
 #include "llvm/Passes/PassBuilder.h"
 #include "llvm/Support/TargetSelect.h"
 #include "llvm/Support/Threading.h"
+#include "llvm/Support/CommandLine.h"
 #include "llvm/Target/TargetMachine.h"
 
 using namespace mlir;
@@ -75,6 +76,11 @@ static llvm::Expected<std::unique_ptr<llvm::TargetMachine>> createTargetMachine(
     LLVMInitializeNVPTXTargetInfo();
     LLVMInitializeNVPTXTargetMC();
     LLVMInitializeNVPTXAsmPrinter();
+    // 32-bit pointers into shared memory: the matmul kernels have no registers to spare. LLVM has no other way to
+    // ask for them.
+    auto &flags = llvm::cl::getRegisteredOptions();
+    if (auto flag = flags.find("nvptx-short-ptr"); flag != flags.end())
+      flag->second->addOccurrence(0, "nvptx-short-ptr", "true");
   });
   llvm::Triple triple("nvptx64-nvidia-cuda");
   std::string error;

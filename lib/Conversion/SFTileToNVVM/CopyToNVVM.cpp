@@ -2,7 +2,7 @@
 //
 // Thread t copies the pieces t, t + threads, ... of a stage, counted in storage order, so that a warp writes contiguous shared
 // memory. Where a piece comes from follows from the stage's layout. Pieces outside of the source are filled with zeros by
-// the instruction itself (a source size of 0), from an address that is clamped into the source.
+// the instruction itself: with a source size of 0 it reads nothing.
 //
 //===----------------------------------------------------------------------===//
 
@@ -12,6 +12,7 @@
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "llvm/Support/MathExtras.h"
 
+#include <map>
 #include <numeric>
 
 using namespace mlir;
@@ -24,9 +25,10 @@ struct LowerRing : OpConversionPattern<RingOp> {
   using OpConversionPattern::OpConversionPattern;
 
   LogicalResult matchAndRewrite(RingOp op, OpAdaptor, ConversionPatternRewriter &rewriter) const override {
-    if (!op.getOffset())
+    if (!op.getOffset() || !op.getStride())
       return op.emitOpError("expected an offset; run sf-tile-allocate-smem first");
-    rewriter.replaceOpWithNewOp<arith::ConstantOp>(op, rewriter.getI32IntegerAttr(*op.getOffset()));
+    Emitter e(rewriter, op.getLoc());
+    rewriter.replaceOpWithMultiple(op, {SmallVector<Value>{e.i32(*op.getOffset()), e.i32(*op.getStride())}});
     return success();
   }
 };
@@ -70,24 +72,26 @@ struct LowerCopyAsync : OpConversionPattern<CopyAsyncOp> {
     if (pieceBytes < 4)
       return op.emitOpError("expected rows of a multiple of 4 bytes, got ") << rowBytes;
     int64_t stageBytes = ring.getStageBytes();
+    // Rather narrower pieces for all threads than a branch in the pipeline's loop.
+    if (pieceBytes > 4 && stageBytes / pieceBytes < threads)
+      pieceBytes = std::max<int64_t>(4, stageBytes / threads);
     int64_t pieces = stageBytes / pieceBytes;
 
     Value stage = e.toI32(adaptor.getStage()[0]);
-    Value stageBase = e.add(adaptor.getRing()[0], e.mul(stage, e.i32(stageBytes)));
+    Value stageBase = e.add(adaptor.getRing()[0], e.mul(stage, adaptor.getRing()[1]));
     Value thread = e.threadId();
     Value sharedBase = e.sharedPointer(e.add(stageBase, e.mul(thread, e.i32(pieceBytes))));
+    PieceFinder finder(e, op, adaptor, source, thread, pieceBytes);
     for (int64_t first = 0; first < pieces; first += threads) {
       // The last round may need only some of the threads.
       OpBuilder::InsertionGuard guard(rewriter);
+      Value inside;
+      Value pointer = finder.find(first, inside);
       if (first + threads > pieces) {
         Value active = e.lessThan(thread, e.i32(pieces - first));
         auto ifOp = scf::IfOp::create(rewriter, op.getLoc(), active, /*withElseRegion=*/false);
         rewriter.setInsertionPointToStart(ifOp.thenBlock());
       }
-      Value inside;
-      Value pointer = op.getOrder() == CopyOrder::Storage
-                          ? getStoragePiece(e, op, adaptor, source, thread, first, pieceBytes, inside)
-                          : getLogicalPiece(e, op, adaptor, source, thread, first, pieceBytes, inside);
       if (op.getPredicate())
         inside = e.both(inside, adaptor.getPredicate()[0]);
       Value target = e.offsetPointer(sharedBase, first * pieceBytes);
@@ -100,81 +104,122 @@ struct LowerCopyAsync : OpConversionPattern<CopyAsyncOp> {
   }
 
 private:
-  /// Adds `index` elements of dimension `dim` to an address, in elements. An index that may leave the source narrows `inside`
-  /// and is clamped to `last`.
-  static void addIndex(Emitter &e, const GlobalMemory &source, unsigned dim, Value index, bool mayLeave,
-                       int64_t length, Value &address, Value &inside) {
-    if (mayLeave) {
-      inside = e.both(inside, e.lessThan(index, source.sizes[dim]));
-      Value last = arith::SubIOp::create(e.b, e.loc, source.sizes[dim], e.i64(length));
-      index = e.minimum(index, last);
+  /// Where in the source the piece of this thread and of a round comes from. A piece that lies outside has an address that
+  /// is not read.
+  class PieceFinder {
+  public:
+    PieceFinder(Emitter &e, CopyAsyncOp op, OneToNOpAdaptor adaptor, const GlobalMemory &source, Value thread,
+                int64_t pieceBytes)
+        : e(e), op(op), source(source), thread(thread), perPiece(pieceBytes * 8 / source.elementBits) {
+      for (ValueRange offset : adaptor.getOffsets())
+        offsets.push_back(e.toI64(offset[0]));
     }
-    Value scaled = e.mul(index, source.strides[dim]);
-    address = address ? e.add(address, scaled) : scaled;
-  }
 
-  /// Whether a box of `size` from `offset` on can reach beyond the source. Boxes start inside of it.
-  static bool mayLeave(const GlobalMemory &source, unsigned dim, Value offset, int64_t size) {
-    int64_t extent = source.staticSizes[dim];
-    return ShapedType::isDynamic(extent) || extent % size || getKnownDivisor(offset) % size;
-  }
-
-  static Value toPointer(Emitter &e, const GlobalMemory &source, Value elements) {
-    Value bytes = e.mul(elements, e.i64(source.elementBits / 8));
-    return LLVM::GEPOp::create(e.b, e.loc, source.base.getType(), e.b.getI8Type(), source.base,
-                               ArrayRef<LLVM::GEPArg>{bytes});
-  }
-
-  /// Storage order: the box is [outer][inner][run] and its flattening is the stage.
-  static Value getStoragePiece(Emitter &e, CopyAsyncOp op, OneToNOpAdaptor adaptor,
-                               const GlobalMemory &source, Value thread, int64_t first, int64_t pieceBytes,
-                               Value &inside) {
-    int64_t perPiece = pieceBytes * 8 / source.elementBits;
-    ArrayRef<int64_t> sizes = op.getSizes();
-    // The piece's number, as a position in each dimension of the box.
-    Value piece = e.add(thread, e.i32(first));
-    Value address;
-    int64_t inner = 1;
-    for (int dim = sizes.size() - 1; dim >= 0; --dim) {
-      int64_t size = dim == int(sizes.size()) - 1 ? sizes[dim] / perPiece : sizes[dim];
-      int64_t unit = dim == int(sizes.size()) - 1 ? perPiece : 1;
-      Value offset = e.toI64(adaptor.getOffsets()[dim][0]);
-      Value position = inner == 1 ? piece : arith::DivUIOp::create(e.b, e.loc, piece, e.i32(inner)).getResult();
-      if (dim)
-        position = arith::RemUIOp::create(e.b, e.loc, position, e.i32(size));
-      Value index = e.add(offset, e.mul(arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(), position), e.i64(unit)));
-      addIndex(e, source, dim, index, mayLeave(source, dim, op.getOffsets()[dim], sizes[dim]), unit, address,
-               inside);
-      inner *= size;
+    /// `inside` becomes the condition under which the piece of round `first / threads` lies inside; null if it always does.
+    Value find(int64_t first, Value &inside) {
+      SmallVector<int64_t> constant;
+      SmallVector<Value> position = op.getOrder() == CopyOrder::Storage
+                                        ? findStoragePosition(first, constant)
+                                        : findLogicalPosition(first, constant);
+      for (auto [dim, value] : llvm::enumerate(position))
+        if (mayLeave(dim)) {
+          Value index = e.add(offsets[dim], e.add(value, e.i64(constant[dim])));
+          inside = e.both(inside, e.lessThan(index, source.sizes[dim]));
+        }
+      // Further rounds differ by rows: one addition from the last address, and no address kept over the loop.
+      if (pointer && position == lastPosition && ArrayRef(constant).drop_front() == ArrayRef(lastConstant).drop_front())
+        pointer = offset(pointer, e.i64(constant[0] - lastConstant[0]), 0);
+      else
+        pointer = findFirst(position, constant);
+      lastPosition = position;
+      lastConstant = constant;
+      return pointer;
     }
-    return toPointer(e, source, address);
-  }
 
-  /// Logical order: the stage's layout says which coordinates a piece holds.
-  static Value getLogicalPiece(Emitter &e, CopyAsyncOp op, OneToNOpAdaptor adaptor,
-                               const GlobalMemory &source, Value thread, int64_t first, int64_t pieceBytes,
-                               Value &inside) {
-    int64_t perPiece = pieceBytes * 8 / source.elementBits;
-    LayoutAttr layout = op.getRing().getType().getLayout();
-    SmallVector<ArrayRef<int32_t>> bases = layout.getBases("offset");
-    unsigned skipped = llvm::Log2_64(perPiece);
-    SmallVector<int32_t> constant = layout.apply("offset", first * perPiece);
-    Value address;
-    for (unsigned dim = 0; dim < layout.getRank(); ++dim) {
-      SmallVector<uint32_t> threadBases;
-      for (ArrayRef<int32_t> basis : ArrayRef(bases).drop_front(skipped))
-        threadBases.push_back(basis[dim]);
-      // Bits of the piece's number that the rounds set are constant.
-      threadBases.resize(std::min<size_t>(threadBases.size(), 10), 0);
-      Value position = e.bitXor(e.applyLinear(thread, threadBases), e.i32(constant[dim]));
-      Value index = e.add(e.toI64(adaptor.getOffsets()[dim][0]),
-                          arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(), position));
-      int64_t length = dim + 1 == layout.getRank() ? perPiece : 1;
-      addIndex(e, source, dim, index, mayLeave(source, dim, op.getOffsets()[dim], op.getSizes()[dim]),
-               length, address, inside);
+  private:
+    /// The sum of what does not change in the loop comes first, so that it leaves the loop.
+    Value findFirst(ArrayRef<Value> position, ArrayRef<int64_t> constant) {
+      auto loop = op->getParentOfType<scf::ForOp>();
+      Value result = source.base;
+      for (auto [dim, value] : llvm::enumerate(position))
+        result = offset(result, e.add(value, e.i64(constant[dim])), dim);
+      for (bool varying : {false, true})
+        for (auto [dim, value] : llvm::enumerate(offsets))
+          if (varying == (loop && !loop.isDefinedOutsideOfLoop(op.getOffsets()[dim])))
+            result = offset(result, value, dim);
+      return result;
     }
-    return toPointer(e, source, address);
-  }
+
+    Value offset(Value base, Value index, unsigned dim) {
+      Value bytes = e.mul(e.mul(index, source.strides[dim]), e.i64(source.elementBits / 8));
+      return LLVM::GEPOp::create(e.b, e.loc, base.getType(), e.b.getI8Type(), base, ArrayRef<LLVM::GEPArg>{bytes});
+    }
+
+    /// Whether the box can reach beyond the source. Boxes start inside of it.
+    bool mayLeave(unsigned dim) {
+      int64_t extent = source.staticSizes[dim], size = op.getSizes()[dim];
+      return ShapedType::isDynamic(extent) || extent % size || getKnownDivisor(op.getOffsets()[dim]) % size;
+    }
+
+    /// Storage order: the box, flattened, is the stage.
+    SmallVector<Value> findStoragePosition(int64_t first, SmallVectorImpl<int64_t> &constant) {
+      Value piece = e.add(thread, e.i32(first));
+      SmallVector<Value> position;
+      int64_t inner = 1, rank = op.getSizes().size();
+      for (int64_t dim = rank - 1; dim >= 0; --dim) {
+        int64_t unit = dim == rank - 1 ? perPiece : 1, size = op.getSizes()[dim] / unit;
+        Value index = inner == 1 ? piece : arith::DivUIOp::create(e.b, e.loc, piece, e.i32(inner)).getResult();
+        if (dim)
+          index = arith::RemUIOp::create(e.b, e.loc, index, e.i32(size));
+        position.push_back(extend(e.mul(index, e.i32(unit))));
+        inner *= size;
+      }
+      constant.assign(rank, 0);
+      std::reverse(position.begin(), position.end());
+      return position;
+    }
+
+    /// Logical order: the stage's layout says which coordinates a piece holds. What the round adds is a constant where the
+    /// thread does not set the same bits.
+    SmallVector<Value> findLogicalPosition(int64_t first, SmallVectorImpl<int64_t> &constant) {
+      LayoutAttr layout = op.getRing().getType().getLayout();
+      SmallVector<ArrayRef<int32_t>> bases = layout.getBases("offset");
+      SmallVector<int32_t> round = layout.apply("offset", first * perPiece);
+      constexpr size_t threadBits = 10;
+      if (threadBases.empty())
+        for (unsigned dim = 0; dim < layout.getRank(); ++dim) {
+          auto &list = threadBases.emplace_back();
+          for (ArrayRef<int32_t> basis : ArrayRef(bases).drop_front(llvm::Log2_64(perPiece)).take_front(threadBits))
+            list.push_back(basis[dim]);
+          threadPosition.push_back(e.applyLinear(thread, list));
+        }
+      SmallVector<Value> position;
+      for (unsigned dim = 0; dim < layout.getRank(); ++dim) {
+        bool disjoint = llvm::all_of(threadBases[dim], [&](uint32_t basis) { return !(basis & round[dim]); });
+        constant.push_back(disjoint ? round[dim] : 0);
+        auto &cached = positions[{dim, disjoint ? 0 : round[dim]}];
+        if (!cached)
+          cached = extend(e.bitXor(threadPosition[dim], e.i32(disjoint ? 0 : round[dim])));
+        position.push_back(cached);
+      }
+      return position;
+    }
+
+    Value extend(Value value) { return arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(), value); }
+
+    Emitter &e;
+    CopyAsyncOp op;
+    const GlobalMemory &source;
+    Value thread;
+    int64_t perPiece;
+    SmallVector<Value> offsets;
+    SmallVector<SmallVector<uint32_t>> threadBases;
+    SmallVector<Value> threadPosition;
+    std::map<std::pair<unsigned, int32_t>, Value> positions;
+    Value pointer;
+    SmallVector<Value> lastPosition;
+    SmallVector<int64_t> lastConstant;
+  };
 };
 
 } // namespace

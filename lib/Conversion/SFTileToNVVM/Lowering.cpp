@@ -30,7 +30,11 @@ Type sparseflow::getScalarType(Type elementType) {
 
 TileTypeConverter::TileTypeConverter() {
   addConversion([](Type type) { return type; });
-  addConversion([](RingType type) -> Type { return IntegerType::get(type.getContext(), 32); });
+  // The offset of its first stage, and the bytes from one stage to the next.
+  addConversion([](RingType type, SmallVectorImpl<Type> &results) -> std::optional<LogicalResult> {
+    results.append(2, IntegerType::get(type.getContext(), 32));
+    return success();
+  });
   addConversion([](TileType type, SmallVectorImpl<Type> &results) -> std::optional<LogicalResult> {
     if (!type.getLayout())
       return failure();

@@ -1,7 +1,7 @@
 //===- Lowering.h - What the pattern sets share -----------------*- C++ -*-===//
 //
 // Tiles become 32-bit registers: one for each element of 32 bits, one for 2, 4 or 8 smaller elements. A memref becomes its
-// pointer, its dynamic extents and its dynamic strides; a ring its byte offset in shared memory. Layouts become the
+// pointer, its dynamic extents and its dynamic strides; a ring its byte offset in shared memory and its stride. Layouts become the
 // arithmetic of this file.
 //
 //===----------------------------------------------------------------------===//

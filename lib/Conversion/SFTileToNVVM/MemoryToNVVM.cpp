@@ -53,7 +53,7 @@ struct LowerRingLoad : OpConversionPattern<LoadOp> {
         varying |= basis;
     }
     Value stage = e.toI32(adaptor.getIndices()[0][0]);
-    Value stageBase = e.add(adaptor.getSource()[0], e.mul(stage, e.i32(ring.getStageBytes())));
+    Value stageBase = e.add(adaptor.getSource()[0], e.mul(stage, adaptor.getSource()[1]));
 
     SmallVector<Value> registers;
     for (unsigned i = 0; i < 1u << plan->instruction.size(); ++i) {

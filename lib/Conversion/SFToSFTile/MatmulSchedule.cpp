@@ -153,7 +153,7 @@ SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::Kerne
   // Rings, and the packed weights as [feature chunk][k chunk][elements of a chunk].
   int64_t dynamic = ShapedType::kDynamic;
   auto makeRing = [&](ArrayRef<int64_t> shape, Type type) -> Value {
-    return RingOp::create(s.b, s.loc, RingType::get(dynamic, shape, type), IntegerAttr());
+    return RingOp::create(s.b, s.loc, RingType::get(dynamic, shape, type));
   };
   SmallVector<Value> rings = {makeRing({tileT, tileK}, elementType)};
   SmallVector<std::pair<Value, Value>> sources; // memref view, ring

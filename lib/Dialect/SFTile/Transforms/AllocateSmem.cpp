@@ -25,12 +25,17 @@ struct AllocateSmemPass : sf_tile::impl::SFTileAllocateSmemBase<AllocateSmemPass
     KernelOp kernel = getOperation();
     Builder builder(&getContext());
     int64_t end = 0, scratch = 0;
-    kernel.walk([&](RingOp ring) {
-      RingType type = ring.getType();
-      end = llvm::alignTo(end, kRingAlignment);
-      ring.setOffsetAttr(builder.getI64IntegerAttr(end));
-      end += type.getStages() * type.getStageBytes();
-    });
+    SmallVector<RingOp> rings;
+    kernel.walk([&](RingOp ring) { rings.push_back(ring); });
+    int64_t stages = 1;
+    for (RingOp ring : rings) {
+      ring.setOffset(end);
+      end = llvm::alignTo(end + ring.getType().getStageBytes(), kRingAlignment);
+      stages = std::max(stages, ring.getType().getStages());
+    }
+    for (RingOp ring : rings)
+      ring.setStride(end);
+    end *= stages;
     // 4 bytes for each thread and register of the result.
     kernel.walk([&](ReduceOp reduce) {
       reduce.setScratchOffsetAttr(builder.getI64IntegerAttr(0));

@@ -7,8 +7,8 @@
 //   for each step k:
 //     for each product but the last:  read the next one's fragments; multiply
 //     wait for stage k+1              // and a barrier: every warp has issued its last read of stage k
-//     fill stage k again, with step k+S
 //     read the fragments of the first product of stage k+1; multiply
+//     fill stage k again, with step k+S
 //
 // Of the S groups in flight the wait leaves S - 2, those after step k+1. Copies beyond the domain write zeros: the reads that
 // run ahead of the last step then find a stage that was written.
@@ -74,6 +74,13 @@ private:
     SmallVector<SmallVector<Operation *>> operands;
   };
 
+  static bool isMetadata(Operation *op) {
+    return llvm::any_of(op->getUsers(), [&](Operation *user) {
+      auto mma = dyn_cast<MmaOp>(user);
+      return mma && mma.getMetadata() && mma.getMetadata().getDefiningOp() == op;
+    });
+  }
+
   static FailureOr<Consumer> analyze(PipelineOp pipeline) {
     Consumer consumer;
     SmallVector<Operation *> pending;
@@ -104,11 +111,13 @@ private:
     Value one = index(1), zero = index(0), depth = index(stages);
     Block &body = pipeline.getConsumer().front();
     /// Copies the operand reads of product `i` and returns the values that the product may use.
-    auto read = [&](size_t i, Value step, Value stage, IRMapping &mapping) {
+    auto read = [&](size_t i, Value step, Value stage, IRMapping &mapping,
+                    function_ref<bool(Operation *)> wanted = [](Operation *) { return true; }) {
       mapping.map(body.getArgument(0), step);
       mapping.map(body.getArgument(1), stage);
       for (Operation *op : consumer->operands[i])
-        b.clone(*op, mapping);
+        if (wanted(op))
+          b.clone(*op, mapping);
     };
 
     for (int64_t i = 0; i < stages; ++i)
@@ -143,13 +152,15 @@ private:
         b.clone(*consumer->products[i], mapping);
       }
       WaitOp::create(b, loc, stages - 2);
-      produce(b, pipeline, add(step, depth), stage);
       Value following = add(stage, one);
       Value wraps = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, following, depth);
       Value nextStage = arith::SelectOp::create(b, loc, wraps, zero, following);
       IRMapping next;
-      read(0, add(step, one), nextStage, next);
+      read(0, add(step, one), nextStage, next, [](Operation *op) { return !isMetadata(op); });
       b.clone(*consumer->products[last], mapping);
+      // Metadata needs few registers but for long; read this late, it takes over those of the last product.
+      read(0, add(step, one), nextStage, next, isMetadata);
+      produce(b, pipeline, add(step, depth), stage);
 
       SmallVector<Value> results = {nextStage};
       for (Value value : body.getTerminator()->getOperands())

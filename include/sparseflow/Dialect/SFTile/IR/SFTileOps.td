@@ -93,12 +93,15 @@ def SFTile_TileIdOp : SFTile_Op<"tile_id", [Pure]> {
 def SFTile_RingOp : SFTile_Op<"ring", [MemoryEffects<[MemAlloc]>]> {
   let summary = "a ring of stages in shared memory";
   let description = [{
-    `sf-tile-allocate-smem` gives it an offset in the block's shared memory.
+    `sf-tile-allocate-smem` places it: stage s begins `offset + s * stride` bytes into the block's shared memory.
 
     Example: `%r = sf_tile.ring : !sf_tile.ring<4 x 128x64xf16>`
   }];
-  let arguments = (ins OptionalAttr<I64Attr>:$offset);
+  let arguments = (ins OptionalAttr<I64Attr>:$offset, OptionalAttr<I64Attr>:$stride);
   let results = (outs SFTile_RingType:$result);
+  let builders = [OpBuilder<(ins "::sparseflow::sf_tile::RingType":$type), [{
+    build($_builder, $_state, type, ::mlir::IntegerAttr(), ::mlir::IntegerAttr());
+  }]>];
   let assemblyFormat = "attr-dict `:` type($result)";
 }
 

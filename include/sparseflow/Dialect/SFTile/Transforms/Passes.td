@@ -41,9 +41,9 @@ def SFTilePlanPipeline : Pass<"sf-tile-plan-pipeline", "::sparseflow::sf_tile::K
 def SFTileAllocateSmem : Pass<"sf-tile-allocate-smem", "::sparseflow::sf_tile::KernelOp"> {
   let summary = "Place rings and scratch in shared memory";
   let description = [{
-    Rings lie one after the other, aligned to 1024 bytes (the period of the swizzle). The scratch of a reduction across
-    warps aliases the rings: it is used when no stage is live. Sets `offset`, `scratch_offset` and the kernel's
-    `shared_bytes`.
+    Stage s of all rings lies together, each ring's part aligned to 1024 bytes (the period of the swizzle): one register then
+    addresses a stage, whichever ring is meant. The scratch of a reduction across warps aliases the rings: it is used when
+    no stage is live. Sets `offset`, `stride`, `scratch_offset` and the kernel's `shared_bytes`.
   }];
 }
 
