@@ -76,10 +76,11 @@ public:
 private:
   struct BufferPlan {
     Buffer::Kind kind;
-    size_t index = 0;                    // into CallState::tensors, or the slot
-    void *constant = nullptr;            // Constant
-    DimPlan rowStride;                   // Constant, Workspace
-    llvm::SmallVector<DimPlan, 2> shape; // Workspace
+    size_t index = 0;                     // into CallState::tensors, or the slot
+    void *constant = nullptr;             // Constant
+    const StoredTensor *stored = nullptr; // Constant
+    DimPlan rowStride;                    // Constant, Workspace
+    llvm::SmallVector<DimPlan, 2> shape;  // Workspace
     unsigned elementBytes = 1;
   };
   struct ArgumentPlan {
