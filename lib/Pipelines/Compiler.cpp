@@ -602,8 +602,35 @@ llvm::Expected<LoadedModule> sparseflow::loadSource(const rt::ProgramFile &file)
   return keep(session, std::move(pieces));
 }
 
-llvm::Expected<LoadedModule> sparseflow::recompileForEmulation(const rt::ProgramFile &file,
-                                                               StringRef targetName) {
+/// Renames constants to where the file has them, and checks that the file's are what kernels expect:
+/// from here on they are plain pointers.
+static llvm::Error resolveConstants(rt::Manifest &manifest, ArrayRef<ResourceConstant> resources,
+                                    const rt::ProgramFile &file, StringRef chip) {
+  for (rt::Function &function : manifest.functions)
+    for (rt::Buffer &buffer : function.programs.front().buffers) {
+      if (buffer.kind != rt::Buffer::Kind::Constant)
+        continue;
+      const rt::StoredTensor *tensor = file.find((chip + "/" + buffer.tensor).str());
+      if (!tensor)
+        tensor = file.find(buffer.tensor);
+      auto resource = llvm::find_if(
+          resources, [&](const ResourceConstant &other) { return other.name == buffer.tensor; });
+      if (!tensor || resource == resources.end())
+        return rt::makeError(rt::Status::InvalidProgram, "expected a tensor '" + buffer.tensor +
+                                                             "' in the file, got none");
+      if (tensor->data.size() != resource->data.size())
+        return rt::makeError(rt::Status::InvalidProgram,
+                             llvm::formatv("tensor '{0}' expected {1} bytes, got {2}; the file was "
+                                           "altered",
+                                           tensor->name, resource->data.size(),
+                                           tensor->data.size()));
+      buffer.tensor = tensor->name;
+    }
+  return llvm::Error::success();
+}
+
+llvm::Expected<RecompiledProgram>
+sparseflow::recompileForEmulation(const rt::ProgramFile &file, StringRef targetName) {
   llvm::Expected<const Chip *> chip = target::findChip(targetName);
   if (!chip)
     return rt::makeError(rt::Status::Unsupported, llvm::toString(chip.takeError()));
@@ -624,5 +651,14 @@ llvm::Expected<LoadedModule> sparseflow::recompileForEmulation(const rt::Program
   pipeline.target = targetName.str();
   if (llvm::Error error = session.run(Phase::Pack, Phase::Lower, pipeline, dumper, timing))
     return std::move(error);
-  return keep(session, std::move(pieces));
+  llvm::Expected<ChipProgram> program = buildChipProgram(session, **chip);
+  if (!program)
+    return program.takeError();
+  if (llvm::Error error = resolveConstants(
+          program->manifest, getResourceConstants(session.module()), file, targetName))
+    return std::move(error);
+  RecompiledProgram result;
+  result.manifest = std::move(program->manifest);
+  result.kernels = keep(session, std::move(pieces));
+  return result;
 }

@@ -89,6 +89,16 @@ std::vector<BinaryKernel> sparseflow::target::getBinaryKernels(gpu::BinaryOp bin
   return kernels;
 }
 
+std::vector<BinaryKernel> sparseflow::target::getUncompiledKernels(gpu::GPUModuleOp module) {
+  std::vector<BinaryKernel> kernels;
+  for (LLVM::LLVMFuncOp function : getKernels(module)) {
+    CompiledKernel named;
+    named.name = function.getSymName().str();
+    kernels.push_back({getMetadata(function, named), {}, {}});
+  }
+  return kernels;
+}
+
 namespace {
 struct SFEmitBinaryPass : sparseflow::target::impl::SFEmitBinaryBase<SFEmitBinaryPass> {
   using SFEmitBinaryBase::SFEmitBinaryBase;

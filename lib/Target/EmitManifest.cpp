@@ -77,7 +77,7 @@ struct Interval {
 class FunctionBuilder {
 public:
   FunctionBuilder(func::FuncOp function, const Chip &chip,
-                  const llvm::StringMap<std::pair<gpu::BinaryOp, BinaryKernel>> &binaries,
+                  const llvm::StringMap<BinaryKernel> &binaries,
                   std::vector<ProgramConstant> &constants)
       : function(function), chip(chip), binaries(binaries), constants(constants) {}
 
@@ -108,7 +108,7 @@ private:
 
   func::FuncOp function;
   const Chip &chip;
-  const llvm::StringMap<std::pair<gpu::BinaryOp, BinaryKernel>> &binaries;
+  const llvm::StringMap<BinaryKernel> &binaries;
   std::vector<ProgramConstant> &constants;
 
   SmallVector<StepSite> steps;
@@ -522,8 +522,8 @@ FailureOr<rt::Launch> FunctionBuilder::addLaunch(sf_tile::LaunchOp op) {
   auto binary = binaries.find(name);
   if (binary == binaries.end())
     return op.emitOpError("expected kernel '")
-           << name << "' in a gpu.binary; run sf-emit-binary before";
-  const BinaryKernel &kernel = binary->second.second;
+           << name << "' in a gpu.binary or in the LLVM dialect; run sf-emit-binary before";
+  const BinaryKernel &kernel = binary->second;
   if (failed(addKernel(op, kernel)))
     return failure();
 
@@ -614,10 +614,13 @@ FailureOr<rt::Function> FunctionBuilder::build() {
 //===----------------------------------------------------------------------===//
 
 FailureOr<ModuleProgram> sparseflow::target::buildManifest(ModuleOp module, const Chip &chip) {
-  llvm::StringMap<std::pair<gpu::BinaryOp, BinaryKernel>> binaries;
+  llvm::StringMap<BinaryKernel> binaries;
   for (auto binary : module.getOps<gpu::BinaryOp>())
     for (BinaryKernel &kernel : getBinaryKernels(binary))
-      binaries[kernel.metadata.getName()] = {binary, kernel};
+      binaries[kernel.metadata.getName()] = kernel;
+  for (auto kernels : module.getOps<gpu::GPUModuleOp>())
+    for (BinaryKernel &kernel : getUncompiledKernels(kernels))
+      binaries[kernel.metadata.getName()] = kernel;
 
   ModuleProgram program;
   program.manifest.producer = getProducer();

@@ -17,7 +17,7 @@ func.func @not_compiled(%x: tensor<?x4xf32>) -> tensor<?x4xf32> {
 // -----
 
 func.func @no_kernel(%x: tensor<?x4xf32>) -> tensor<?x4xf32> {
-  // expected-error @below {{expected kernel 'k0' in a gpu.binary; run sf-emit-binary before}}
+  // expected-error @below {{expected kernel 'k0' in a gpu.binary or in the LLVM dialect; run sf-emit-binary before}}
   %y = sf_tile.launch @kernels::@k0(%x) <blocks = 1> : (tensor<?x4xf32>) -> tensor<?x4xf32>
   return %y : tensor<?x4xf32>
 }

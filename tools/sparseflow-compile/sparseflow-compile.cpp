@@ -1,9 +1,9 @@
 //===- sparseflow-compile.cpp - The compiler's command line ---------------===//
 //
-// A main over the library; the tool itself is lib/Pipelines/CompileMain.cpp.
+// A main over libsparseflow.so; the tool itself is lib/Pipelines/CompileMain.cpp.
 //
 //===----------------------------------------------------------------------===//
 
-#include "sparseflow/Pipelines/Tools.h"
+#include "sparseflow-c/sparseflow.h"
 
-int main(int argc, char **argv) { return sparseflow::compileMain(argc, argv); }
+int main(int argc, char **argv) { return sfCompileMain(argc, argv); }

@@ -1,9 +1,9 @@
 //===- sparseflow-opt.cpp - The pass driver -------------------------------===//
 //
-// A main over the library; the tool itself is lib/Pipelines/OptMain.cpp.
+// A main over libsparseflow.so; the tool itself is lib/Pipelines/OptMain.cpp.
 //
 //===----------------------------------------------------------------------===//
 
-#include "sparseflow/Pipelines/Tools.h"
+#include "sparseflow-c/sparseflow.h"
 
-int main(int argc, char **argv) { return sparseflow::optMain(argc, argv); }
+int main(int argc, char **argv) { return sfOptMain(argc, argv); }

@@ -82,11 +82,17 @@ struct LoadedModule {
 /// The `sf` IR of a program file with its constants bound, for the reference.
 llvm::Expected<LoadedModule> loadSource(const runtime::ProgramFile &file);
 
-/// The kernels of one chip's programs before PTX, for the emulator. They are compiled again from the
-/// file's source with the configurations that were chosen then; nothing that the file calls a
-/// kernel is executed.
-llvm::Expected<LoadedModule> recompileForEmulation(const runtime::ProgramFile &file,
-                                                   llvm::StringRef target);
+/// One chip's kernels before PTX, and the manifest of the functions that launch them.
+struct RecompiledProgram {
+  LoadedModule kernels;
+  runtime::Manifest manifest;
+};
+
+/// Compiles the programs of one chip again, up to the LLVM and NVVM dialects, for the emulator: from
+/// the file's source, with the configurations that were chosen then. Nothing that the file calls a
+/// kernel or a step is used, so a file that was tampered with can at worst be refused.
+llvm::Expected<RecompiledProgram> recompileForEmulation(const runtime::ProgramFile &file,
+                                                        llvm::StringRef target);
 
 /// Makes "emulator" and "reference" known to the runtime.
 void registerHostDevices();

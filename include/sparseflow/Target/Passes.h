@@ -34,6 +34,9 @@ struct BinaryKernel {
 };
 std::vector<BinaryKernel> getBinaryKernels(mlir::gpu::BinaryOp binary);
 
+/// The same for kernels that were not compiled to PTX.
+std::vector<BinaryKernel> getUncompiledKernels(mlir::gpu::GPUModuleOp module);
+
 } // namespace sparseflow::target
 
 #endif // SPARSEFLOW_TARGET_PASSES_H
