@@ -10,6 +10,7 @@
 
 // Few tokens take narrow tiles, many the widest; the last variant serves any number. On chips with 99 KiB of shared memory
 // the widest tile does not fit three times.
+// CHECK: module attributes {sf.target = #sf.target<"sm_90">}
 // CHECK-LABEL: @linear
 // CHECK: sf.matmul
 // CHECK-SAME: configs = [#sf.kernel_config<max_tokens = [[A:[0-9]+]], tile = 64x{{16|32}}x128

@@ -78,6 +78,8 @@ struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass>
                                           &getContext(), StringRef(target));
       if (!targetAttr)
         return signalPassFailure();
+      // Later passes ask the module which chip its configurations were chosen for.
+      getOperation()->setAttr("sf.target", targetAttr);
     }
     KernelConfigAttr forced;
     if (!config.empty() && failed(parseConfig(forced)))

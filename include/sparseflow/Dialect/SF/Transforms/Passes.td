@@ -220,7 +220,8 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
   }];
   let options = [
     Option<"target", "target", "std::string", /*default=*/"\"\"",
-           "The chip, such as sm_90. By default the module's sf.target, else sm_80, the oldest with 2:4">,
+           "The chip, such as sm_90, which is then recorded as sf.target. By default the one recorded there, "
+           "else sm_80, the oldest with 2:4">,
     Option<"config", "config", "std::string", /*default=*/"\"\"",
            "One configuration to use everywhere instead: #sf.kernel_config<...>, or what stands between the "
            "angle brackets. For experiments and for reproducing a measurement">,
