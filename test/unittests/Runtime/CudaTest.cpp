@@ -4,50 +4,12 @@
 #include "TestProgram.h"
 #include "sparseflow/Runtime/CudaDevice.h"
 #include "llvm/ADT/StringExtras.h"
-#include "llvm/BinaryFormat/ELF.h"
 #include "llvm/Support/FormatVariadic.h"
 #include <cstdlib>
 #include <dlfcn.h>
 
 using namespace llvm;
 using namespace sparseflow::runtime;
-
-/// The smallest ELF file that checkCubin accepts.
-static std::string makeCubin() {
-  ELF::Elf64_Ehdr header{};
-  memcpy(header.e_ident, ELF::ElfMagic, 4);
-  header.e_ident[ELF::EI_CLASS] = ELF::ELFCLASS64;
-  header.e_machine = ELF::EM_CUDA;
-  header.e_shoff = sizeof(header);
-  header.e_shentsize = sizeof(ELF::Elf64_Shdr);
-  header.e_shnum = 2;
-  ELF::Elf64_Shdr sections[2] = {};
-  sections[1].sh_offset = sizeof(header);
-  sections[1].sh_size = sizeof(sections);
-  std::string bytes(reinterpret_cast<char *>(&header), sizeof(header));
-  return bytes + std::string(reinterpret_cast<char *>(sections), sizeof(sections));
-}
-
-static ProgramFile::Ptr makeGpuProgram(const std::vector<std::string> &targets, bool cubins = true,
-                                       bool ptx = true) {
-  Manifest manifest = makeManifest();
-  Function &function = manifest.functions[0];
-  function.programs.clear();
-  for (const std::string &target : targets) {
-    function.programs.push_back(makeManifest(target).functions[0].programs[0]);
-    for (Kernel &kernel : function.programs.back().kernels) {
-      if (!cubins)
-        kernel.cubin.clear();
-      if (!ptx)
-        kernel.ptx.clear();
-    }
-  }
-  std::vector<StoredTensor> tensors = makeTensors(targets);
-  for (StoredTensor &tensor : tensors)
-    if (StringRef(tensor.name).ends_with(".cubin"))
-      tensor = StoredTensor::text(tensor.name, makeCubin());
-  return cantFail(ProgramFile::create(std::move(manifest), std::move(tensors)));
-}
 
 namespace {
 class CudaTest : public testing::Test {

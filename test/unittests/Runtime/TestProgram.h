@@ -10,6 +10,7 @@
 #include "sparseflow/Runtime/Error.h"
 #include "sparseflow/Runtime/Executable.h"
 #include "llvm/ADT/StringExtras.h"
+#include "llvm/BinaryFormat/ELF.h"
 #include "gtest/gtest.h"
 #include <mutex>
 
@@ -100,6 +101,44 @@ inline std::vector<StoredTensor> makeTensors(const std::vector<std::string> &tar
 
 inline ProgramFile::Ptr makeProgram() {
   return llvm::cantFail(ProgramFile::create(makeManifest(), makeTensors()));
+}
+
+/// The smallest ELF file that checkCubin accepts.
+inline std::string makeCubin() {
+  llvm::ELF::Elf64_Ehdr header{};
+  memcpy(header.e_ident, llvm::ELF::ElfMagic, 4);
+  header.e_ident[llvm::ELF::EI_CLASS] = llvm::ELF::ELFCLASS64;
+  header.e_machine = llvm::ELF::EM_CUDA;
+  header.e_shoff = sizeof(header);
+  header.e_shentsize = sizeof(llvm::ELF::Elf64_Shdr);
+  header.e_shnum = 2;
+  llvm::ELF::Elf64_Shdr sections[2] = {};
+  sections[1].sh_offset = sizeof(header);
+  sections[1].sh_size = sizeof(sections);
+  std::string bytes(reinterpret_cast<char *>(&header), sizeof(header));
+  return bytes + std::string(reinterpret_cast<char *>(sections), sizeof(sections));
+}
+
+/// The program for GPUs of some chips, with or without cubins and PTX.
+inline ProgramFile::Ptr makeGpuProgram(const std::vector<std::string> &targets, bool cubins = true,
+                                       bool ptx = true) {
+  Manifest manifest = makeManifest();
+  Function &function = manifest.functions[0];
+  function.programs.clear();
+  for (const std::string &target : targets) {
+    function.programs.push_back(makeManifest(target).functions[0].programs[0]);
+    for (Kernel &kernel : function.programs.back().kernels) {
+      if (!cubins)
+        kernel.cubin.clear();
+      if (!ptx)
+        kernel.ptx.clear();
+    }
+  }
+  std::vector<StoredTensor> tensors = makeTensors(targets);
+  for (StoredTensor &tensor : tensors)
+    if (llvm::StringRef(tensor.name).ends_with(".cubin"))
+      tensor = StoredTensor::text(tensor.name, makeCubin());
+  return llvm::cantFail(ProgramFile::create(std::move(manifest), std::move(tensors)));
 }
 
 /// What a launch got.
