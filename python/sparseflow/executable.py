@@ -50,13 +50,13 @@ def devices() -> Devices:
 class Report:
     """What runs, per step: `data` is the library's own JSON, `kernels` its kernels as a flat list, ``str()`` a table."""
 
-    def __init__(self, data: Any):
+    def __init__(self, data: dict[str, Any]):
         self.data = data
 
     @property
     def steps(self) -> list[dict[str, Any]]:
         """The steps in order: label, path and reason of the choice, kernels."""
-        return self.data["steps"] if isinstance(self.data, dict) else self.data
+        return self.data["steps"]
 
     @property
     def kernels(self) -> list[dict[str, Any]]:
@@ -68,7 +68,10 @@ class Report:
         ]
 
     def __str__(self) -> str:
-        lines = []
+        lines = [
+            f"{self.data['function']} on {self.data['device']}"
+            + (f", {self.data['target']}" if self.data.get("target") else "")
+        ]
         for step in self.steps:
             line = f"{step.get('label', '')}: {step.get('path', '')}"
             if step.get("reason"):
