@@ -202,6 +202,106 @@ private:
 };
 
 //===----------------------------------------------------------------------===//
+// compress, decompress
+//===----------------------------------------------------------------------===//
+
+/// A thread holds whole groups: four dense, two kept and one nibble in consecutive registers.
+struct LowerCompress : OpConversionPattern<CompressOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(CompressOp op, OneToNOpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    TileType tile = op.getInput().getType();
+    Type element = tile.getElementType(), i4 = rewriter.getIntegerType(4);
+    SmallVector<Value> dense = e.unpack(adaptor.getInput(), element, getNumElements(tile));
+    SmallVector<Value> kept, nibbles;
+    for (unsigned first = 0; first < dense.size(); first += 4) {
+      ArrayRef<Value> group = ArrayRef(dense).slice(first, 4);
+      SmallVector<Value> magnitudes =
+          llvm::map_to_vector(group, [&](Value v) { return getMagnitude(e, v, element); });
+      // An element is kept if fewer than two others beat it: larger, or equal and lower.
+      SmallVector<Value> keep;
+      for (unsigned i = 0; i < 4; ++i) {
+        Value beaten = e.i32(0);
+        for (unsigned j = 0; j < 4; ++j)
+          if (j != i) {
+            auto predicate = j < i ? arith::CmpIPredicate::sge : arith::CmpIPredicate::sgt;
+            Value beats = arith::CmpIOp::create(rewriter, e.loc, predicate, magnitudes[j], magnitudes[i]);
+            beaten = e.add(beaten, arith::ExtUIOp::create(rewriter, e.loc, rewriter.getI32Type(), beats));
+          }
+        keep.push_back(e.lessThan(beaten, e.i32(2)));
+      }
+      // The first kept is the lowest that is kept, the second the highest.
+      auto pick = [&](function_ref<Value(unsigned)> value) {
+        Value low = e.select(keep[0], value(0), e.select(keep[1], value(1), value(2)));
+        Value high = e.select(keep[3], value(3), e.select(keep[2], value(2), value(1)));
+        return std::pair(low, high);
+      };
+      auto [low, high] = pick([&](unsigned i) { return clearNegativeZero(e, group[i], magnitudes[i]); });
+      auto [lowIndex, highIndex] = pick([&](unsigned i) { return e.i32(i); });
+      kept.append({low, high});
+      Value nibble = arith::OrIOp::create(rewriter, e.loc, lowIndex, e.mul(highIndex, e.i32(4)));
+      nibbles.push_back(arith::TruncIOp::create(rewriter, e.loc, i4, nibble));
+    }
+    rewriter.replaceOpWithMultiple(op, {e.pack(kept, element), e.pack(nibbles, i4)});
+    return success();
+  }
+
+private:
+  /// An i32 that orders like the magnitude. Floats order like their bits without the sign.
+  static Value getMagnitude(Emitter &e, Value value, Type element) {
+    unsigned bits = element.getIntOrFloatBitWidth();
+    Type i32 = e.b.getI32Type();
+    if (element.isInteger()) {
+      Value wide = arith::ExtSIOp::create(e.b, e.loc, i32, value);
+      return math::AbsIOp::create(e.b, e.loc, wide);
+    }
+    Type integer = e.b.getIntegerType(bits);
+    if (value.getType() != integer)
+      value = LLVM::BitcastOp::create(e.b, e.loc, integer, value);
+    Value wide = arith::ExtUIOp::create(e.b, e.loc, i32, value);
+    return arith::AndIOp::create(e.b, e.loc, wide, e.i32((1 << (bits - 1)) - 1));
+  }
+
+  static Value clearNegativeZero(Emitter &e, Value value, Value magnitude) {
+    Value isZero = arith::CmpIOp::create(e.b, e.loc, arith::CmpIPredicate::eq, magnitude, e.i32(0));
+    Value zero = arith::ConstantOp::create(e.b, e.loc, e.b.getZeroAttr(value.getType()));
+    return e.select(isZero, zero, value);
+  }
+};
+
+struct LowerDecompress : OpConversionPattern<DecompressOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(DecompressOp op, OneToNOpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    TileType keptType = op.getKept().getType(), metadataType = op.getMetadata().getType();
+    Type element = keptType.getElementType();
+    SmallVector<Value> kept = e.unpack(adaptor.getKept(), element, getNumElements(keptType));
+    SmallVector<Value> nibbles =
+        e.unpack(adaptor.getMetadata(), metadataType.getElementType(), getNumElements(metadataType));
+    Value zero = arith::ConstantOp::create(rewriter, e.loc, rewriter.getZeroAttr(getScalarType(element)));
+    SmallVector<Value> dense;
+    for (auto [group, nibble] : llvm::enumerate(nibbles)) {
+      Value bits = arith::ExtUIOp::create(rewriter, e.loc, rewriter.getI32Type(), nibble);
+      Value low = arith::AndIOp::create(rewriter, e.loc, bits, e.i32(3));
+      Value high = arith::ShRUIOp::create(rewriter, e.loc, bits, e.i32(2));
+      for (unsigned i = 0; i < 4; ++i) {
+        auto isHere = [&](Value index) {
+          return arith::CmpIOp::create(rewriter, e.loc, arith::CmpIPredicate::eq, index, e.i32(i));
+        };
+        dense.push_back(e.select(isHere(low), kept[2 * group],
+                                 e.select(isHere(high), kept[2 * group + 1], zero)));
+      }
+    }
+    rewriter.replaceOpWithMultiple(op, {e.pack(dense, element)});
+    return success();
+  }
+};
+
+//===----------------------------------------------------------------------===//
 // reduce
 //===----------------------------------------------------------------------===//
 
@@ -288,5 +388,5 @@ private:
 } // namespace
 
 void sparseflow::populateElementwisePatterns(const TileTypeConverter &converter, RewritePatternSet &patterns) {
-  patterns.add<LowerSplat, LowerMap, LowerReduce>(converter, patterns.getContext());
+  patterns.add<LowerSplat, LowerMap, LowerCompress, LowerDecompress, LowerReduce>(converter, patterns.getContext());
 }

@@ -266,6 +266,11 @@ struct LowerStore : OpConversionPattern<StoreOp> {
     TileType tile = op.getValue().getType();
     GlobalMemory memory(e, op.getDest().getType(), adaptor.getDest());
     SmallVector<Value> scalars = e.unpack(adaptor.getValue(), tile.getElementType(), getNumElements(tile));
+    if (op.getPacking()) {
+      storePacked(e, op, memory, flatten(adaptor.getIndices()), scalars);
+      rewriter.eraseOp(op);
+      return success();
+    }
     GlobalAccess access(e, memory, tile, op.getDimMap(), flatten(adaptor.getIndices()),
                         SmallVector<Value>(op.getIndices()));
     unsigned vector = access.getVectorElements(), bits = memory.elementBits;
@@ -289,6 +294,49 @@ struct LowerStore : OpConversionPattern<StoreOp> {
   }
 
 private:
+  /// Every element goes to the offset, from the indices on, that the packing gives its coordinates.
+  static void storePacked(Emitter &e, StoreOp op, const GlobalMemory &memory, ArrayRef<Value> indices,
+                          ArrayRef<Value> scalars) {
+    LayoutAttr layout = op.getValue().getType().getLayout();
+    LinearLayout toOffset = op.getPacking()->toLinearLayout().invert();
+    auto offsetOf = [&](int64_t row, int64_t column) -> uint32_t {
+      return toOffset.apply({{"dim0", uint64_t(row)}, {"dim1", uint64_t(column)}}, "offset");
+    };
+    auto basesOf = [&](StringRef input) {
+      return llvm::map_to_vector(layout.getBases(input), [&](ArrayRef<int32_t> basis) { return offsetOf(basis[0], basis[1]); });
+    };
+    SmallVector<uint32_t> registers = basesOf("register");
+    Value offset = e.applyLinear(e.laneId(), basesOf("lane"));
+    SmallVector<int64_t> warpTile = layout.getWarpTile();
+    for (auto [axis, dim] : llvm::enumerate(layout.getAlong())) {
+      SmallVector<uint32_t> bases;
+      for (int64_t step = 1; dim >= 0 && step < layout.getWarps()[axis]; step *= 2)
+        bases.push_back(dim == 0 ? offsetOf(step * warpTile[0], 0) : offsetOf(0, step * warpTile[1]));
+      if (!bases.empty())
+        offset = e.bitXor(offset, e.applyLinear(e.warpCoordinate(layout.getWarps(), axis), bases));
+    }
+    unsigned vector = 1;
+    for (unsigned bit = 0; bit < registers.size() && registers[bit] == vector && vector * memory.elementBits < 128; ++bit)
+      vector *= 2;
+
+    Value start = e.i64(0);
+    for (auto [index, stride] : llvm::zip_equal(indices, memory.strides))
+      start = e.add(start, e.mul(e.toI64(index), stride));
+    Type type = getAccessType(e.b.getContext(), vector * memory.elementBits);
+    for (unsigned first = 0; first < scalars.size(); first += vector) {
+      uint32_t constant = 0;
+      for (auto [bit, basis] : llvm::enumerate(registers))
+        constant ^= (first >> bit & 1) ? basis : 0;
+      Value element = e.add(start, arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(), e.bitXor(offset, e.i32(constant))));
+      Value bits = e.mul(element, e.i64(memory.elementBits));
+      Value bytes = arith::ShRUIOp::create(e.b, e.loc, bits, e.i64(3));
+      Value pointer = LLVM::GEPOp::create(e.b, e.loc, memory.base.getType(), e.b.getI8Type(), memory.base,
+                                          ArrayRef<LLVM::GEPArg>{bytes});
+      LLVM::StoreOp::create(e.b, e.loc, packVector(e, scalars.slice(first, vector), type), pointer,
+                            std::max(1u, vector * memory.elementBits / 8));
+    }
+  }
+
   static Value packVector(Emitter &e, ArrayRef<Value> scalars, Type type) {
     if (scalars.size() == 1)
       return scalars[0].getType() == type ? scalars[0]

@@ -45,6 +45,9 @@ private:
         .Case([&](sf::MatmulOp op) { return scheduleMatmul(kernels, op); })
         .Case([&](sf::QuantizeOp op) { return scheduleQuantize(kernels, op); })
         .Case([&](sf::DequantizeOp op) { return scheduleDequantize(kernels, op); })
+        .Case([&](sf::PackOp op) { return schedulePack(kernels, op); })
+        .Case([&](sf::CompressOp op) { return scheduleCompress(kernels, op); })
+        .Case([&](sf::DecompressOp op) { return scheduleDecompress(kernels, op); })
         .Case([&](linalg::GenericOp op) { return scheduleElementwise(kernels, op); })
         .Default([](Operation *op) {
           return op->emitOpError("expected an operation with a schedule; none is known for this one");

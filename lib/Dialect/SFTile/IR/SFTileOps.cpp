@@ -284,21 +284,27 @@ LogicalResult ReduceOp::verify() {
   return success();
 }
 
-LogicalResult CompressOp::verify() {
-  TileType input = getInput().getType(), kept = getKept().getType();
+/// Dense columns, half as many kept, and a nibble for every four.
+static LogicalResult verifyGroups(Operation *op, TileType dense, TileType kept, TileType metadata) {
   auto divided = [&](TileType type, int64_t by) {
-    return type.getRank() == 2 && type.getShape()[0] == input.getShape()[0] &&
-           type.getShape()[1] * by == input.getShape()[1];
+    return type.getRank() == 2 && type.getShape()[0] == dense.getShape()[0] &&
+           type.getShape()[1] * by == dense.getShape()[1];
   };
-  if (input.getRank() != 2 || input.getShape()[1] % 4)
-    return emitOpError("expected a tile of rank 2 whose columns are a multiple of 4, got ") << input;
-  if (!divided(kept, 2) || kept.getElementType() != input.getElementType())
-    return emitOpError("expected half the columns and the same element type, got ") << kept;
-  if (!divided(getMetadata().getType(), 4) || !getMetadata().getType().getElementType().isInteger(4))
-    return emitOpError("expected a quarter of the columns as i4, got ") << getMetadata().getType();
-  if (!divided(getExcess().getType(), 4) || !getExcess().getType().getElementType().isInteger(32))
-    return emitOpError("expected a quarter of the columns as i32, got ") << getExcess().getType();
+  if (dense.getRank() != 2 || dense.getShape()[1] % 4)
+    return op->emitOpError("expected a dense tile of rank 2 whose columns are a multiple of 4, got ") << dense;
+  if (!divided(kept, 2) || kept.getElementType() != dense.getElementType())
+    return op->emitOpError("expected kept elements of half the columns and the same type, got ") << kept;
+  if (!divided(metadata, 4) || !metadata.getElementType().isInteger(4))
+    return op->emitOpError("expected metadata of a quarter of the columns as i4, got ") << metadata;
   return success();
+}
+
+LogicalResult CompressOp::verify() {
+  return verifyGroups(*this, getInput().getType(), getKept().getType(), getMetadata().getType());
+}
+
+LogicalResult DecompressOp::verify() {
+  return verifyGroups(*this, getResult().getType(), getKept().getType(), getMetadata().getType());
 }
 
 LogicalResult LaunchOp::verify() {

@@ -244,25 +244,25 @@ private:
     });
   }
 
-  /// Layouts of the groups that no instruction dictates. Compressions pass theirs on, so their inputs come first.
+  /// Layouts of the groups that no instruction dictates. Dense tiles that are compressed, or come from it, pass theirs on.
   LogicalResult assignStreaming(KernelOp kernel) {
-    SmallVector<Value> values;
-    kernel.walk([&](Operation *op) {
-      if (auto compress = dyn_cast<CompressOp>(op))
-        values.push_back(compress.getInput());
-    });
-    for (Value input : SmallVector<Value>(values)) {
-      if (failed(assignGroup(kernel, input)))
+    auto derive = [&](Value dense, Value kept, Value metadata) -> LogicalResult {
+      if (failed(assignGroup(kernel, dense)))
         return failure();
-      LayoutAttr layout = cast<TileType>(input.getType()).getLayout();
-      for (Operation *user : input.getUsers())
-        if (auto compress = dyn_cast<CompressOp>(user))
-          if (failed(assign(compress.getKept(), divideColumns(layout, 1))) ||
-              failed(assign(compress.getMetadata(), divideColumns(layout, 2))) ||
-              failed(assign(compress.getExcess(), divideColumns(layout, 2))))
-            return failure();
-    }
-    values.clear();
+      LayoutAttr layout = cast<TileType>(dense.getType()).getLayout();
+      return failure(failed(assign(kept, divideColumns(layout, 1))) ||
+                     failed(assign(metadata, divideColumns(layout, 2))));
+    };
+    WalkResult derived = kernel.walk([&](Operation *op) -> WalkResult {
+      if (auto compress = dyn_cast<CompressOp>(op))
+        return derive(compress.getInput(), compress.getKept(), compress.getMetadata());
+      if (auto decompress = dyn_cast<DecompressOp>(op))
+        return derive(decompress.getResult(), decompress.getKept(), decompress.getMetadata());
+      return success();
+    });
+    if (derived.wasInterrupted())
+      return failure();
+    SmallVector<Value> values;
     kernel.walk([&](Operation *op) {
       llvm::copy_if(op->getResults(), std::back_inserter(values), isTile);
     });

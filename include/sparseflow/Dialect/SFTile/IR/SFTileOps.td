@@ -301,12 +301,24 @@ def SFTile_CompressOp : SFTile_Op<"compress", [Pure]> {
   let summary = "keeps two of every four elements along the last dimension";
   let description = [{
     Keeps the two largest magnitudes of each group, ties to the lower position, in ascending position; -0 becomes +0.
-    `kept` has half the columns; `metadata` holds one nibble a group, first position in the low two bits. `excess`
-    counts, for each group, the nonzero elements that were dropped.
+    `kept` has half the columns; `metadata` holds one nibble a group, first position in the low two bits.
+
+    Supported: f16, bf16, i8, e4m3, e5m2.
   }];
   let arguments = (ins SFTile_TileType:$input);
-  let results = (outs SFTile_TileType:$kept, SFTile_TileType:$metadata, SFTile_TileType:$excess);
-  let assemblyFormat = "$input attr-dict `:` type($input) `->` type($kept) `,` type($metadata) `,` type($excess)";
+  let results = (outs SFTile_TileType:$kept, SFTile_TileType:$metadata);
+  let assemblyFormat = "$input attr-dict `:` type($input) `->` type($kept) `,` type($metadata)";
+  let hasVerifier = 1;
+}
+
+def SFTile_DecompressOp : SFTile_Op<"decompress", [Pure]> {
+  let summary = "puts kept elements back to their positions, with zeros between";
+  let description = [{
+    The inverse of `compress`.
+  }];
+  let arguments = (ins SFTile_TileType:$kept, SFTile_TileType:$metadata);
+  let results = (outs SFTile_TileType:$result);
+  let assemblyFormat = "$kept `,` $metadata attr-dict `:` type($kept) `,` type($metadata) `->` type($result)";
   let hasVerifier = 1;
 }
 
