@@ -264,6 +264,26 @@ static PipelineOptions getPipelineOptions(const Shared &shared, const Chip &chip
   return pipeline;
 }
 
+static llvm::Expected<std::vector<StageOutput>>
+getKernels(Session &session, Stage stage, const Chip &chip, const target::Ptxas *ptxas);
+
+/// What lies between the last IR and the program: each kernel's LLVM IR, PTX and cubin, the manifest.
+static llvm::Error dumpKernels(Session &session, const ChipProgram &program, const Chip &chip,
+                               ArrayRef<StageOutput> llvmIR, Dumper &dumper) {
+  for (const StageOutput &kernel : llvmIR)
+    if (llvm::Error error = dumper.dump(kernel.name, kernel.contents))
+      return error;
+  for (const rt::StoredTensor &tensor : program.tensors) {
+    StringRef name = tensor.name;
+    if (name.consume_front((chip.name + "/").str()))
+      if (llvm::Error error =
+              dumper.dump(chip.name + "-" + name, llvm::toStringRef(tensor.data)))
+        return error;
+  }
+  return dumper.dump(chip.name + "-manifest.json",
+                     llvm::formatv("{0:2}\n", rt::toJSON(program.manifest)).str());
+}
+
 static llvm::Expected<ChipProgram> compileForChip(const Shared &shared, const Chip &chip,
                                                   Dumper &dumper, TimingScope &timing) {
   Session session(shared.options, chip.name.str() + "-");
@@ -293,12 +313,24 @@ static llvm::Expected<ChipProgram> compileForChip(const Shared &shared, const Ch
   if (cache.enabled())
     program = lookUp(cache, key);
   if (!program) {
-    if (llvm::Error error = run(Phase::Tile, Phase::Binary))
+    if (llvm::Error error = run(Phase::Tile, Phase::Lower))
+      return std::move(error);
+    std::vector<StageOutput> llvmIR;
+    if (dumper.enabled()) {
+      llvm::Expected<std::vector<StageOutput>> kernels =
+          getKernels(session, Stage::LLVM, chip, nullptr);
+      if (!kernels)
+        return kernels.takeError();
+      llvmIR = std::move(*kernels);
+    }
+    if (llvm::Error error = run(Phase::Binary, Phase::Binary))
       return std::move(error);
     llvm::Expected<ChipProgram> built = buildChipProgram(session, chip);
     if (!built)
       return built.takeError();
     program = std::move(*built);
+    if (llvm::Error error = dumpKernels(session, *program, chip, llvmIR, dumper))
+      return std::move(error);
     store(cache, key, *program);
   }
   if (llvm::Error error = addResources(*program, resources, shared, session.share()))
@@ -478,7 +510,7 @@ getKernels(Session &session, Stage stage, const Chip &chip, const target::Ptxas 
         }))
       return std::move(error);
     for (target::CompiledKernel &kernel : *kernels) {
-      std::string stem = chip.name.str() + "." + kernel.name;
+      std::string stem = chip.name.str() + "-" + kernel.name;
       if (stage == Stage::LLVM)
         outputs.push_back({stem + ".ll", std::move(kernel.llvmIR)});
       else if (stage == Stage::PTX)

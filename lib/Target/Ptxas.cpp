@@ -13,7 +13,6 @@
 #include "llvm/ADT/ScopeExit.h"
 #include "llvm/ADT/SmallString.h"
 #include "llvm/ADT/StringMap.h"
-#include "llvm/BinaryFormat/Magic.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
@@ -141,13 +140,10 @@ static bool isTooOld(StringRef version) {
   return major < 12 || (major == 12 && minor < 5);
 }
 
-/// What changes when the program at this path does. Empty for a script, behind which anything may
-/// change.
+/// What changes when the program at this path does; empty when that cannot be told.
 static std::string getIdentity(StringRef path) {
   sys::fs::file_status status;
-  file_magic magic;
-  if (sys::fs::status(path, status) || identify_magic(path, magic) ||
-      magic == file_magic::unknown)
+  if (sys::fs::status(path, status))
     return "";
   return CacheKey()
       .add("ptxas-version-1")

@@ -62,7 +62,7 @@ llvm::Expected<runtime::ProgramFile::Ptr> compile(llvm::StringRef source, llvm::
 enum class Stage { SF, SFTile, NVVM, LLVM, PTX, Cubin };
 
 struct StageOutput {
-  std::string name; // "sm_80.mlir", "sm_80.main_matmul_0.ptx"
+  std::string name; // "sm_80.mlir", "sm_80-main_matmul_0.ptx"
   std::string contents;
 };
 
