@@ -59,18 +59,9 @@ class Device:
             torch.backends.cuda.matmul.allow_tf32 = False
 
     def compile(self, model: Any, **options: Any) -> sf.Executable:
-        """For this GPU; in the emulator for the newest chip whose atoms cover every dtype.
-
-        Chips without float8 `mma` of their own (sm_90 emulates it, at the price of spills) run the PTX for sm_89.
-        """
-        if self.name != "cuda":
-            return sf.compile(model, device=self.name, **{"target": "sm_89"} | options)
-        try:
-            return sf.compile(model, device="cuda", **options)
-        except sf.Error as error:
-            if "spill" not in str(error) or "f8E" not in str(model):
-                raise
-            return sf.compile(model, target="sm_89", device="cuda", **options)
+        """For this GPU; in the emulator for the chip with the most shared memory."""
+        target = {} if self.name == "cuda" else {"target": "sm_90"}
+        return sf.compile(model, device=self.name, **target | options)
 
     def random(self, dtype: str, *shape: int, scale: float = 1.0) -> torch.Tensor:
         """iid normal; integers over their whole range."""
@@ -89,8 +80,8 @@ class Device:
 
     def double(self, array: Any) -> torch.Tensor:
         """float64 on this device."""
-        if isinstance(array, np.ndarray):
-            array = torch.from_numpy(array.astype(np.float64))
+        if not isinstance(array, torch.Tensor):
+            array = torch.from_numpy(np.asarray(array, np.float64))
         return array.to(self.torch).double()
 
     def run(
@@ -210,7 +201,7 @@ def matmul(
         slack = value.abs() * _F32 if is_exact else (wide.abs() @ weight.abs().T) * _ACCUMULATOR
         for scale in scales:
             if scale is not None:
-                factor = torch.as_tensor(scale, device=device.torch).double()
+                factor = device.double(scale)
                 value, slack = value * factor, slack * factor.abs() + (value * factor).abs() * _F32
         if is_exact and all(scale is None for scale in scales):
             slack = torch.zeros_like(slack)
@@ -219,7 +210,7 @@ def matmul(
     v = product(w, row_scale, feature_scale)
     value, slack = v.value, v.slack
     if bias is not None:
-        bias = torch.as_tensor(bias, device=device.torch).double()
+        bias = device.double(bias)
         value = value + bias
         slack = slack + (value.abs() + bias.abs()) * _F32
     if activation is not None:

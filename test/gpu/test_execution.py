@@ -75,10 +75,11 @@ def test_captured_graph(gpu: Device, exe: sf.Executable) -> None:
 
 def test_inside_a_graph_of_torch(gpu: Device, exe: sf.Executable) -> None:
     x, out = gpu.random("f16", 100, K), torch.empty(100, N, device="cuda", dtype=torch.float16)
-    exe.reserve(100)
-    exe(x, out=out)
+    # Workspaces belong to streams: the one of the capture needs its own before it.
+    stream = torch.cuda.Stream()
+    exe.reserve(100, stream=stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         doubled = x * 2
         exe(doubled, out=out)
         total = out.sum()

@@ -153,7 +153,9 @@ def run_with_epilogue(
     exe = device.compile(g)
     (function,) = exe.manifest["functions"]
     steps = [step["op"] for step in function["programs"][0]["steps"]]
-    assert steps == ["matmul"], f"expected one fused matmul, got {steps}"
+    # Chips without float8 products of their own widen the activations first.
+    fused = [["matmul"], ["elementwise", "matmul"]] if dtype in ("e4m3", "e5m2") else [["matmul"]]
+    assert steps in fused, f"expected one fused matmul, got {steps}"
 
     for m in tokens:
         inputs = [device.random(dtype, m, k)]
