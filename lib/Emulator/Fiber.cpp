@@ -4,6 +4,11 @@
 
 #include <sys/mman.h>
 
+#if LLVM_ADDRESS_SANITIZER_BUILD
+#include <pthread.h>
+#include <sanitizer/asan_interface.h>
+#endif
+
 using namespace sparseflow::emulator;
 
 FiberStacks::~FiberStacks() {
@@ -27,6 +32,28 @@ bool FiberStacks::reserve(unsigned count) {
   for (unsigned i = 0; i != count; ++i)
     mprotect(base + i * stride, guardBytes, PROT_NONE);
   return true;
+}
+
+void Fiber::adoptStack(char *stackBottom, char *stackTop) {
+#if LLVM_ADDRESS_SANITIZER_BUILD
+  // An abandoned stack is still marked with the frames that it held.
+  __asan_unpoison_memory_region(stackBottom, stackTop - stackBottom);
+  bottom = stackBottom;
+  size = stackTop - stackBottom;
+  fakeStack = nullptr;
+#endif
+}
+
+void Fiber::adoptCurrentStack() {
+#if LLVM_ADDRESS_SANITIZER_BUILD
+  pthread_attr_t attributes;
+  void *lowest = nullptr;
+  pthread_getattr_np(pthread_self(), &attributes);
+  pthread_attr_getstack(&attributes, &lowest, &size);
+  pthread_attr_destroy(&attributes);
+  bottom = lowest;
+  fakeStack = nullptr;
+#endif
 }
 
 #if defined(__x86_64__)
@@ -72,11 +99,12 @@ sparseflow_emulator_start:
 
 extern "C" void sparseflow_emulator_start();
 
-void Fiber::start(char *bottom, char *top, Entry entry, void *argument) {
+void Fiber::start(char *stackBottom, char *stackTop, Entry entry, void *argument) {
+  adoptStack(stackBottom, stackTop);
   // What sparseflow_emulator_switch pops, from the lowest address: r15, r14, r13, r12, rbx, rbp,
   // return address. The start routine is entered with an aligned stack, so that its call aligns the
   // entry.
-  void **frame = reinterpret_cast<void **>(reinterpret_cast<uintptr_t>(top) & ~uintptr_t(63));
+  void **frame = reinterpret_cast<void **>(reinterpret_cast<uintptr_t>(stackTop) & ~uintptr_t(63));
   *--frame = nullptr;
   *--frame = nullptr;
   *--frame = reinterpret_cast<void *>(&sparseflow_emulator_start);
@@ -98,10 +126,11 @@ static void startContext(unsigned entryHigh, unsigned entryLow, unsigned argumen
   reinterpret_cast<Fiber::Entry>(entry)(reinterpret_cast<void *>(argument));
 }
 
-void Fiber::start(char *bottom, char *top, Entry entry, void *argument) {
+void Fiber::start(char *stackBottom, char *stackTop, Entry entry, void *argument) {
+  adoptStack(stackBottom, stackTop);
   getcontext(&context);
-  context.uc_stack.ss_sp = bottom;
-  context.uc_stack.ss_size = top - bottom;
+  context.uc_stack.ss_sp = stackBottom;
+  context.uc_stack.ss_size = stackTop - stackBottom;
   context.uc_link = nullptr;
   uint64_t entryBits = reinterpret_cast<uintptr_t>(entry);
   uint64_t argumentBits = reinterpret_cast<uintptr_t>(argument);

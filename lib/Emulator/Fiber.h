@@ -14,8 +14,13 @@
 #include <cstdint>
 #include <memory>
 
+#include "llvm/Support/Compiler.h"
+
 #if !defined(__x86_64__)
 #include <ucontext.h>
+#endif
+#if LLVM_ADDRESS_SANITIZER_BUILD
+#include <sanitizer/common_interface_defs.h>
 #endif
 
 #if defined(__x86_64__)
@@ -49,22 +54,43 @@ public:
   using Entry = void (*)(void *argument);
 
   /// (Re)starts the fiber at `entry`, which must never return.
-  void start(char *bottom, char *top, Entry entry, void *argument);
+  void start(char *stackBottom, char *stackTop, Entry entry, void *argument);
 
   /// Continues `to`; the call returns when something switches back to `from`.
   static void switchTo(Fiber &from, Fiber &to) {
+#if LLVM_ADDRESS_SANITIZER_BUILD
+    // The sanitizer has to know on which stack it is.
+    __sanitizer_start_switch_fiber(&from.fakeStack, to.bottom, to.size);
+#endif
 #if defined(__x86_64__)
     sparseflow_emulator_switch(&from.stackPointer, to.stackPointer);
 #else
     swapcontext(&from.context, &to.context);
 #endif
+    from.finishSwitch();
   }
+  /// The first thing that an entry does.
+  void finishSwitch() {
+#if LLVM_ADDRESS_SANITIZER_BUILD
+    __sanitizer_finish_switch_fiber(fakeStack, nullptr, nullptr);
+#endif
+  }
+  /// Makes this the fiber of the stack that the caller runs on.
+  void adoptCurrentStack();
 
 private:
+  /// Tells the address sanitizer, if there is one, where the fiber's stack lies.
+  void adoptStack(char *stackBottom, char *stackTop);
+
 #if defined(__x86_64__)
   void *stackPointer = nullptr;
 #else
   ucontext_t context;
+#endif
+#if LLVM_ADDRESS_SANITIZER_BUILD
+  void *fakeStack = nullptr;
+  const void *bottom = nullptr;
+  size_t size = 0;
 #endif
 };
 

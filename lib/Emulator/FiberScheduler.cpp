@@ -100,8 +100,10 @@ bool Block::prepare(const LaunchState &state, Dim3 ctaid) {
   return true;
 }
 
-void Block::runThread(void *argument) {
+/// Compiled code has no type in front of it, which the sanitizer of indirect calls would read.
+LLVM_NO_SANITIZE("function") void Block::runThread(void *argument) {
   Thread &thread = *static_cast<Thread *>(argument);
+  thread.fiber.finishSwitch();
   const LaunchState &launch = *thread.block->launch;
   launch.entry(&thread, launch.params);
   thread.block->exitThread(thread);
@@ -116,6 +118,7 @@ std::optional<Report> Block::run(const LaunchState &state, Dim3 ctaid) {
     failure.message = "no memory is left for the block's stacks and shared memory";
     return failure;
   }
+  host.adoptCurrentStack();
   if (Thread *first = pickNext())
     Fiber::switchTo(host, first->fiber);
   if (!report && liveThreads)
