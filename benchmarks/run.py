@@ -412,7 +412,9 @@ def main() -> int:
                 if "failure" in program:
                     chosen[name] = {"error": program["failure"]}
                     continue
+                begin = time.perf_counter()
                 answer = contender.prepare(case, program["file"])
+                answer["prepare_seconds"] = round(time.perf_counter() - begin, 1)
                 chosen[name] = {key: value for key, value in program.items() if key != "file"} | answer
                 if "error" in chosen[name]:
                     print(f"{case}: {name}: {chosen[name]['error']}", flush=True)
