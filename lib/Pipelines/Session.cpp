@@ -7,6 +7,7 @@
 
 #include "Session.h"
 
+#include "sparseflow/Dialect/SF/IR/SFDialect.h"
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Pipelines/Registration.h"
 #include "sparseflow/Runtime/Error.h"
@@ -106,6 +107,8 @@ Session::Session(const CompileOptions &options, std::string stem)
   registerDialects(registry);
   registerPasses();
   loaded->context = std::make_shared<MLIRContext>(registry);
+  // Upstream IR that names no sf operation gets a target all the same.
+  loaded->context->getOrLoadDialect<sf::SFDialect>();
   // The message says what is wrong; a dump of the operation would bury it.
   loaded->context->printOpOnDiagnostic(false);
   handler = loaded->context->getDiagEngine().registerHandler([this](Diagnostic &diagnostic) {
