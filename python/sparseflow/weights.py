@@ -75,13 +75,15 @@ def validate_24(weights: Any) -> Validation:
     first: dict[str, Any] = {}
     for name, value in named.items():
         array = _matrix(value, f"'{name}'")
-        found = _sparseflow.validate_24(array)
+        found = _sparseflow.validate_24((array != 0).astype(np.int8) if array.dtype == np.float64 else array)
         groups += found["groups"]
         violations += found["violations"]
+        if array.dtype == np.float64:
+            found["non_finite"] = int((~np.isfinite(array)).sum())
         non_finite += found["non_finite"]
         if not first and found["violations"]:
             row, group = found["row"], found["group"]
-            nonzeros = int(np.count_nonzero(array[row, 4 * group : 4 * group + 4].astype(np.float32)))
+            nonzeros = int((array[row, 4 * group : 4 * group + 4] != 0).sum())
             first = {"layer": name, "row": row, "group": group, "nonzeros": nonzeros, "count": found["violations"]}
         elif not first and found["non_finite"]:
             first = {"layer": name}
@@ -95,9 +97,22 @@ def prune_24(weight: Any) -> Any:
     of 4.
     """
     array = _matrix(weight)
+    if array.dtype == np.float64:  # what NumPy makes by default, and no kernel reads: ranked as it is all the same
+        return interop.like(_prune_float64(array), weight)
     pruned = np.empty(array.shape, array.dtype)
     _sparseflow.prune_24(array, pruned)
     return interop.like(pruned, weight)
+
+
+def _prune_float64(array: np.ndarray) -> np.ndarray:
+    if not np.isfinite(array).all():
+        row, column = np.argwhere(~np.isfinite(array))[0]
+        raise InvalidArgumentError(f"expected finite elements, got {array[row, column]} in row {row}, column {column}")
+    groups = array.reshape(-1, 4)
+    kept = np.argsort(-np.abs(groups), axis=1, kind="stable")[:, :2]
+    pruned = np.zeros_like(groups)
+    np.put_along_axis(pruned, kept, np.take_along_axis(groups, kept, axis=1), axis=1)
+    return pruned.reshape(array.shape)
 
 
 class Weight24:
@@ -146,6 +161,8 @@ def compress(weight: Any) -> Weight24:
     Raises InvalidArgumentError for a group with more than two nonzeros, naming the first.
     """
     array = _matrix(weight)
+    if array.dtype == np.float64:
+        raise InvalidArgumentError("weight: expected f16, bf16, f32, i8, e4m3 or e5m2, got f64; cast it with astype")
     compressed = Weight24(array.shape, dtypes.of_array(array))
     _sparseflow.compress_24(array, compressed.values, compressed.bitmask)
     return compressed

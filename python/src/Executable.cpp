@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <deque>
+#include <pybind11/stl.h>
 
 namespace sparseflow::python {
 

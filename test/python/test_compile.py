@@ -45,10 +45,10 @@ def test_several_targets(weight):
 
 
 def test_config_is_obeyed(weight):
-    config = "#sf.kernel_config<tile = 64x64x64, warps = 2x2, stages = 3, split_k = 1, raster = 1, atom = mma_sp>"
+    config = "#sf.kernel_config<tile = 64x16x64, warps = 1x2, stages = 3, split_k = 1, raster = 1, atom = mma_sp>"
     exe = compile(TEXT, constants={"w": weight}, config=config)
     (program,) = exe.manifest["functions"][0]["programs"]
-    assert all("tile = 64x64x64" in kernel["config"] for kernel in program["kernels"])
+    assert all("tile = 64x16x64" in kernel["config"] for kernel in program["kernels"])
 
 
 def test_the_second_compile_comes_from_the_cache(weight, tmp_path):

@@ -34,6 +34,18 @@ def test_prune_keeps_the_two_largest(rng, dtype):
     assert sf.validate_24(pruned)
 
 
+def test_float64_is_pruned_and_validated_but_not_stored(rng):
+    w = rng.standard_normal((8, 16))
+    pruned = sf.prune_24(w)
+    np.testing.assert_array_equal(pruned, prune_reference(w))
+    assert sf.validate_24(pruned) and not sf.validate_24(w)
+    with pytest.raises(ValueError, match="got f64; cast it with astype"):
+        sf.compress(pruned)
+    with pytest.raises(ValueError, match="expected finite elements, got nan in row 2, column 5"):
+        w[2, 5] = np.nan
+        sf.prune_24(w)
+
+
 def test_prune_breaks_ties_to_the_lower_index():
     w = np.array([[1, -1, 1, 1, 0, 2, 2, -2]], np.float32)
     np.testing.assert_array_equal(sf.prune_24(w), [[1, -1, 0, 0, 0, 2, 2, 0]])
