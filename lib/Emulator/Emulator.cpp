@@ -1,10 +1,10 @@
 //===- Emulator.cpp - Compiling a gpu.module for the host, and launching --===//
 //
-// A module is translated and retargeted at once, so that what the emulator lacks is known early, but
-// a kernel is compiled only when it is first launched: a program holds several variants of each and
-// runs few. A launch hands its blocks, in order, to a few host threads. The state of a block (stacks,
-// shared memory and its shadow) is some megabytes, so blocks are kept in a pool that all modules of
-// the process share.
+// A module is translated and retargeted at once, so that what the emulator lacks is known early,
+// but a kernel is compiled only when it is first launched: a program holds several variants of each
+// and runs few. A launch hands its blocks, in order, to a few host threads. The state of a block
+// (stacks, shared memory and its shadow) is some megabytes, so blocks are kept in a pool that all
+// modules of the process share.
 //
 //===----------------------------------------------------------------------===//
 
@@ -160,6 +160,14 @@ static llvm::Expected<std::unique_ptr<llvm::TargetMachine>> createTargetMachine(
   return builder->createTargetMachine();
 }
 
+static llvm::Error verify(const llvm::Module &module, const char *what) {
+  std::string complaint;
+  llvm::raw_string_ostream stream(complaint);
+  if (!llvm::verifyModule(module, &stream))
+    return llvm::Error::success();
+  return makeError(llvm::Twine(what) + ": " + llvm::StringRef(complaint).trim());
+}
+
 /// Lowers what of NVVM is lowered to inline assembly first, then translates a copy of the module.
 static llvm::Expected<std::unique_ptr<llvm::Module>> translate(mlir::gpu::GPUModuleOp gpuModule,
                                                                llvm::LLVMContext &context) {
@@ -181,10 +189,14 @@ static llvm::Expected<std::unique_ptr<llvm::Module>> translate(mlir::gpu::GPUMod
   mlir::PassManager passes(mlirContext, mlir::gpu::GPUModuleOp::getOperationName());
   passes.addPass(mlir::createConvertNVVMToLLVMPass());
   std::unique_ptr<llvm::Module> module;
+  // Verified here, because the translation would print to stderr.
   if (mlir::succeeded(passes.run(*copy)))
-    module = mlir::translateModuleToLLVMIR(*copy, context, gpuModule.getName());
+    module = mlir::translateModuleToLLVMIR(*copy, context, gpuModule.getName(),
+                                           /*disableVerification=*/true);
   if (!module)
     return makeError("expected a gpu.module in the LLVM and NVVM dialects: " + diagnostics);
+  if (llvm::Error error = verify(*module, "the module is invalid"))
+    return std::move(error);
   return std::move(module);
 }
 
@@ -354,10 +366,8 @@ llvm::Expected<std::unique_ptr<Module>> Module::create(mlir::gpu::GPUModuleOp gp
   auto retargeted = retarget(*hostModule, **machine);
   if (!retargeted)
     return retargeted.takeError();
-  std::string complaint;
-  llvm::raw_string_ostream complaints(complaint);
-  if (llvm::verifyModule(*hostModule, &complaints))
-    return makeError("the retargeted module is invalid: " + complaint);
+  if (llvm::Error error = verify(*hostModule, "the retargeted module is invalid"))
+    return std::move(error);
 
   std::unique_ptr<Module> module(new Module());
   Impl &impl = *module->impl;

@@ -93,7 +93,10 @@ struct Float8Tables {
 };
 } // namespace
 
-static const Float8Tables float8Tables;
+static const Float8Tables &getFloat8Tables() {
+  static const Float8Tables tables;
+  return tables;
+}
 
 /// Exact, without branches, so that it vectorizes.
 LLVM_ATTRIBUTE_ALWAYS_INLINE static float decodeF16(uint32_t bits) {
@@ -132,12 +135,14 @@ LLVM_ATTRIBUTE_ALWAYS_INLINE static void decodeFloats(Element type, const uint32
   case Element::TF32:
     return spread(source, units, stride, 32, target,
                   [](uint32_t bits) { return llvm::bit_cast<float>(bits & 0xffffe000u); });
-  case Element::E4M3:
-    return spread(source, units, stride, 8, target,
-                  [](uint32_t bits) { return float8Tables.e4m3[bits]; });
-  case Element::E5M2:
-    return spread(source, units, stride, 8, target,
-                  [](uint32_t bits) { return float8Tables.e5m2[bits]; });
+  case Element::E4M3: {
+    const float *table = getFloat8Tables().e4m3;
+    return spread(source, units, stride, 8, target, [=](uint32_t bits) { return table[bits]; });
+  }
+  case Element::E5M2: {
+    const float *table = getFloat8Tables().e5m2;
+    return spread(source, units, stride, 8, target, [=](uint32_t bits) { return table[bits]; });
+  }
   case Element::S8:
   case Element::U8:
     LLVM_BUILTIN_UNREACHABLE;
@@ -228,11 +233,14 @@ __attribute__((target("avx2"))) static void multiplyAvx2(const Shape &shape, Ope
 #endif
 
 /// Neither variant fuses a product with its sum, so they agree to the last bit.
-static void (*const multiplyHere)(const Shape &, Operands &) =
+static void multiplyHere(const Shape &shape, Operands &operands) {
 #if defined(__x86_64__)
-    __builtin_cpu_supports("avx2") ? multiplyAvx2 :
+  static const bool hasAvx2 = __builtin_cpu_supports("avx2");
+  if (hasAvx2)
+    return multiplyAvx2(shape, operands);
 #endif
-                                   multiplyBaseline;
+  multiplyBaseline(shape, operands);
+}
 
 //===----------------------------------------------------------------------===//
 // Metadata

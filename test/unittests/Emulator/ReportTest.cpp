@@ -405,6 +405,64 @@ TEST(Report, divergent_collective) {
                Kind::DivergentBarrier, "16 threads wait");
 }
 
+TEST(Report, lanes_at_different_collectives) {
+  // Odd lanes load a matrix, even ones multiply.
+  const std::string operands = R"(
+    %h = llvm.mlir.constant(dense<0.0> : vector<2xf16>) : vector<2xf16>
+    %f = llvm.mlir.constant(0.0 : f32) : f32
+    %oneb = llvm.mlir.constant(1 : i32) : i32
+    %bit = llvm.and %tid, %oneb : i32
+    %isOdd = llvm.icmp "eq" %bit, %oneb : i32
+    llvm.cond_br %isOdd, ^yes, ^no
+  )";
+  expectReport(Execution(operands + R"(
+  ^yes:
+    %m = llvm.call_intrinsic "llvm.nvvm.ldmatrix.sync.aligned.m8n8.x1.b16.p3"(%smem) : (!llvm.ptr<3>) -> i32
+    llvm.return
+  ^no:
+    %d = llvm.call_intrinsic "llvm.nvvm.mma.m16n8k8.row.col.f32.f32"(%h, %h, %h, %f, %f, %f, %f) : (vector<2xf16>, vector<2xf16>, vector<2xf16>, f32, f32, f32, f32) -> !llvm.struct<(f32, f32, f32, f32)>
+  )",
+                         {32})
+                   .report,
+               Kind::DivergentBarrier, "expected all 32 to execute the same instruction");
+}
+
+TEST(Report, returned_lanes_at_an_aligned_collective) {
+  expectReport(Execution(R"(
+    %four = llvm.mlir.constant(4 : i32) : i32
+    %stays = llvm.icmp "uge" %tid, %four : i32
+    llvm.cond_br %stays, ^rest, ^leave
+  ^leave:
+    llvm.return
+  ^rest:
+    %m = llvm.call_intrinsic "llvm.nvvm.ldmatrix.sync.aligned.m8n8.x1.b16.p3"(%smem) : (!llvm.ptr<3>) -> i32
+  )",
+                         {32})
+                   .report,
+               Kind::DivergentBarrier, "4 threads of the warp have returned");
+}
+
+TEST(Report, illegal_metadata_or_selector) {
+  auto sparse = [](const char *metadata, int selector) {
+    return "%h = llvm.mlir.constant(dense<0.0> : vector<2xf16>) : vector<2xf16>\n"
+           "%f = llvm.mlir.constant(0.0 : f32) : f32\n"
+           "%e = llvm.mlir.constant(" +
+           std::string(metadata) + " : i32) : i32\n%s = llvm.mlir.constant(" +
+           std::to_string(selector) + R"( : i32) : i32
+    %d = llvm.call_intrinsic "llvm.nvvm.mma.sp.ordered.metadata.m16n8k32.row.col.f32.f32"(%h, %h, %h, %h, %h, %h, %h, %h, %f, %f, %f, %f, %e, %s) : (vector<2xf16>, vector<2xf16>, vector<2xf16>, vector<2xf16>, vector<2xf16>, vector<2xf16>, vector<2xf16>, vector<2xf16>, f32, f32, f32, f32, i32, i32) -> !llvm.struct<(f32, f32, f32, f32)>
+    )";
+  };
+  expectNoReport(Execution(sparse("0x44444444", 1), {32}).report);
+  expectReport(Execution(sparse("0x44444644", 0), {32}).report, Kind::IllegalOperand,
+               "metadata 0x6 for row 0, elements 8 to 11; expected two different positions");
+  expectReport(Execution(sparse("0x44444440", 0), {32}).report, Kind::IllegalOperand,
+               "metadata 0x0 for row 0, elements 0 to 3");
+  // LLVM itself knows the range of the selector.
+  auto module = compile(makeKernel("", sparse("0x44444444", 2)));
+  ASSERT_FALSE(bool(module));
+  EXPECT_NE(llvm::toString(module.takeError()).find("the module is invalid"), std::string::npos);
+}
+
 TEST(Report, endless_wait) {
   LaunchOptions options;
   options.idleLoopLimit = 1 << 22;
