@@ -2,6 +2,7 @@
 // RUN: sparseflow-opt %s --sf-select-config=target=sm_89 --split-input-file | FileCheck %s --check-prefix=SMALL
 // RUN: sparseflow-opt %s --sf-select-config="config='max_tokens = 8, tile = 64x32x128, warps = 1x2, stages = 4, atom = mma_sp'" --split-input-file 2>&1 | FileCheck %s --check-prefix=FORCED
 // RUN: sparseflow-opt %s --sf-select-config="config='#sf.kernel_config<tile = 64x32x128, warps = 1x2, stages = 4, atom = mma_sp>'" --split-input-file 2>&1 | FileCheck %s --check-prefix=FORCED
+// RUN: sparseflow-opt %s --sf-select-config="target=sm_90 max-accumulators=64" --split-input-file | FileCheck %s --check-prefix=ROOMY
 // RUN: not sparseflow-opt %s --sf-select-config=target=sm_75 2>&1 | FileCheck %s --check-prefix=TARGET
 // RUN: not sparseflow-opt %s --sf-select-config=config="tile=64" 2>&1 | FileCheck %s --check-prefix=CONFIG
 
@@ -14,7 +15,10 @@
 // CHECK-LABEL: @linear
 // CHECK: sf.matmul
 // CHECK-SAME: configs = [#sf.kernel_config<max_tokens = [[A:[0-9]+]], tile = 64x{{16|32}}x128
-// CHECK-SAME: #sf.kernel_config<tile = 256x128x128, warps = 4x2, split_k = 1, raster = 8, atom = mma_sp>]
+// CHECK-SAME: #sf.kernel_config<tile = 256x128x64, warps = 4x2, split_k = 1, raster = 8, atom = mma_sp>]
+// ROOMY-LABEL: @linear
+// ROOMY-NOT: tile = 256x128
+// ROOMY: #sf.kernel_config<tile = {{128x128x[0-9]+, warps = 2x4|256x64x[0-9]+, warps = 4x2}}, split_k = 1, raster = 8, atom = mma_sp>]
 // SMALL-LABEL: @linear
 // SMALL: #sf.kernel_config<tile = 128x128x64, warps = 2x{{[24]}}, split_k = 1, raster = 8, atom = mma_sp>]
 // FORCED-LABEL: @linear

@@ -35,7 +35,6 @@ constexpr double kWaveClocks = 1500;
 constexpr double kDramEfficiency = 0.85;
 constexpr double kLaunchMicroseconds = 2.5;
 
-constexpr int64_t kMaxAccumulatorsPerThread = 128;
 /// Registers beside the accumulators: fragments, addresses.
 constexpr int64_t kOtherRegisters = 100;
 constexpr int64_t kRegistersPerMultiprocessor = 65536, kThreadsPerMultiprocessor = 1536;
@@ -45,12 +44,14 @@ constexpr int64_t kBytesInFlight = 128 * 1024, kMaxStages = 8;
 constexpr int64_t kReservedShared = 1024;
 
 /// Features x tokens of a tile, and its warps. A warp's features are a whole packed chunk, 64.
+/// Missing are tiles that four warps would fill with 128 accumulators a thread: with twice the
+/// copies for each thread they spill.
 struct TileShape {
   int64_t features, tokens, warpsFeatures, warpsTokens;
 };
 constexpr TileShape kTiles[] = {
-    {256, 128, 4, 2}, {128, 256, 2, 4}, {128, 128, 2, 2}, {128, 128, 2, 4}, {256, 64, 4, 2},
-    {128, 64, 2, 2},  {64, 128, 1, 4},  {64, 64, 1, 4},   {128, 32, 2, 2},  {64, 32, 1, 4},
+    {256, 128, 4, 2}, {128, 128, 2, 4}, {256, 64, 4, 2}, {128, 64, 2, 2},
+    {64, 128, 1, 4},  {64, 64, 1, 4},   {128, 32, 2, 2}, {64, 32, 1, 4},
     {256, 16, 4, 2},  {128, 16, 2, 2},  {64, 16, 1, 2},
 };
 constexpr int64_t kSplits[] = {1, 2, 4, 8};
@@ -129,7 +130,7 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
 }
 
 SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const MatmulShape &shape,
-                                                const ChipInfo &chip) {
+                                                const ChipInfo &chip, int64_t maxAccumulators) {
   SmallVector<KernelConfigAttr> candidates;
   int64_t chunk = 1024 / shape.elementBits;
   for (const TileShape &tile : kTiles)
@@ -146,10 +147,15 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
                                             tile.tokens, chunks * chunk, tile.warpsFeatures,
                                             tile.warpsTokens, /*stages=*/std::nullopt, split,
                                             raster, shape.isSparse ? Atom::MmaSp : Atom::Mma);
+        // Two chunks of k a stage need fewer barriers and more registers: fragments and addresses
+        // of both.
+        int64_t accumulators = getAccumulatorsPerThread(config, shape.numWeights);
+        constexpr int64_t maxAccumulatorsOfTwoChunks = 64;
+        bool isTight = accumulators > maxAccumulatorsOfTwoChunks || shape.numWeights > 1;
         // Two stages only alternate between loading and computing; three overlap.
         constexpr int64_t minStages = 3;
         int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);
-        if (getAccumulatorsPerThread(config, shape.numWeights) <= kMaxAccumulatorsPerThread &&
+        if (accumulators <= maxAccumulators && !(chunks > 1 && isTight) &&
             chip.sharedMemoryPerBlock / stageBytes >= minStages)
           candidates.push_back(config);
       }

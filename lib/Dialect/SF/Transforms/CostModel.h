@@ -25,10 +25,11 @@ struct MatmulShape {
   unsigned edgeBits = 16;
 };
 
-/// Configurations worth comparing for the product on the chip: those whose accumulators fit in
-/// registers and of which two stages fit in shared memory. Unbounded, without a depth.
+/// Configurations worth comparing for the product on the chip: those of which three stages fit in
+/// shared memory, with at most so many accumulators a thread. Unbounded, without a depth.
 llvm::SmallVector<KernelConfigAttr> getCandidates(mlir::MLIRContext *context,
-                                                  const MatmulShape &shape, const ChipInfo &chip);
+                                                  const MatmulShape &shape, const ChipInfo &chip,
+                                                  int64_t maxAccumulators);
 
 /// Microseconds for `tokens` tokens; nothing if the configuration does not fit on the chip.
 std::optional<double> estimateMicroseconds(const MatmulShape &shape, int64_t tokens,

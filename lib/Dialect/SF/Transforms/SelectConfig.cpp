@@ -39,8 +39,10 @@ KernelConfigAttr withMaxTokens(KernelConfigAttr config, std::optional<int64_t> m
 
 class Selector {
 public:
-  Selector(const MatmulShape &shape, const ChipInfo &chip, MLIRContext *context)
-      : shape(shape), chip(chip), candidates(getCandidates(context, shape, chip)) {}
+  Selector(const MatmulShape &shape, const ChipInfo &chip, int64_t maxAccumulators,
+           MLIRContext *context)
+      : shape(shape), chip(chip), candidates(getCandidates(context, shape, chip, maxAccumulators)) {
+  }
 
   /// The fastest configuration, or `preferred` if it is not slower by more than `tolerance`. Null
   /// if none fits.
@@ -143,7 +145,7 @@ private:
     for (auto [i, operand] : llvm::enumerate(op.getEpilogueOperands()))
       if (op.getEpilogueBroadcast(i) == Broadcast::Full)
         shape.edgeBits += getElementTypeOrSelf(operand.getType()).getIntOrFloatBitWidth();
-    Selector selector(shape, targetAttr.getInfo(), op.getContext());
+    Selector selector(shape, targetAttr.getInfo(), maxAccumulators, op.getContext());
 
     int64_t tokens = op.getXType().getDimSize(0);
     bool isDynamic = ShapedType::isDynamic(tokens);

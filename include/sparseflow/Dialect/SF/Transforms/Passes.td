@@ -225,6 +225,9 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
     Option<"config", "config", "std::string", /*default=*/"\"\"",
            "One configuration to use everywhere instead: #sf.kernel_config<...>, or what stands between the "
            "angle brackets. For experiments and for reproducing a measurement">,
+    Option<"maxAccumulators", "max-accumulators", "int64_t", /*default=*/"128",
+           "Accumulators that a thread may hold. The largest tiles fill the register file; when ptxas spills one, "
+           "with a long epilogue say, half as many leave ample room">,
     Option<"tolerance", "tolerance", "double", /*default=*/"0.05",
            "By how much a range of token counts may be slower to share its neighbour's variant. The "
            "model is not better than this">
