@@ -48,8 +48,7 @@ MemRefType sparseflow::getKernelArgumentType(RankedTensorType type) {
     if (type.isDynamicDim(i))
       return {};
   if (type.getRank() < 2)
-    return type.isDynamicDim(0) && type.getRank() ? MemRefType()
-                                                  : MemRefType::get(type.getShape(), type.getElementType());
+    return type.hasStaticShape() ? MemRefType::get(type.getShape(), type.getElementType()) : MemRefType();
   if (type.getRank() > 2)
     return {};
   auto strided = StridedLayoutAttr::get(context, 0, {ShapedType::kDynamic, 1});
