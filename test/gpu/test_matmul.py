@@ -65,7 +65,13 @@ CONFIGS = [
 def test_config(device: Device, dtype: str, config: str) -> None:
     if dtype == "i8":
         config = config.replace("x64,", "x128,")
-    exe, w = product(device, dtype, 520, 1100, config=f"{config}, atom = mma_sp")
+    try:
+        exe, w = product(device, dtype, 520, 1100, config=f"{config}, atom = mma_sp")
+    except sf.InvalidProgramError as error:
+        # A tile that is forced may be too large for a dtype or a chip; one that the compiler chooses may not.
+        if "expected no register spills" not in str(error):
+            raise
+        pytest.skip("spills registers")
     for m in (5, 128, 333):
         check_product(device, exe, w, dtype, m, strided=m == 333)
 
