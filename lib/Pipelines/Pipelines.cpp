@@ -13,7 +13,6 @@
 #include "sparseflow/Dialect/SFTile/Transforms/Passes.h"
 #include "sparseflow/Target/Passes.h"
 
-#include "mlir/Conversion/ConvertToLLVM/ToLLVMPass.h"
 #include "mlir/Conversion/Passes.h"
 #include "mlir/Dialect/Linalg/Passes.h"
 #include "mlir/Pass/PassRegistry.h"
@@ -105,13 +104,23 @@ static constexpr PassEntry entries[] = {
     //     values against each other (a fifth of the time to PTX) and O3 gives the same PTX without.
     {Phase::Lower, "to-llvm",
      [](OpPassManager &manager, const PipelineOptions &) {
-       OpPassManager &module = manager.nest<gpu::GPUModuleOp>();
-       module.addPass(createCSEPass());
-       module.addPass(createSCFToControlFlowPass());
-       module.addPass(createConvertToLLVMPass());
-       module.addPass(createReconcileUnrealizedCastsPass());
-       module.addPass(createCanonicalizerPass());
-       module.addPass(createCSEPass());
+       // Steps and stages fit 32 bits, and registers are scarce; addresses are made 64 bits wide by the lowering.
+       constexpr unsigned indexBits = 32;
+       OpPassManager &kernels = manager.nest<gpu::GPUModuleOp>();
+       kernels.addPass(createCSEPass());
+       kernels.addPass(createSCFToControlFlowPass());
+       kernels.addPass(createConvertMathToLLVMPass());
+       ArithToLLVMConversionPassOptions arith;
+       arith.indexBitwidth = indexBits;
+       kernels.addPass(createArithToLLVMConversionPass(arith));
+       // Upstream allows this one on a builtin.module alone.
+       ConvertControlFlowToLLVMPassOptions controlFlow;
+       controlFlow.indexBitwidth = indexBits;
+       manager.addPass(createConvertControlFlowToLLVMPass(controlFlow));
+       OpPassManager &lowered = manager.nest<gpu::GPUModuleOp>();
+       lowered.addPass(createReconcileUnrealizedCastsPass());
+       lowered.addPass(createCanonicalizerPass());
+       lowered.addPass(createCSEPass());
      }},
     // 14. The only pass that leaves the process (ptxas).
     {Phase::Binary, "sf-emit-binary",

@@ -14,11 +14,6 @@
 #include "sparseflow/Pipelines/Pipelines.h"
 #include "sparseflow/Target/Passes.h"
 
-#include "mlir/Conversion/ArithToLLVM/ArithToLLVM.h"
-#include "mlir/Conversion/ControlFlowToLLVM/ControlFlowToLLVM.h"
-#include "mlir/Conversion/IndexToLLVM/IndexToLLVM.h"
-#include "mlir/Conversion/MathToLLVM/MathToLLVM.h"
-#include "mlir/Conversion/NVVMToLLVM/NVVMToLLVM.h"
 #include "mlir/Conversion/Passes.h"
 #include "mlir/Dialect/Affine/IR/AffineOps.h"
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
@@ -46,11 +41,6 @@ void sparseflow::registerDialects(DialectRegistry &registry) {
                   sparse_tensor::SparseTensorDialect, tensor::TensorDialect,
                   vector::VectorDialect>();
   // What convert-to-llvm asks the dialects for.
-  arith::registerConvertArithToLLVMInterface(registry);
-  cf::registerConvertControlFlowToLLVMInterface(registry);
-  index::registerConvertIndexToLLVMInterface(registry);
-  registerConvertMathToLLVMInterface(registry);
-  registerConvertNVVMToLLVMInterface(registry);
   registerBuiltinDialectTranslation(registry);
   registerGPUDialectTranslation(registry);
   registerLLVMDialectTranslation(registry);
@@ -68,7 +58,9 @@ void sparseflow::registerPasses() {
     // Upstream's: what the pipelines use, so that a reproducer can name it.
     registerTransformsPasses();
     registerConvertElementwiseToLinalgPass();
-    registerConvertToLLVMPass();
+    registerArithToLLVMConversionPass();
+    registerConvertControlFlowToLLVMPass();
+    registerConvertMathToLLVMPass();
     registerLinalgElementwiseOpFusionPass();
     registerReconcileUnrealizedCastsPass();
     registerSCFToControlFlowPass();

@@ -89,6 +89,9 @@ struct GlobalMemory {
 /// Largest power of two that is known to divide an index.
 int64_t getKnownDivisor(mlir::Value index);
 
+/// Spreads the reads of shared memory in front of a run of matrix products, which the run does not use, over the run.
+void interleaveLoads(mlir::Block &block);
+
 void populateKernelPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
 void populateCopyPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
 void populateMemoryPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);

@@ -43,7 +43,8 @@ struct ConvertSFTileToNVVMPass : sparseflow::impl::ConvertSFTileToNVVMBase<Conve
     ConversionConfig config;
     config.allowPatternRollback = false;
     if (failed(applyPartialConversion(module, target, std::move(patterns), config)))
-      signalPassFailure();
+      return signalPassFailure();
+    module.walk([](Block *block) { interleaveLoads(*block); });
   }
 
 private:

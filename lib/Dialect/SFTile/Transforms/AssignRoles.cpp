@@ -18,6 +18,7 @@
 #include "sparseflow/Dialect/SFTile/Transforms/Passes.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/IR/IRMapping.h"
 
@@ -99,6 +100,11 @@ private:
     return consumer;
   }
 
+  static Attribute getNoUnroll(MLIRContext *context) {
+    auto disable = LLVM::LoopUnrollAttr::get(context, BoolAttr::get(context, true), {}, {}, {}, {}, {}, {});
+    return LLVM::LoopAnnotationAttr::get(context, {}, {}, {}, disable, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {});
+  }
+
   static LogicalResult makeCooperative(PipelineOp pipeline) {
     FailureOr<Consumer> consumer = analyze(pipeline);
     if (failed(consumer))
@@ -120,8 +126,15 @@ private:
           b.clone(*op, mapping);
     };
 
-    for (int64_t i = 0; i < stages; ++i)
-      produce(b, pipeline, add(pipeline.getLower(), index(i)), index(i));
+    // A loop that stays one: unrolled, the addresses of all stages would be in registers together.
+    auto fill = scf::ForOp::create(b, loc, zero, depth, one);
+    fill->setAttr("llvm.loop_annotation", getNoUnroll(b.getContext()));
+    {
+      OpBuilder::InsertionGuard guard(b);
+      b.setInsertionPointToStart(fill.getBody());
+      Value stage = fill.getInductionVar();
+      produce(b, pipeline, add(pipeline.getLower(), stage), stage);
+    }
     WaitOp::create(b, loc, stages - 1);
     IRMapping first;
     read(0, pipeline.getLower(), zero, first);
@@ -146,19 +159,21 @@ private:
       for (auto [value, carried] : llvm::zip_equal(ahead, loop.getRegionIterArgs().drop_front(numValues)))
         mapping.map(value, carried);
 
+      // Metadata needs few registers but for long; read after the product, it takes over those of its own.
+      auto isFragment = [](Operation *op) { return !isMetadata(op); };
       size_t last = consumer->products.size() - 1;
       for (size_t i = 0; i < last; ++i) {
-        read(i + 1, step, stage, mapping);
+        read(i + 1, step, stage, mapping, isFragment);
         b.clone(*consumer->products[i], mapping);
+        read(i + 1, step, stage, mapping, isMetadata);
       }
       WaitOp::create(b, loc, stages - 2);
       Value following = add(stage, one);
       Value wraps = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, following, depth);
       Value nextStage = arith::SelectOp::create(b, loc, wraps, zero, following);
       IRMapping next;
-      read(0, add(step, one), nextStage, next, [](Operation *op) { return !isMetadata(op); });
+      read(0, add(step, one), nextStage, next, isFragment);
       b.clone(*consumer->products[last], mapping);
-      // Metadata needs few registers but for long; read this late, it takes over those of the last product.
       read(0, add(step, one), nextStage, next, isMetadata);
       produce(b, pipeline, add(step, depth), stage);
 

@@ -56,7 +56,7 @@ def SFTileAssignRoles : Pass<"sf-tile-assign-roles", "::sparseflow::sf_tile::Ker
     ahead into the next one. A copy beyond the domain writes zeros, and its group is committed, so that the number of
     groups in flight stays the same.
   }];
-  let dependentDialects = ["::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
+  let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
 }
 
 #endif // SPARSEFLOW_DIALECT_SFTILE_TRANSFORMS_PASSES_TD
