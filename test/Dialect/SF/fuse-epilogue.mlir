@@ -293,7 +293,7 @@ func.func @scales_per_k(%q: tensor<?x128xi8>, %s: tensor<128xf32>, %w: !w) -> te
 
 // An 8-bit weight with 16-bit inputs: its constants are dequantized now, in its canonical form.
 // CHECK-LABEL: @constant_weight
-// CHECK-NEXT: %[[W:.*]] = arith.constant dense_resource<w.sp24> : tensor<1x4xf16, #sf.weight<sp24>>
+// CHECK-NEXT: %[[W:.*]] = arith.constant dense_resource<w.f16.sp24> : tensor<1x4xf16, #sf.weight<sp24>>
 // CHECK-NEXT: sf.matmul %arg0, %[[W]] :
 func.func @constant_weight(%x: tensor<?x4xf16>) -> tensor<?x1xf16> {
   %s = arith.constant dense<0.5> : tensor<1x1xf32>
@@ -325,7 +325,7 @@ func.func @residual_of_input(%h: !x, %w: tensor<128x128xf16>) -> !x {
   return %z : !x
 }
 
-// CHECK: w.sp24: "0x10000000003C004009"
+// CHECK: w.f16.sp24: "0x10000000003C004009"
 {-#
   dialect_resources: { builtin: { w: "0x10000000020409" } }
 #-}

@@ -60,6 +60,24 @@ func.func @dense_constant(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
 
 // -----
 
+// A dequantization of constants is computed first: 2 * 0.5 and -4 * 0.5 in f16.
+// CHECK-LABEL: @dequantized
+// CHECK-NEXT: %[[W:.*]] = arith.constant dense_resource<up.f16.mma> : tensor<1x4xf16, #sf.weight<sp24, pack = mma>>
+// CHECK-NEXT: sf.matmul %arg0, %[[W]]
+// CHECK: up.f16.mma: "0x10000000003C00C00000
+func.func @dequantized(%x: tensor<?x4xf16>) -> tensor<?x1xf16> {
+  %q = arith.constant dense_resource<up> : tensor<1x4xi8, #sf.weight<sp24>>
+  %s = arith.constant dense<0.5> : tensor<f32>
+  %w = sf.dequantize %q, %s : tensor<1x4xi8, #sf.weight<sp24>>, tensor<f32> -> tensor<1x4xf16, #sf.weight<sp24>>
+  %0 = sf.matmul %x, %w : (tensor<?x4xf16>, tensor<1x4xf16, #sf.weight<sp24>>) -> tensor<?x1xf16>
+  return %0 : tensor<?x1xf16>
+}
+{-#
+  dialect_resources: { builtin: { up: "0x1000000002FC09" } }
+#-}
+
+// -----
+
 // Two equal constants make one resource, as when a module is compiled for two targets.
 // CHECK-LABEL: @same_bytes
 // CHECK: arith.constant dense_resource<weight.mma> : tensor<1x4xi8, #sf.weight<dense, pack = mma>>

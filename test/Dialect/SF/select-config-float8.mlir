@@ -7,11 +7,11 @@
 // CHECK-NEXT: ^bb0(%[[E:.*]]: f8E4M3FN, %{{.*}}: f16):
 // CHECK-NEXT: arith.extf %[[E]] : f8E4M3FN to f16
 // CHECK-NOT: linalg.generic
-// CHECK-DAG: %[[W:.*]] = arith.constant dense_resource<w.f16.sp24> : tensor<1x4xf16, #sf.weight<sp24>>
+// CHECK-DAG: %[[Q:.*]] = arith.constant dense_resource<w> : tensor<1x4xf8E4M3FN, #sf.weight<sp24>>
+// CHECK-DAG: %[[ONE:.*]] = arith.constant dense<1.000000e+00> : tensor<f32>
+// CHECK-DAG: %[[W:.*]] = sf.dequantize %[[Q]], %[[ONE]] : tensor<1x4xf8E4M3FN, #sf.weight<sp24>>, tensor<f32> -> tensor<1x4xf16, #sf.weight<sp24>>
 // CHECK-DAG: sf.matmul %[[X]], %[[W]] {configs = [{{.*}}]} : (tensor<?x4xf16>, tensor<1x4xf16, #sf.weight<sp24>>) -> tensor<?x1xf32>
 // CHECK-DAG: sf.matmul %[[X]], %{{.*}} : (tensor<?x4xf16>, tensor<1x4xf16>) -> tensor<?x1xf8E4M3FN>
-// CHECK-NOT: dense_resource<w>
-// CHECK: w.f16.sp24: "0x10000000003C00C009"
 // NATIVE-LABEL: @shared_input
 // NATIVE-NOT: linalg.generic
 // NATIVE-COUNT-2: sf.matmul %{{.*}}, %{{.*}} : (tensor<?x4xf8E4M3FN>

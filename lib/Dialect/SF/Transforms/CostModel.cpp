@@ -26,11 +26,11 @@ constexpr double kL2BytesPerClock = 40;
 /// Clocks from a global load to its data, under load.
 constexpr double kLatencyClocks = 900;
 /// The tensor cores and the shared-memory port overlap but for this part of the lesser one's time.
-constexpr double kOverlapLoss = 0.25;
+constexpr double kOverlapLoss = 0.1;
 /// Clocks that a block loses at the barrier of each stage; another resident block hides them.
 constexpr double kBarrierClocks = 100;
 /// Clocks to fill the ring and to write the result, for each wave.
-constexpr double kWaveClocks = 1500;
+constexpr double kWaveClocks = 1000;
 /// Share of the DRAM's nominal rate that is reached.
 constexpr double kDramEfficiency = 0.85;
 constexpr double kLaunchMicroseconds = 2.5;
@@ -50,9 +50,8 @@ struct TileShape {
   int64_t features, tokens, warpsFeatures, warpsTokens;
 };
 constexpr TileShape kTiles[] = {
-    {256, 128, 4, 2}, {128, 128, 2, 4}, {256, 64, 4, 2}, {128, 64, 2, 2},
-    {64, 128, 1, 4},  {64, 64, 1, 4},   {128, 32, 2, 2}, {64, 32, 1, 4},
-    {256, 16, 4, 2},  {128, 16, 2, 2},  {64, 16, 1, 2},
+    {256, 128, 4, 2}, {128, 128, 2, 4}, {256, 64, 4, 2}, {128, 64, 2, 2}, {64, 64, 1, 4},
+    {128, 32, 2, 2},  {64, 32, 1, 4},   {256, 16, 4, 2}, {128, 16, 2, 2}, {64, 16, 1, 2},
 };
 constexpr int64_t kSplits[] = {1, 2, 4, 8};
 

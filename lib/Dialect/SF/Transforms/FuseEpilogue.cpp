@@ -7,6 +7,7 @@
 //
 //===----------------------------------------------------------------------===//
 
+#include "DequantizeConstant.h"
 #include "EpilogueFusion.h"
 
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
@@ -219,52 +220,17 @@ void useStoredWeights(MatmulOp op) {
   op.getWeightsMutable().assign(stored);
 }
 
-/// Dequantizes a constant weight, dense or canonical.
-LogicalResult foldDequantize(DequantizeOp op) {
-  FailureOr<ConstantData> q = readConstant(op.getInput()), scale = readConstant(op.getScale());
-  if (failed(q) || failed(scale))
-    return failure();
-  auto inputType = cast<RankedTensorType>(op.getInput().getType());
-  auto type = cast<RankedTensorType>(op.getType());
-  DType from = *getDType(inputType.getElementType()), to = *getDType(type.getElementType());
-  bool isSparse = getWeightEncoding(type) != nullptr;
-  int64_t rows = type.getDimSize(0), k = type.getDimSize(1), columns = isSparse ? k / 2 : k;
-  const char *source = q->getBytes().data();
-  const char *scales = scale->getBytes().data();
-  int64_t valuesBytes = rows * columns * getByteWidth(from);
-
-  auto fill = [&](MutableArrayRef<char> bytes) {
-    for (int64_t row = 0; row < rows; ++row)
-      for (int64_t column = 0; column < columns; ++column) {
-        int64_t index = row * columns + column;
-        int64_t scaleIndex = op.getGranularity() == ScaleGranularity::Token ? row : 0;
-        float product =
-            loadAsFloat(from, source, index) * loadAsFloat(DType::f32, scales, scaleIndex);
-        storeFromFloat(to, bytes.data(), index, product);
-      }
-    // The bitmask of a canonical weight follows its values.
-    ArrayRef<char> bitmask = q->getBytes().drop_front(valuesBytes);
-    llvm::copy(bitmask, bytes.drop_front(rows * columns * getByteWidth(to)).begin());
-    return success();
-  };
-  OpBuilder builder(op);
-  FailureOr<arith::ConstantOp> constant =
-      createConstant(builder, op.getLoc(), type,
-                     deriveConstantName(q->getName(), isSparse ? "sp24" : "dequantized"), fill);
-  if (failed(constant))
-    return failure();
-  op.replaceAllUsesWith(constant->getResult());
-  op.erase();
-  return success();
-}
-
 /// A dequantized weight that stayed: computed now if it is constant, else by kernels for dense
 /// tensors.
 LogicalResult expandWeightDequantize(DequantizeOp op) {
-  ScaleGranularity granularity = op.getGranularity();
-  bool isByRow = granularity == ScaleGranularity::Tensor || granularity == ScaleGranularity::Token;
-  if (isByRow && isConstantTensor(op.getInput()) && isConstantTensor(op.getScale()))
-    return foldDequantize(op);
+  if (isConstantDequantize(op)) {
+    FailureOr<Value> constant = foldDequantize(op);
+    if (failed(constant))
+      return failure();
+    op.replaceAllUsesWith(*constant);
+    op.erase();
+    return success();
+  }
   auto type = cast<RankedTensorType>(op.getType());
   if (!type.getEncoding())
     return success();

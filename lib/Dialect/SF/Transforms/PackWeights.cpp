@@ -5,11 +5,15 @@
 //
 //===----------------------------------------------------------------------===//
 
+#include "DequantizeConstant.h"
+
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
 #include "sparseflow/Dialect/SF/Transforms/Passes.h"
 #include "sparseflow/Support/PackedLayout.h"
 #include "sparseflow/Support/Sparse24.h"
+
+#include "mlir/IR/Iterators.h"
 
 namespace sparseflow::sf {
 #define GEN_PASS_DEF_SFPACKWEIGHTSPASS
@@ -69,8 +73,13 @@ struct SFPackWeightsPass : sf::impl::SFPackWeightsPassBase<SFPackWeightsPass> {
       Value &packed = packedWeights[weight];
       if (packed)
         return packed;
-      if (isConstantTensor(weight)) {
-        FailureOr<Value> constant = packConstant(weight);
+      auto dequantize = weight.getDefiningOp<DequantizeOp>();
+      bool isDequantized = dequantize && isConstantDequantize(dequantize);
+      if (isDequantized || isConstantTensor(weight)) {
+        FailureOr<Value> source = isDequantized ? foldDequantize(dequantize) : weight;
+        if (failed(source))
+          return failure();
+        FailureOr<Value> constant = packConstant(*source);
         if (failed(constant))
           return failure();
         return packed = *constant;
@@ -104,10 +113,10 @@ struct SFPackWeightsPass : sf::impl::SFPackWeightsPassBase<SFPackWeightsPass> {
     });
     if (result.wasInterrupted())
       return signalPassFailure();
-    for (auto [weight, packed] : packedWeights)
-      if (Operation *op = weight.getDefiningOp();
-          isa_and_nonnull<arith::ConstantOp>(op) && op->use_empty())
+    getOperation()->walk<WalkOrder::PostOrder, ReverseIterator>([](Operation *op) {
+      if (isa<arith::ConstantOp, DequantizeOp>(op) && op->use_empty())
         op->erase();
+    });
   }
 };
 

@@ -94,8 +94,7 @@ struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass>
                  : WalkResult::advance();
     });
     if (result.wasInterrupted())
-      return signalPassFailure();
-    widener.eraseUnused();
+      signalPassFailure();
   }
 
 private:

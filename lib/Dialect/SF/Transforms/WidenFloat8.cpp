@@ -17,28 +17,6 @@ using namespace mlir;
 using namespace sparseflow;
 using namespace sparseflow::sf;
 
-static FailureOr<Value> widenConstant(OpBuilder &builder, Value value, RankedTensorType type) {
-  FailureOr<ConstantData> data = readConstant(value);
-  if (failed(data))
-    return failure();
-  DType from = *getDType(getElementTypeOrSelf(value.getType()));
-  bool isSparse = getWeightEncoding(type) != nullptr;
-  int64_t numValues = type.getNumElements() / (isSparse ? 2 : 1);
-  auto fill = [&](MutableArrayRef<char> bytes) {
-    for (int64_t i = 0; i < numValues; ++i)
-      storeFromFloat(DType::f16, bytes.data(), i, loadAsFloat(from, data->getBytes().data(), i));
-    llvm::copy(data->getBytes().drop_front(numValues * getByteWidth(from)),
-               bytes.drop_front(numValues * getByteWidth(DType::f16)).begin());
-    return success();
-  };
-  std::string name = deriveConstantName(data->getName(), "f16");
-  FailureOr<arith::ConstantOp> constant =
-      createConstant(builder, value.getLoc(), type, isSparse ? name + ".sp24" : name, fill);
-  if (failed(constant))
-    return failure();
-  return constant->getResult();
-}
-
 /// Converts each element of a dense matrix.
 static Value widenDense(OpBuilder &builder, Location loc, Value value, RankedTensorType type) {
   SmallVector<OpFoldResult> sizes = tensor::getMixedSizes(builder, loc, value);
@@ -67,10 +45,9 @@ FailureOr<Value> Float8Widener::widen(Value value) {
                              "become f16 for this chip, got "
                           << value.getType() << "; pass the canonical weight";
   if (isConstantTensor(value)) {
-    FailureOr<Value> constant = widenConstant(builder, value, type);
-    if (failed(constant))
-      return failure();
-    result = *constant;
+    auto scaleType = RankedTensorType::get({}, builder.getF32Type());
+    Value one = arith::ConstantOp::create(builder, loc, DenseElementsAttr::get(scaleType, 1.0f));
+    result = DequantizeOp::create(builder, loc, type, value, one);
   } else if (weight) {
     auto source = cast<RankedTensorType>(value.getType()).cloneWithEncoding(Attribute());
     auto denseType = type.cloneWithEncoding(Attribute());
@@ -97,11 +74,4 @@ LogicalResult Float8Widener::widen(MatmulOp op) {
   op.getXMutable().assign(*x);
   op.getWeightsMutable().assign(weights);
   return success();
-}
-
-void Float8Widener::eraseUnused() {
-  for (auto [value, result] : widened)
-    if (auto constant = value.getDefiningOp<arith::ConstantOp>(); constant && value.use_empty())
-      constant.erase();
-  widened.clear();
 }

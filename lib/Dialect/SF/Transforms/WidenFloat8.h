@@ -19,9 +19,6 @@ public:
   /// Gives the product operands of f16. Fails with a diagnostic on a packed weight.
   mlir::LogicalResult widen(MatmulOp op);
 
-  /// Erases the constants that are used in their converted form only.
-  void eraseUnused();
-
 private:
   mlir::FailureOr<mlir::Value> widen(mlir::Value value);
 

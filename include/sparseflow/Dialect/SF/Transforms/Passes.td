@@ -197,8 +197,8 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
     Depth is left open, for `sf-tile-plan-pipeline`. A matmul that has `configs` keeps them.
 
     On a chip whose warp-wide instructions take no 8-bit floats (sm_90, sm_100) such a product is computed
-    from operands that are converted to f16, which holds all their values: constant weights here, x by
-    a kernel. ptxas would emulate the instructions, with spills.
+    from operands that are converted to f16, which holds all their values: constant weights in
+    `sf-pack-weights`, x by a kernel. ptxas would emulate the instructions, with spills.
 
     Before:
     ```mlir
@@ -242,7 +242,8 @@ def SFPackWeightsPass : Pass<"sf-pack-weights"> {
   let summary = "puts every weight into the order in which the kernels read it";
   let description = [{
     Pass 6. Every weight of an `sf.matmul` gets `pack = mma`: a constant is packed here, once however
-    many products use it; a run-time weight by an `sf.pack` right behind its definition. There is one
+    many products use it, and dequantized first where it is the result of an `sf.dequantize` of
+    constants; a run-time weight by an `sf.pack` right behind its definition. There is one
     packed order for an element type, so the choice of a kernel configuration does not matter.
 
     Before:
