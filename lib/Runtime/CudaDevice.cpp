@@ -9,7 +9,6 @@
 #include "llvm/ADT/StringMap.h"
 #include "llvm/BinaryFormat/ELF.h"
 #include "llvm/Support/FormatVariadic.h"
-#include <atomic>
 
 using namespace llvm;
 using namespace sparseflow::runtime;
@@ -241,17 +240,7 @@ public:
   const CUcontext context;
 
 private:
-  /// The driver's answer about a pointer takes as long as a good part of a launch. Device memory is
-  /// mapped in pages of 2 MiB, which belong to one GPU each, so good answers are kept by page. A
-  /// page that was freed since and means something else now is the driver's to report, as it is for
-  /// every launch.
-  static constexpr unsigned pageBits = 21;
-  std::atomic<uintptr_t> &knownPage(uintptr_t page) const {
-    return knownPages[(page ^ (page >> 6)) % knownPages.size()];
-  }
-
   std::string text;
-  mutable std::array<std::atomic<uintptr_t>, 64> knownPages{};
 };
 
 class CudaGraphReplay final : public RecordedGraph {
@@ -326,8 +315,6 @@ Error CudaDevice::deallocate(void *memory) {
   DeviceScope scope(*this);
   if (Error error = scope.enter())
     return error;
-  for (std::atomic<uintptr_t> &page : knownPages)
-    page.store(0, std::memory_order_relaxed);
   return driver.check(driver.cuMemFree(reinterpret_cast<CUdeviceptr>(memory)),
                       "freeing memory on " + name());
 }
@@ -369,10 +356,6 @@ Error CudaDevice::synchronize(void *stream) {
 }
 
 std::optional<std::string> CudaDevice::whyUnusable(const void *pointer) const {
-  uintptr_t page = reinterpret_cast<uintptr_t>(pointer) >> pageBits;
-  std::atomic<uintptr_t> &known = knownPage(page);
-  if (LLVM_LIKELY(known.load(std::memory_order_relaxed) == page))
-    return std::nullopt;
   unsigned memoryType = 0;
   unsigned managed = 0;
   int ordinal = -1;
@@ -386,7 +369,6 @@ std::optional<std::string> CudaDevice::whyUnusable(const void *pointer) const {
     return "a pointer to host memory";
   if (ordinal != gpu.ordinal)
     return formatv("a pointer to memory of cuda:{0}", ordinal).str();
-  known.store(page, std::memory_order_relaxed);
   return std::nullopt;
 }
 

@@ -212,20 +212,6 @@ TEST_F(CudaTest, host_tensors_are_refused_by_run_and_copied_by_runHost) {
   EXPECT_EQ(state->launches, 2);
 }
 
-TEST_F(CudaTest, the_driver_is_asked_once_about_a_page) {
-  std::unique_ptr<Executable> executable = load(makeGpuProgram({"sm_90"}));
-  {
-    Tensors tensors(executable->device());
-    for (int i = 0; i < 10; ++i)
-      ASSERT_EQ(messageOf(executable->run(0, tensors.in(), tensors.out(), {})), "");
-    EXPECT_EQ(state->pointerQueries, 2);
-  }
-  // What was freed is asked about again.
-  Tensors tensors(executable->device());
-  ASSERT_EQ(messageOf(executable->run(0, tensors.in(), tensors.out(), {})), "");
-  EXPECT_GT(state->pointerQueries, 2);
-}
-
 TEST_F(CudaTest, ptx_is_compiled_by_the_driver_when_no_cubin_fits) {
   std::unique_ptr<Executable> executable = load(makeGpuProgram({"sm_80"}));
   EXPECT_EQ(state->ptxLoads, 2);

@@ -141,9 +141,7 @@ EXPORT int cuLaunchKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, un
 EXPORT int cuMemAlloc_v2(uint64_t *memory, size_t bytes) {
   if (int result = needsContext("cuMemAlloc"))
     return result;
-  // Whole pages of 2 MiB, as a GPU maps its memory; never one that host memory shares.
-  constexpr size_t page = size_t(2) << 20;
-  void *block = std::aligned_alloc(page, (bytes + page - 1) / page * page);
+  void *block = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   std::lock_guard<std::mutex> lock(mutex);
   allocations[reinterpret_cast<uintptr_t>(block)] = {bytes, currentGpu()};
   *memory = reinterpret_cast<uintptr_t>(block);
@@ -171,7 +169,6 @@ EXPORT int cuMemcpyDtoHAsync_v2(void *target, uint64_t source, size_t bytes, CUs
 }
 EXPORT int cuPointerGetAttributes(unsigned count, int *attributes, void **values,
                                   uint64_t pointer) {
-  ++state.pointerQueries;
   std::lock_guard<std::mutex> lock(mutex);
   auto found = allocations.upper_bound(pointer);
   bool known = found != allocations.begin() &&

@@ -18,7 +18,6 @@ struct FakeCuda {
   int launches = 0;
   int lastLaunchGpu = -1;
   int dynamicShared = 0;
-  int pointerQueries = 0;
   void *lastStream = nullptr;
 };
 
