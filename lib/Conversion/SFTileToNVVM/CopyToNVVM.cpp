@@ -82,28 +82,58 @@ struct LowerCopyAsync : OpConversionPattern<CopyAsyncOp> {
     Value thread = e.threadId();
     Value sharedBase = e.sharedPointer(e.add(stageBase, e.mul(thread, e.i32(pieceBytes))));
     PieceFinder finder(e, op, adaptor, source, thread, pieceBytes);
+    SmallVector<Value> pointers, insides;
     for (int64_t first = 0; first < pieces; first += threads) {
+      insides.emplace_back();
+      pointers.push_back(finder.find(first, insides.back()));
+    }
+    SmallVector<Value> sizes =
+        getSourceSizes(e, insides, op.getPredicate() ? adaptor.getPredicate()[0] : Value(), pieceBytes);
+    for (auto [round, pointer] : llvm::enumerate(pointers)) {
+      int64_t first = round * threads;
       // The last round may need only some of the threads.
       OpBuilder::InsertionGuard guard(rewriter);
-      Value inside;
-      Value pointer = finder.find(first, inside);
       if (first + threads > pieces) {
         Value active = e.lessThan(thread, e.i32(pieces - first));
         auto ifOp = scf::IfOp::create(rewriter, op.getLoc(), active, /*withElseRegion=*/false);
         rewriter.setInsertionPointToStart(ifOp.thenBlock());
       }
-      if (op.getPredicate())
-        inside = e.both(inside, adaptor.getPredicate()[0]);
       Value target = e.offsetPointer(sharedBase, first * pieceBytes);
       auto modifier = pieceBytes == 16 ? NVVM::LoadCacheModifierKind::CG : NVVM::LoadCacheModifierKind::CA;
-      Value size = inside ? e.select(inside, e.i32(pieceBytes), e.i32(0)) : Value();
-      NVVM::CpAsyncOp::create(rewriter, op.getLoc(), target, pointer, pieceBytes, modifier, size);
+      NVVM::CpAsyncOp::create(rewriter, op.getLoc(), target, pointer, pieceBytes, modifier, sizes[round]);
     }
     rewriter.eraseOp(op);
     return success();
   }
 
 private:
+  /// The source size of each round: `pieceBytes`, or 0 where the piece lies outside or the copy is off; null where it is
+  /// always whole. The chip has 7 predicate registers, and LLVM would keep one for every round over the loop: the
+  /// conditions of many rounds travel as bits of one register, from which a shift and a mask make each size.
+  static SmallVector<Value> getSourceSizes(Emitter &e, ArrayRef<Value> insides, Value enabled, int64_t pieceBytes) {
+    SmallVector<Value> sizes;
+    constexpr size_t manyConditions = 4, maxBits = 27;
+    if (llvm::count_if(insides, [](Value v) { return bool(v); }) < int64_t(manyConditions) || insides.size() > maxBits ||
+        !enabled) {
+      for (Value inside : insides) {
+        Value condition = e.both(inside, enabled);
+        sizes.push_back(condition ? e.select(condition, e.i32(pieceBytes), e.i32(0)) : Value());
+      }
+      return sizes;
+    }
+    Value bits = e.i32(0);
+    for (auto [round, inside] : llvm::enumerate(insides)) {
+      Value bit = e.i32(pieceBytes << round);
+      bits = arith::OrIOp::create(e.b, e.loc, bits, inside ? e.select(inside, bit, e.i32(0)) : bit);
+    }
+    bits = e.select(enabled, bits, e.i32(0));
+    for (size_t round = 0; round < insides.size(); ++round) {
+      Value shifted = arith::ShRUIOp::create(e.b, e.loc, bits, e.i32(round));
+      sizes.push_back(arith::AndIOp::create(e.b, e.loc, shifted, e.i32(pieceBytes)));
+    }
+    return sizes;
+  }
+
   /// Where in the source the piece of this thread and of a round comes from. A piece that lies outside has an address that
   /// is not read.
   class PieceFinder {
@@ -126,9 +156,11 @@ private:
           Value index = e.add(offsets[dim], e.add(value, e.i64(constant[dim])));
           inside = e.both(inside, e.lessThan(index, source.sizes[dim]));
         }
-      // Further rounds differ by rows: one addition from the last address, and no address kept over the loop.
+      // Further rounds differ by rows: one addition from the last address. Laundered, so that LLVM does not turn the
+      // additions around and keep an address for every round in registers over the whole loop.
       if (pointer && position == lastPosition && ArrayRef(constant).drop_front() == ArrayRef(lastConstant).drop_front())
-        pointer = offset(pointer, e.i64(constant[0] - lastConstant[0]), 0);
+        pointer = offset(LLVM::LaunderInvariantGroupOp::create(e.b, e.loc, pointer.getType(), pointer),
+                         e.i64(constant[0] - lastConstant[0]), 0);
       else
         pointer = findFirst(position, constant);
       lastPosition = position;
