@@ -1,5 +1,6 @@
 // Version, errors, dtypes, memory.
 #include "Handles.h"
+#include "llvm/Support/ErrorHandling.h"
 #include <cstdlib>
 
 using namespace llvm;
@@ -18,6 +19,13 @@ static LastError &lastError() {
   static thread_local LastError error;
   return error;
 }
+
+/// LLVM's containers report a failed allocation here, and would end the process; unwinding to the
+/// caller's status is what LLVM's documentation allows instead.
+static const bool throwsBadAlloc = [] {
+  install_bad_alloc_error_handler([](void *, const char *, bool) { throw std::bad_alloc(); });
+  return true;
+}();
 
 SfStatus capi::fail(SfStatus status, const std::string &message) noexcept {
   try {

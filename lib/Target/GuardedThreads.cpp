@@ -70,9 +70,15 @@ void sparseflow::target::runGuarded(
       size_t job = next++;
       running.emplace(job, llvm::thread(std::optional<unsigned>(stackBytes), [shared, job] {
                         current = {shared.get(), job};
-                        shared->jobs[job]();
+                        std::optional<std::string> failure;
+                        // Nothing catches what leaves a thread: it would end the process.
+                        try {
+                          shared->jobs[job]();
+                        } catch (const std::exception &e) {
+                          failure = e.what();
+                        }
                         current = {};
-                        shared->end(job, std::nullopt);
+                        shared->end(job, std::move(failure));
                       }));
     }
     decltype(shared->ended) ended;

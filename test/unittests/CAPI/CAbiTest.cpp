@@ -6,7 +6,9 @@
 #include "llvm/Support/FileSystem.h"
 #include <cstdlib>
 #include <dlfcn.h>
+#include <sys/resource.h>
 #include <thread>
+#include <unistd.h>
 
 using namespace llvm;
 using namespace sparseflow::runtime;
@@ -306,6 +308,27 @@ TEST(CErrors, belong_to_their_thread) {
     EXPECT_FAILS(sfProgramOpen("/there", 0, &other), SF_NOT_FOUND, "/there");
   }).join();
   EXPECT_CONTAINS(sfLastError(), "/here");
+}
+
+/// For a process of its own, since memory that was taken away stays away.
+[[noreturn]] static void copyWithoutMemory(const std::string &bytes) {
+  SfProgram *program = nullptr;
+  void *data = nullptr;
+  size_t size = 0;
+  bool well = sfProgramFromMemory(bytes.data(), bytes.size(), 0, &program) == SF_OK;
+  rlimit limit = {size_t(1) << 20, size_t(1) << 20};
+  setrlimit(RLIMIT_AS, &limit);
+  SfStatus status = sfProgramToMemory(program, &data, &size);
+  fprintf(stderr, "%s", sfLastError());
+  _exit(well && status == SF_OUT_OF_MEMORY ? 0 : 1);
+}
+
+TEST(CErrors, running_out_of_memory_is_a_status) {
+  std::vector<StoredTensor> tensors = makeTensors();
+  constexpr size_t big = size_t(256) << 20;
+  tensors.push_back(StoredTensor::own("big", DType::U8, {int64_t(big)}, std::vector<uint8_t>(big)));
+  std::string bytes = bytesOf(cantFail(ProgramFile::create(makeManifest(), std::move(tensors))));
+  EXPECT_EXIT(copyWithoutMemory(bytes), testing::ExitedWithCode(0), "out of host memory");
 }
 
 TEST(CErrors, null_is_refused_everywhere) {
