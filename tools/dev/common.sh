@@ -61,10 +61,11 @@ configure_build() {
     ${cc:+-DCMAKE_C_COMPILER="$cc"} ${cxx:+-DCMAKE_CXX_COMPILER="$cxx"} -DPython3_EXECUTABLE="$venv/bin/python"
 }
 
-# build_all: the library, the tools and the tests, then the wheel over them, installed into the venv.
+# build_all [TARGET...]: builds these targets (default: everything), then the wheel over the library and the tools, which
+# is installed into the venv.
 build_all() {
   [ -f "$build/build.ninja" ] || step configure "Configure" configure_build
-  step build "Build" ninja -C "$build" -j "$(jobs)"
+  step build "Build" ninja -C "$build" -j "$(jobs)" "$@"
   local content
   content=$(cd "$root" && sha256sum build/lib/libsparseflow.so build/bin/sparseflow-* include/sparseflow-c/*.h \
     pyproject.toml LICENSE README.md $(find python -type f -not -name '*.pyc' | LC_ALL=C sort) | sha256sum)
