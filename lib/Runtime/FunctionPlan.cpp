@@ -130,6 +130,8 @@ Error FunctionPlan::build(const ProgramFile &file,
           ArgumentPlan result{arg.kind, 0, 0};
           switch (arg.kind) {
           case Argument::Kind::Buffer:
+            buffers[arg.value].mostRows = std::max(buffers[arg.value].mostRows, variantPlan.max);
+            [[fallthrough]];
           case Argument::Kind::Stride:
             result.index = arg.value;
             break;
@@ -342,7 +344,8 @@ Expected<size_t> FunctionPlan::planWorkspace(CallState &call) const {
       continue;
     uint64_t bytes = buffer.elementBytes;
     for (const DimPlan &dim : buffer.shape)
-      bytes = SaturatingMultiply<uint64_t>(bytes, dim.value(call.symbols));
+      bytes = SaturatingMultiply<uint64_t>(
+          bytes, dim.symbol < 0 ? dim.size : std::min(call.symbols[dim.symbol], buffer.mostRows));
     uint64_t room = call.slotOffsets[buffer.index + 1] - call.slotOffsets[buffer.index];
     if (LLVM_UNLIKELY(bytes > room))
       return makeError(Status::InvalidProgram,

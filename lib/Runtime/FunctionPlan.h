@@ -81,6 +81,7 @@ private:
     const StoredTensor *stored = nullptr; // Constant
     DimPlan rowStride;                    // Constant, Workspace
     llvm::SmallVector<DimPlan, 2> shape;  // Workspace
+    int64_t mostRows = 0; // Workspace: the largest symbol for which a variant takes it; its slot holds no more
     unsigned elementBytes = 1;
   };
   struct ArgumentPlan {

@@ -193,6 +193,10 @@ Expected<SafeTensors> SafeTensors::fromMemory(ArrayRef<uint8_t> bytes, StringRef
 }
 
 Expected<SafeTensors> SafeTensors::open(StringRef path) {
+  // A pipe or a device may have no end.
+  sys::fs::file_status status;
+  if (!sys::fs::status(path, status) && !sys::fs::is_regular_file(status))
+    return makeError(Status::IOError, "cannot open '" + path + "': it is no regular file");
   ErrorOr<std::unique_ptr<MemoryBuffer>> file =
       MemoryBuffer::getFile(path, /*IsText=*/false, /*RequiresNullTerminator=*/false);
   if (!file)

@@ -33,6 +33,21 @@ struct LowerSplat : OpConversionPattern<SplatOp> {
   }
 };
 
+struct LowerIota : OpConversionPattern<IotaOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(IotaOp op, OpAdaptor, ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    LayoutAttr layout = op.getResult().getType().getLayout();
+    Value base = e.threadCoordinate(layout, op.getDim());
+    SmallVector<Value> values;
+    for (unsigned i = 0; i < layout.getNumRegisters(); ++i)
+      values.push_back(e.add(base, e.i32(layout.apply("register", i)[op.getDim()])));
+    rewriter.replaceOpWithMultiple(op, {values});
+    return success();
+  }
+};
+
 //===----------------------------------------------------------------------===//
 // map
 //===----------------------------------------------------------------------===//
@@ -388,5 +403,5 @@ private:
 } // namespace
 
 void sparseflow::populateElementwisePatterns(const TileTypeConverter &converter, RewritePatternSet &patterns) {
-  patterns.add<LowerSplat, LowerMap, LowerCompress, LowerDecompress, LowerReduce>(converter, patterns.getContext());
+  patterns.add<LowerSplat, LowerIota, LowerMap, LowerCompress, LowerDecompress, LowerReduce>(converter, patterns.getContext());
 }

@@ -117,6 +117,17 @@ Value Emitter::warpCoordinate(ArrayRef<int64_t> grid, unsigned axis) {
                     : arith::RemUIOp::create(b, loc, coordinate, i32(grid[axis])).getResult();
 }
 
+Value Emitter::threadCoordinate(LayoutAttr layout, unsigned dim) {
+  SmallVector<uint32_t> bases;
+  for (ArrayRef<int32_t> basis : layout.getBases("lane"))
+    bases.push_back(basis[dim]);
+  Value result = applyLinear(laneId(), bases);
+  for (auto [axis, along] : llvm::enumerate(layout.getAlong()))
+    if (along == int64_t(dim))
+      result = add(result, mul(warpCoordinate(layout.getWarps(), axis), i32(layout.getWarpTile()[dim])));
+  return result;
+}
+
 Value Emitter::applyLinear(Value value, ArrayRef<uint32_t> bases) {
   // Distance (to the left) -> the input bits that have an output bit there.
   std::map<int, uint32_t> masks;

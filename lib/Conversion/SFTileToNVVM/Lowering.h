@@ -54,6 +54,9 @@ public:
   /// Position of this thread's warp along axis `axis` of a row-major grid.
   mlir::Value warpCoordinate(llvm::ArrayRef<int64_t> grid, unsigned axis);
 
+  /// What this thread's lane and warp add to the coordinate of a tile's elements along `dim`; registers add disjoint bits.
+  mlir::Value threadCoordinate(sf_tile::LayoutAttr layout, unsigned dim);
+
   /// XOR of `bases[i]` over the set bits i of `value`, an i32; grouped so that bits that move by the same distance cost one
   /// mask and one shift.
   mlir::Value applyLinear(mlir::Value value, llvm::ArrayRef<uint32_t> bases);

@@ -112,27 +112,12 @@ public:
   GlobalAccess(Emitter &e, const GlobalMemory &memory, TileType tile, ArrayRef<int64_t> dims,
                ValueRange indices, ArrayRef<Value> indexSources)
       : e(e), memory(memory), dims(dims), layout(tile.getLayout()) {
-    unsigned rank = tile.getRank();
     registers = layout.getBases("register");
-    // What lane and warp add to each dimension of the tile.
-    SmallVector<Value> base(rank);
-    SmallVector<int64_t> warpTile = layout.getWarpTile();
-    SmallVector<ArrayRef<int32_t>> lanes = layout.getBases("lane");
-    for (unsigned dim = 0; dim < rank; ++dim) {
-      SmallVector<uint32_t> bases;
-      for (ArrayRef<int32_t> basis : lanes)
-        bases.push_back(basis[dim]);
-      base[dim] = e.applyLinear(e.laneId(), bases);
-    }
-    for (unsigned axis = 0; axis < layout.getWarps().size(); ++axis)
-      if (int64_t dim = layout.getAlong()[axis]; dim >= 0)
-        base[dim] = e.add(base[dim], e.mul(e.warpCoordinate(layout.getWarps(), axis), e.i32(warpTile[dim])));
-
     for (unsigned i = 0; i < dims.size(); ++i) {
       Value index = e.toI64(indices[i]);
       bool moves = dims[i] >= 0;
       if (moves)
-        index = e.add(index, arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(), base[dims[i]]));
+        index = e.add(index, arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(), e.threadCoordinate(layout, dims[i])));
       start.push_back(index);
       int64_t extent = memory.staticSizes[i], size = moves ? tile.getShape()[dims[i]] : 1;
       // Tiles start inside, so a tile that divides the extent and starts at its multiple never leaves.

@@ -90,6 +90,23 @@ public:
     return map.getResult(0);
   }
 
+  /// Zeroes the masks of groups beyond K: the last byte of a row may be half padding.
+  Value clearPadding(Value masks, Value firstGroup) {
+    auto type = cast<TileType>(masks.getType());
+    Type i32 = s.b.getI32Type();
+    Value positions = IotaOp::create(s.b, s.loc, TileType::get(type.getShape(), i32), 1);
+    Value left = arith::SubIOp::create(s.b, s.loc, s.index(columns / 4), firstGroup);
+    left = arith::IndexCastOp::create(s.b, s.loc, i32, left);
+    auto map = MapOp::create(s.b, s.loc, type, ValueRange{masks, positions});
+    OpBuilder::InsertionGuard guard(s.b);
+    Block *block = s.b.createBlock(&map.getBody(), {}, {type.getElementType(), i32}, {s.loc, s.loc});
+    Value inside = arith::CmpIOp::create(s.b, s.loc, arith::CmpIPredicate::slt, block->getArgument(1), left);
+    Value zero = arith::ConstantOp::create(s.b, s.loc, s.b.getZeroAttr(type.getElementType()));
+    YieldOp::create(s.b, s.loc,
+                    arith::SelectOp::create(s.b, s.loc, inside, block->getArgument(0), zero).getResult());
+    return map.getResult(0);
+  }
+
   Schedule s;
   Operation *op;
   RankedTensorType type;
@@ -110,8 +127,6 @@ LogicalResult sparseflow::scheduleCompress(gpu::GPUModuleOp kernels, sf::Compres
     return op.emitOpError("expected mode = \"prune\" for a weight that is known only at run time, got \"verify\"; verify "
                           "it on the host (sf.validate_24) or make it a constant");
   WeightSchedule w(kernels, op, "compress");
-  if (w.columns % 8)
-    return op.emitOpError("expected K to be a multiple of 8 for a weight that is compressed at run time, got ") << w.columns;
   if (w.elementBytes > 2)
     return op.emitOpError("expected 8- or 16-bit elements, which tensor cores multiply, got ") << w.element;
   w.build("sf.compress", kTileRows, kTileColumns, [&](Value source, Value dest, Value row, Value column) {
@@ -120,8 +135,9 @@ LogicalResult sparseflow::scheduleCompress(gpu::GPUModuleOp kernels, sf::Compres
     auto compress = CompressOp::create(w.s.b, w.s.loc, TileType::get({kTileRows, kTileColumns / 2}, w.element),
                                        TileType::get({kTileRows, kTileColumns / 4}, w.s.b.getIntegerType(4)), dense);
     w.store(compress.getKept(), w.viewKept(dest), row, w.s.mul(column, kTileColumns / 2));
-    w.store(w.translate(compress.getMetadata(), nibbleToMask), w.viewMasks(dest), row,
-            w.s.mul(column, kTileColumns / 4));
+    Value group = w.s.mul(column, kTileColumns / 4);
+    Value masks = w.translate(compress.getMetadata(), nibbleToMask);
+    w.store(w.columns % 8 ? w.clearPadding(masks, group) : masks, w.viewMasks(dest), row, group);
   });
   return success();
 }

@@ -219,6 +219,13 @@ LogicalResult SplatOp::verify() {
   return success();
 }
 
+LogicalResult IotaOp::verify() {
+  TileType type = getResult().getType();
+  if (static_cast<int64_t>(getDim()) >= type.getRank() || !type.getElementType().isInteger(32))
+    return emitOpError("expected a tile of i32 that has dimension ") << getDim() << ", got " << type;
+  return success();
+}
+
 LogicalResult MmaOp::verify() {
   const Atom &atom = getAtom().getAtom();
   TileType a = getA().getType(), b = getB().getType(), acc = getAcc().getType();

@@ -241,6 +241,14 @@ def SFTile_SplatOp : SFTile_Op<"splat", [Pure]> {
   let hasVerifier = 1;
 }
 
+def SFTile_IotaOp : SFTile_Op<"iota", [Pure]> {
+  let summary = "every element's position along one dimension";
+  let arguments = (ins I64Attr:$dim);
+  let results = (outs SFTile_TileType:$result);
+  let assemblyFormat = "$dim attr-dict `:` type($result)";
+  let hasVerifier = 1;
+}
+
 def SFTile_MmaOp : SFTile_Op<"mma", [Pure]> {
   let summary = "matrix multiply-accumulate on tensor cores";
   let description = [{
@@ -264,7 +272,8 @@ def SFTile_MmaOp : SFTile_Op<"mma", [Pure]> {
 def SFTile_MapOp : SFTile_Op<"map", [Pure, SingleBlock]> {
   let summary = "a scalar function of every element";
   let description = [{
-    Applies the region's `arith` and `math` operations to every element. Inputs broadcast along dimensions of size 1.
+    Applies the region's `arith` and `math` operations to every element. Inputs broadcast along dimensions of size 1; the
+    region may use scalars from outside.
 
     Example:
     ```mlir
