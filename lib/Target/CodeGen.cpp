@@ -283,7 +283,7 @@ sparseflow::target::compileKernels(gpu::GPUModuleOp module, const CodeGenOptions
                          << result.resources.spillStores << " bytes of stores and "
                          << result.resources.spillLoads << " bytes of loads at "
                          << result.resources.registers
-                         << " registers; a smaller tile or fewer stages would fit";
+                         << " registers; a smaller tile or more warps would fit";
       failed = true;
       continue;
     }
