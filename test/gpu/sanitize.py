@@ -18,29 +18,32 @@ import numpy as np
 
 import sparseflow as sf
 
-N, K = 200, 420
+N, K = 200, 424
 TOKENS = (1, 150)
+# A layer large enough for every tile that the compiler chooses, with a number of tokens for each variant.
+LAYER_N, LAYER_K = 4096, 1024
+LAYER_TOKENS = (1, 16, 33, 64, 128, 200, 512, 1024, 3001)
 
 CONFIGS = {
     "chosen": None,
-    "large": "tile = 256x128x{k}, warps = 4x2, stages = 3",
-    "deep": "tile = 128x128x{k}, warps = 2x2, stages = 5",
+    "deep": "tile = 128x64x{k}, warps = 2x2, stages = 5",
     "narrow": "tile = 64x16x{k}, warps = 1x2, stages = 4",
     "split_k": "tile = 64x64x{k}, warps = 1x4, stages = 3, split_k = 2",
 }
 
 
-def weight(dtype: sf.DType, sparse: bool, seed: int = 0) -> np.ndarray:
+def weight(dtype: sf.DType, sparse: bool, seed: int = 0, n: int = N, k: int = K) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    dense = rng.integers(-127, 128, (N, K)) if dtype is sf.i8 else rng.standard_normal((N, K))
+    dense = rng.integers(-127, 128, (n, k)) if dtype is sf.i8 else rng.standard_normal((n, k))
     dense = dense.astype(dtype.numpy)
     return sf.prune_24(dense) if sparse else dense
 
 
-def product(dtype: sf.DType, sparse: bool) -> sf.Graph:
+def product(dtype: sf.DType, sparse: bool, n: int = N, k: int = K) -> sf.Graph:
     g = sf.Graph()
-    x = g.input("x", (None, K), dtype)
-    g.output(g.matmul(x, weight(dtype, sparse), sparse=sparse, row_scale=2.0**-16 if dtype is sf.i8 else None))
+    x = g.input("x", (None, k), dtype)
+    w = weight(dtype, sparse, n=n, k=k)
+    g.output(g.matmul(x, w, sparse=sparse, row_scale=2.0**-16 if dtype is sf.i8 else None))
     return g
 
 
@@ -64,17 +67,17 @@ def quantized(axis: str) -> sf.Graph:
     return g
 
 
-def layer() -> sf.Graph:
+def quantized_layer() -> sf.Graph:
     g = sf.Graph()
     q, s = g.quantize(g.input("x", (None, K), sf.f16))
     g.output(g.matmul(q, sf.quantize_weight(weight(sf.f16, True)), row_scale=s))
     return g
 
 
-def run_time_weight(prune: bool) -> sf.Graph:
+def run_time_weight() -> sf.Graph:
     g = sf.Graph()
     x, w = g.input("x", (None, K), sf.f16), g.input("w", (N, K), sf.f16)
-    g.output(g.matmul(x, g.compress(w, prune=prune)))
+    g.output(g.matmul(x, g.compress(w, prune=True)))
     return g
 
 
@@ -102,13 +105,16 @@ def families() -> dict[str, tuple[Callable[[], sf.Graph | str], str | None]]:
                     )
                 key = f"{dtype}-{'sparse' if sparse else 'dense'}-{name}"
                 found[key] = (lambda dtype=dtype, sparse=sparse: product(dtype, sparse)), config
+    for dtype in (sf.f16, sf.bf16, sf.i8, sf.e4m3):
+        for sparse in (True, False):
+            name = f"{dtype}-{'sparse' if sparse else 'dense'}-layer"
+            found[name] = (lambda dtype=dtype, sparse=sparse: product(dtype, sparse, LAYER_N, LAYER_K)), None
     found["fused"] = fused, None
     found["fused-split_k"] = fused, CONFIGS["split_k"].format(k=64) + ", atom = mma_sp"
     found["quantize-token"] = (lambda: quantized("token")), None
     found["quantize-group"] = (lambda: quantized("group")), None
-    found["int8-layer"] = layer, None
-    found["compress-prune"] = (lambda: run_time_weight(True)), None
-    found["compress-verify"] = (lambda: run_time_weight(False)), None
+    found["quantized"] = quantized_layer, None
+    found["compress-and-pack"] = run_time_weight, None
     found["decompress"] = (lambda: EXPAND), None
     return found
 
@@ -129,15 +135,14 @@ def run_family(path: Path, device: str) -> None:
     (function,) = exe.functions
     rng = np.random.default_rng(0)
     types = {"f16": np.float16, "bf16": ml_dtypes.bfloat16, "f32": np.float32, "i8": np.int8}
-    for tokens in TOKENS if function["symbols"] else (0,):
+    types["e4m3"] = ml_dtypes.float8_e4m3fn
+    is_layer = path.stem.endswith("-layer")
+    for tokens in (LAYER_TOKENS if is_layer and device == "cuda" else TOKENS) if function["symbols"] else (0,):
         inputs = []
         for each in function["inputs"]:
             shape = [tokens if isinstance(extent, str) else extent for extent in each["shape"]]
             values = rng.integers(-127, 128, shape) if each["dtype"] == "i8" else rng.standard_normal(shape)
-            values = values.astype(types[each["dtype"]])
-            if each["name"] == "w" and "verify" in path.stem:
-                values = sf.prune_24(values)
-            inputs.append(values)
+            inputs.append(values.astype(types[each["dtype"]]))
         results = exe(*inputs)
         for result in results if isinstance(results, tuple) else (results,):
             assert np.isfinite(result.astype(np.float32)).all(), path.stem

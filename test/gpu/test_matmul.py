@@ -79,7 +79,7 @@ def test_config(device: Device, dtype: str, config: str) -> None:
 @pytest.mark.parametrize("dtype", ["f16", "i8"])
 def test_dense_config(device: Device, dtype: str) -> None:
     exe, w = product(
-        device, dtype, 520, 1100, sparse=False, config="tile = 128x128x128, warps = 2x2, stages = 3, atom = mma"
+        device, dtype, 520, 1100, sparse=False, config="tile = 128x64x128, warps = 2x4, stages = 3, atom = mma"
     )
     for m in (5, 333):
         check_product(device, exe, w, dtype, m)
