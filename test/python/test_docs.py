@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
 
 # Commands that set up, build or test the whole project: the test checks that the script is there, not that it runs.
-WHOLE = re.compile(r"(tools/dev/\w+|\.ci/run|pip wheel|pip install|cmake |ninja |ctest |git |build/venv)")
+WHOLE = re.compile(r"(tools/\w+/\w+|\.ci/run|pip wheel|pip install|cmake |ninja |ctest |git |build/venv)")
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
