@@ -306,7 +306,7 @@ func.func @constant_weight(%x: tensor<?x4xf16>) -> tensor<?x1xf16> {
 // CHECK-LABEL: @run_time_weight
 // CHECK: %[[D:.*]] = sf.decompress %arg1
 // CHECK: %[[F:.*]] = sf.dequantize %[[D]], %arg2 : tensor<64x128xi8>, tensor<f32> -> tensor<64x128xf16>
-// CHECK: %[[C:.*]] = sf.compress %[[F]]
+// CHECK: %[[C:.*]] = sf.compress %[[F]] {mode = "prune"}
 // CHECK: sf.matmul %arg0, %[[C]]
 func.func @run_time_weight(%x: !x, %q: tensor<64x128xi8, #sf.weight<sp24>>, %s: tensor<f32>) -> tensor<?x64xf16> {
   %w = sf.dequantize %q, %s : tensor<64x128xi8, #sf.weight<sp24>>, tensor<f32> -> !w

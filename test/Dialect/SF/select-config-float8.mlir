@@ -31,7 +31,7 @@ func.func @shared_input(%x: tensor<?x4xf8E4M3FN>) -> (tensor<?x1xf32>, tensor<?x
 // CHECK-LABEL: @run_time_weight
 // CHECK: %[[D:.*]] = sf.decompress %arg1
 // CHECK: %[[G:.*]] = linalg.generic {{.*}} ins(%[[D]] : tensor<64x128xf8E5M2>)
-// CHECK: %[[C:.*]] = sf.compress %[[G]]
+// CHECK: %[[C:.*]] = sf.compress %[[G]] {mode = "prune"}
 // CHECK: sf.matmul %{{.*}}, %[[C]]
 func.func @run_time_weight(%x: tensor<?x128xf8E5M2>, %w: tensor<64x128xf8E5M2, #sf.weight<sp24>>) -> tensor<?x64xf16> {
   %0 = sf.matmul %x, %w : (tensor<?x128xf8E5M2>, tensor<64x128xf8E5M2, #sf.weight<sp24>>) -> tensor<?x64xf16>
