@@ -203,15 +203,15 @@ def quantize_weight(weight: Any, dtype: Any = dtypes.i8) -> QuantizedWeight:
     array = interop.as_numpy(weight, "weight").astype(np.float32)
     if array.ndim != 2:
         raise InvalidArgumentError(f"weight: expected a matrix [N, K], got shape {tuple(array.shape)}")
-    largest = np.abs(array).max(axis=1, initial=0)
+    largest = np.maximum(array.max(axis=1, initial=0), -array.min(axis=1, initial=0))
     if not np.isfinite(largest).all():
         row = int(np.flatnonzero(~np.isfinite(largest))[0])
         raise InvalidArgumentError(f"weight: expected finite elements, got NaN or infinity in row {row}")
     # A row so small that its scale would vanish gets the smallest normal one.
     scale = np.maximum(largest / np.float32(target.max), np.finfo(np.float32).tiny)
     scale = np.where(largest > 0, scale, np.float32(1)).astype(np.float32)
-    scaled = array / scale[:, None]
+    array /= scale[:, None]  # our own copy: a large weight is not copied for every step
     if target is dtypes.i8:
-        scaled = np.rint(scaled)
-    values = np.clip(scaled, -target.max, target.max).astype(target.numpy)
-    return QuantizedWeight(values, scale)
+        np.rint(array, out=array)
+    np.clip(array, -target.max, target.max, out=array)
+    return QuantizedWeight(array.astype(target.numpy), scale)
