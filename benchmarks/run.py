@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from report import PROTOCOLS, report
+
 HERE = Path(__file__).resolve().parent
-PROTOCOLS = ("cold", "flushed", "sustained")
 
 # (M, N, K). The eleven of the published guide, larger ones, layers of known models, and few tokens.
 GUIDE = [(n, n, n) for n in (512, 1024, 2048, 4096)]
@@ -335,25 +336,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def table(document: dict[str, Any]) -> str:
-    """The figures as Markdown: microseconds and TFLOPS of each contender, and the ratio to ours."""
-    names = list(document["contenders"])
-    lines = []
-    for protocol in PROTOCOLS:
-        rows = [case for case in document["cases"] if any(protocol in case["results"].get(n, {}) for n in names)]
-        if not rows:
-            continue
-        lines += ["", f"{protocol}: microseconds (TFLOPS)", ""]
-        lines += ["| dtype | M | N | K | " + " | ".join(names) + " |", "|---|---|---|---|" + "---|" * len(names)]
-        for row in rows:
-            cells = []
-            for name in names:
-                result = row["results"].get(name, {}).get(protocol)
-                cells.append(f"{result['us']:.1f} ({result['tflops']:.0f})" if result else "–")
-            lines.append("| " + " | ".join([row["dtype"], str(row["m"]), str(row["n"]), str(row["k"]), *cells]) + " |")
-    return "\n".join(lines)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", type=Path, default="build/lib", help="folder with libsparseflow.so")
@@ -440,8 +422,7 @@ def main() -> int:
             )
             contender.stop()
         options.out.write_text(json.dumps(document, indent=1) + "\n")
-        print(table(document))
-        print(f"\nhost cost of a call from C, us: {document['launch_overhead']}")
+        print(report(document))
     return 0
 
 
