@@ -71,6 +71,16 @@ class Dead(Exception):
 
 
 @dataclass
+class Scan:
+    """What a contender's candidates take, in microseconds, and which of them crashed."""
+
+    count: int = 0
+    times: dict[int, float] = field(default_factory=dict)
+    crashed: list[int] = field(default_factory=list)
+    error: str = ""
+
+
+@dataclass
 class Contender:
     """A process that holds one product ready, started again after a crash."""
 
@@ -116,40 +126,59 @@ class Contender:
             raise Dead(f"{self.name}: {answer['fatal']}")
         return answer
 
-    def prepare(self, case: Case, file: str) -> dict[str, Any]:
-        """Opens the product and selects the fastest candidate: what it is, or why there is none."""
-        opening = f"open {case.dtype} {case.m} {case.n} {case.k} {file}"
-        crashed: list[int] = []
-        times: dict[int, float] = {}
-        answer: dict[str, Any] = {}
-        tried = 0
+    def scan(self, case: Case, file: str, wanted: list[int] | None = None) -> Scan:
+        """Roughly times the candidates, or those wanted, started again after each crash. Leaves the product open."""
+        found = Scan()
+        left = wanted
         while True:
+            candidate = -1
             try:
                 if self.process is None:
                     self.start()
-                answer = self.ask(opening)
-                count = answer.get("candidates", 0)
-                if count == 1:
-                    return self.ask("use 0")
-                while tried < count:
-                    tried += 1
-                    answer = self.ask(f"try {tried - 1}")
+                answer = self.ask(f"open {case.dtype} {case.m} {case.n} {case.k} {file}")
+                if "error" in answer:
+                    found.error = answer["error"]
+                    return found
+                found.count = answer["candidates"]
+                left = list(range(found.count)) if left is None else left
+                while left:
+                    candidate = left[0]
+                    left = left[1:]
+                    answer = self.ask(f"try {candidate}")
                     if "us" in answer:
-                        times[tried - 1] = answer["us"]
-                while times:
-                    best = min(times, key=times.__getitem__)
-                    answer = self.ask(f"use {best}")
-                    # A candidate that fails now, or computes something else, is no candidate.
-                    if "error" in answer or not answer.get("relative_error", 0) < 0.02:
-                        del times[best]
-                        continue
-                    return answer | {"candidates": count, "failed": count - len(times), "crashed": crashed}
-                return {"error": answer.get("error", "no candidate works")}
+                        found.times[candidate] = answer["us"]
+                    else:
+                        found.error = answer["error"]
+                return found
             except Dead as error:
                 self.stop()
-                if tried == 0 or tried - 1 in crashed or tried - 1 in times:
-                    return {"error": str(error)}
-                crashed.append(tried - 1)
+                found.error = str(error)
+                if candidate < 0:
+                    return found
+                found.crashed.append(candidate)
+
+    def shortlist(self, case: Case, length: int = 4) -> tuple[list[int], Scan]:
+        """The fastest candidates, found in a process apart."""
+        scout = Contender(self.name, self.program, self.environment)
+        found = scout.scan(case, "-")
+        scout.stop()
+        return sorted(found.times, key=found.times.__getitem__)[:length], found
+
+    def prepare(self, case: Case, file: str, wanted: list[int] | None = None) -> dict[str, Any]:
+        """Opens the product and selects the fastest candidate: what it is, or why there is none."""
+        found = self.scan(case, file, wanted)
+        error = found.error or "no candidate works"
+        for best in sorted(found.times, key=found.times.__getitem__):
+            try:
+                answer = self.ask(f"use {best}")
+            except Dead as dead:
+                self.stop()
+                return {"error": str(dead)}
+            # A candidate that fails now, or computes something else, is no candidate.
+            if "error" not in answer and answer.get("relative_error", 0) < 0.02:
+                return answer
+            error = answer.get("error", f"a result with relative error {answer.get('relative_error')}")
+        return {"error": error}
 
 
 class Monitor:
@@ -385,6 +414,15 @@ def main() -> int:
                 except Exception as error:
                     programs[key] = {"failure": f"{type(error).__name__}: {error}"}
 
+        # The libraries compile some candidates when they are first used, which takes far longer than to time them: all
+        # are looked at in several processes at once, and the fastest few again, with the GPU to themselves.
+        rivals = [name for name in contenders if name not in configs]
+        with ThreadPoolExecutor(8) as pool:
+            scouts = {
+                (name, id(case)): pool.submit(contenders[name].shortlist, case) for case in cases for name in rivals
+            }
+            shortlists = {key: job.result() for key, job in scouts.items()}
+
         for case in cases:
             row: dict[str, Any] = {"dtype": case.dtype, "m": case.m, "n": case.n, "k": case.k, "results": {}}
             ready = {}
@@ -394,10 +432,14 @@ def main() -> int:
                 if "failure" in program:
                     chosen[name] = {"error": program["failure"]}
                     continue
-                begin = time.perf_counter()
-                answer = contender.prepare(case, program["file"])
-                answer["prepare_seconds"] = round(time.perf_counter() - begin, 1)
-                chosen[name] = {key: value for key, value in program.items() if key != "file"} | answer
+                wanted = None
+                if name in rivals:
+                    wanted, scan = shortlists[name, id(case)]
+                    chosen[name] = {"candidates": scan.count, "crashed": scan.crashed}
+                answer = contender.prepare(case, program["file"], wanted)
+                chosen.setdefault(name, {}).update(
+                    {key: value for key, value in program.items() if key != "file"} | answer
+                )
                 if "error" in chosen[name]:
                     print(f"{case}: {name}: {chosen[name]['error']}", flush=True)
                 else:
