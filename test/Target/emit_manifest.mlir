@@ -28,15 +28,15 @@ module {
     }
   }
   func.func @main(%x: tensor<?x64xf16> {sf.name = "x"}) -> (tensor<?x64xf16> {sf.name = "y"}) {
-    %a = sf_tile.launch @kernels::@scale(%x) <blocks = 2, rowsOf = 0, rowsPerBlock = 16> : (tensor<?x64xf16>) -> tensor<?x64xf16>
-    %b = sf_tile.launch @kernels::@scale(%a) <blocks = 2, rowsOf = 0, rowsPerBlock = 16> : (tensor<?x64xf16>) -> tensor<?x64xf16>
-    %c = sf_tile.launch @kernels::@scale(%b) <blocks = 2, rowsOf = 0, rowsPerBlock = 16> : (tensor<?x64xf16>) -> tensor<?x64xf16>
+    %a = sf_tile.launch @kernels::@scale(%x) <blocks = 2, rows_of = 0, rows_per_block = 16> : (tensor<?x64xf16>) -> tensor<?x64xf16>
+    %b = sf_tile.launch @kernels::@scale(%a) <blocks = 2, rows_of = 0, rows_per_block = 16> : (tensor<?x64xf16>) -> tensor<?x64xf16>
+    %c = sf_tile.launch @kernels::@scale(%b) <blocks = 2, rows_of = 0, rows_per_block = 16> : (tensor<?x64xf16>) -> tensor<?x64xf16>
     %d = sf_tile.dispatch "sf.matmul 64x64 f16 2:4" %c [16, -1] : tensor<?x64xf16> -> tensor<?x64xf16> {
-      %0 = sf_tile.launch @kernels::@scale(%c) <blocks = 2, rowsOf = 0, rowsPerBlock = 16> : (tensor<?x64xf16>) -> tensor<?x64xf16>
-      %1 = sf_tile.launch @kernels::@scale(%0) <blocks = 2, rowsOf = 0, rowsPerBlock = 16> : (tensor<?x64xf16>) -> tensor<?x64xf16>
+      %0 = sf_tile.launch @kernels::@scale(%c) <blocks = 2, rows_of = 0, rows_per_block = 16> : (tensor<?x64xf16>) -> tensor<?x64xf16>
+      %1 = sf_tile.launch @kernels::@scale(%0) <blocks = 2, rows_of = 0, rows_per_block = 16> : (tensor<?x64xf16>) -> tensor<?x64xf16>
       sf_tile.yield %1 : tensor<?x64xf16>
     }, {
-      %0 = sf_tile.launch @kernels::@scale(%c) <blocks = 2, rowsOf = 0, rowsPerBlock = 16> : (tensor<?x64xf16>) -> tensor<?x64xf16>
+      %0 = sf_tile.launch @kernels::@scale(%c) <blocks = 2, rows_of = 0, rows_per_block = 16> : (tensor<?x64xf16>) -> tensor<?x64xf16>
       sf_tile.yield %0 : tensor<?x64xf16>
     }
     return %d : tensor<?x64xf16>

@@ -24,8 +24,8 @@ module {
   func.func @main(%a: tensor<?x4xf16>, %b: tensor<?x3xf16>, %q: tensor<32x16xi8> {sf.name = "q"}) -> (tensor<?x4xf16>, tensor<?x3xf16>, tensor<32x16xi8>) {
     %c0 = arith.constant dense_resource<bias> : tensor<4xf16>
     %c1 = arith.constant dense_resource<bias> : tensor<4xf16>
-    %0 = sf_tile.launch @kernels::@two(%a, %c0) <blocks = 1, rowsOf = 0, rowsPerBlock = 16> : (tensor<?x4xf16>, tensor<4xf16>) -> tensor<?x4xf16>
-    %1 = sf_tile.launch @kernels::@three(%b, %c1) <blocks = 1, rowsOf = 0, rowsPerBlock = 16> : (tensor<?x3xf16>, tensor<4xf16>) -> tensor<?x3xf16>
+    %0 = sf_tile.launch @kernels::@two(%a, %c0) <blocks = 1, rows_of = 0, rows_per_block = 16> : (tensor<?x4xf16>, tensor<4xf16>) -> tensor<?x4xf16>
+    %1 = sf_tile.launch @kernels::@three(%b, %c1) <blocks = 1, rows_of = 0, rows_per_block = 16> : (tensor<?x3xf16>, tensor<4xf16>) -> tensor<?x3xf16>
     %2 = sf_tile.dispatch "sf.matmul" %q [16, 64, -1] : tensor<32x16xi8> -> tensor<32x16xi8> {
       %3 = sf_tile.launch @kernels::@none(%q) <blocks = 1> : (tensor<32x16xi8>) -> tensor<32x16xi8>
       sf_tile.yield %3 : tensor<32x16xi8>

@@ -65,6 +65,8 @@ Attribute LayoutAttr::parse(AsmParser &parser, Type) {
     };
     if (parser.parseCommaSeparatedList(AsmParser::Delimiter::Square, parseBasis))
       return failure();
+    if (llvm::is_contained(inputs, StringAttr::get(context, name)))
+      return parser.emitError(loc, "expected distinct inputs, got `") << name << "` twice";
     inputs.push_back(StringAttr::get(context, name));
     bases.push_back(DenseI32ArrayAttr::get(context, flat));
     return success();

@@ -96,6 +96,8 @@ LogicalResult CopyAsyncOp::verify() {
                          "order");
     return success();
   }
+  if (!source.getElementType().isIntOrFloat())
+    return emitOpError("expected integer or float elements, got ") << source.getElementType();
   int64_t bytes = product(getSizes()) * source.getElementTypeBitWidth() / 8;
   if (bytes != ring.getStageBytes())
     return emitOpError("expected a box of ") << ring.getStageBytes() << " bytes, a stage's size, got "
@@ -108,6 +110,11 @@ LogicalResult ViewOp::verify() {
   auto result = cast<MemRefType>(getResult().getType());
   if (!source.hasStaticShape() || !result.hasStaticShape())
     return emitOpError("expected static shapes");
+  if (!source.getElementType().isIntOrFloat() || !result.getElementType().isIntOrFloat())
+    return emitOpError("expected integer or float elements, got ")
+           << source.getElementType() << " and " << result.getElementType();
+  if (static_cast<int64_t>(getByteOffset()) < 0)
+    return emitOpError("expected a byte_offset of at least 0, got ") << static_cast<int64_t>(getByteOffset());
   int64_t have = source.getNumElements() * source.getElementTypeBitWidth() / 8;
   int64_t want = getByteOffset() + result.getNumElements() * result.getElementTypeBitWidth() / 8;
   if (want > have)
@@ -155,6 +162,8 @@ LogicalResult LoadOp::verify() {
     if (ring.getElementType() != getResult().getType().getElementType())
       return emitOpError("expected equal element types, got ")
              << ring.getElementType() << " and " << getResult().getType().getElementType();
+    if (getResult().getType().getRank() != ring.getRank())
+      return emitOpError("expected a tile of rank ") << ring.getRank() << ", the ring's, got " << getResult().getType();
     if (getStart() && static_cast<int64_t>(getStart()->size()) != ring.getRank())
       return emitOpError("expected ") << ring.getRank() << " start coordinates";
     for (auto [i, size] : llvm::enumerate(getResult().getType().getShape())) {
@@ -179,12 +188,18 @@ LogicalResult StoreOp::verify() {
     return verifyDimMap(*this, getDimMap(), dest, getValue().getType(), getIndices().size());
   if (static_cast<int64_t>(getIndices().size()) != dest.getRank())
     return emitOpError("expected ") << dest.getRank() << " indices, got " << getIndices().size();
+  TileType tile = getValue().getType();
+  if (tile.getRank() != 2 || getPacking()->getWarpTile() != SmallVector<int64_t>(tile.getShape()) ||
+      !getPacking()->toLinearLayout().isBijective())
+    return emitOpError("expected a packing that maps `offset` one to one onto a tile of rank 2, got ")
+           << *getPacking() << " and " << tile;
   return success();
 }
 
 static LogicalResult verifyYield(Operation *op, Region &region, TypeRange expected,
                                  StringRef what) {
-  auto yield = dyn_cast<YieldOp>(region.front().getTerminator());
+  // A block's terminator is verified later than this operation.
+  auto yield = region.front().empty() ? YieldOp() : dyn_cast<YieldOp>(region.front().back());
   if (!yield)
     return op->emitOpError("expected ") << what << " to end in sf_tile.yield";
   if (yield.getValues().getTypes() != expected)
@@ -221,9 +236,27 @@ LogicalResult SplatOp::verify() {
 
 LogicalResult IotaOp::verify() {
   TileType type = getResult().getType();
-  if (static_cast<int64_t>(getDim()) >= type.getRank() || !type.getElementType().isInteger(32))
-    return emitOpError("expected a tile of i32 that has dimension ") << getDim() << ", got " << type;
+  int64_t dim = getDim();
+  if (dim < 0 || dim >= type.getRank() || !type.getElementType().isInteger(32))
+    return emitOpError("expected a tile of i32 that has dimension ") << dim << ", got " << type;
   return success();
+}
+
+static Type getElementType(MLIRContext *context, DType type) {
+  switch (type) {
+  case DType::f16:
+    return Float16Type::get(context);
+  case DType::bf16:
+    return BFloat16Type::get(context);
+  case DType::i8:
+    return IntegerType::get(context, 8);
+  case DType::e4m3:
+    return Float8E4M3FNType::get(context);
+  case DType::e5m2:
+    return Float8E5M2Type::get(context);
+  default:
+    return {};
+  }
 }
 
 LogicalResult MmaOp::verify() {
@@ -245,10 +278,28 @@ LogicalResult MmaOp::verify() {
   if (atom.sparse != static_cast<bool>(getMetadata()))
     return emitOpError(atom.sparse ? "expected metadata for a sparse atom"
                                    : "expected no metadata for a dense atom");
+  Type element = getElementType(getContext(), atom.type);
+  Type accElement = atom.accumulatesIntegers() ? Type(IntegerType::get(getContext(), 32))
+                                               : Type(Float32Type::get(getContext()));
+  if (a.getElementType() != element || b.getElementType() != element || acc.getElementType() != accElement)
+    return emitOpError("expected a and b of ") << element << ", accumulated in " << accElement << ", got "
+                                               << a << ", " << b << ", " << acc;
+  if (!atom.sparse)
+    return success();
+  TileType metadata = getMetadata().getType();
+  int64_t groups = atom.k / 4, covered = groups * atom.selectors(), start = getMetadataStart();
+  if (metadata.getRank() != 2 || metadata.getShape()[0] != a.getShape()[0] ||
+      metadata.getShape()[1] != covered || !metadata.getElementType().isInteger(4))
+    return emitOpError("expected metadata of features x ") << covered << " as i4, got " << metadata;
+  if (start < 0 || start % groups || start + groups > covered)
+    return emitOpError("expected metadata_start to be a multiple of ")
+           << groups << " below " << covered << ", got " << start;
   return success();
 }
 
 LogicalResult MapOp::verify() {
+  if (getNumResults() == 0)
+    return emitOpError("expected at least one result");
   SmallVector<int64_t> shape;
   for (Type type : getResultTypes()) {
     ArrayRef<int64_t> resultShape = cast<TileType>(type).getShape();

@@ -80,8 +80,8 @@ def SFTile_GridAttr : SFTile_Attr<"Grid", "grid"> {
   }];
   let parameters = (ins
     "int64_t":$blocks,
-    OptionalParameter<"::std::optional<int64_t>">:$rowsOf,
-    OptionalParameter<"::std::optional<int64_t>">:$rowsPerBlock);
+    OptionalParameter<"::std::optional<int64_t>">:$rows_of,
+    OptionalParameter<"::std::optional<int64_t>">:$rows_per_block);
   let assemblyFormat = "`<` struct(params) `>`";
 }
 
