@@ -1,0 +1,235 @@
+//===- CompilerTest.cpp - The compiler as a function ----------------------===//
+//
+// What the command line cannot show: constants that are lent, files that were tampered with, and the
+// host's devices on what was compiled. Everything is small; where no ptxas is found, nothing runs.
+//
+//===----------------------------------------------------------------------===//
+
+#include "sparseflow/Pipelines/Compiler.h"
+#include "sparseflow/Runtime/Executable.h"
+#include "sparseflow/Support/Sparse24.h"
+#include "sparseflow/Target/Ptxas.h"
+#include "llvm/ADT/SmallString.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/raw_ostream.h"
+#include "gtest/gtest.h"
+#include <thread>
+
+using namespace llvm;
+using namespace sparseflow;
+namespace rt = sparseflow::runtime;
+
+static constexpr int64_t features = 64, inner = 64;
+
+static constexpr StringLiteral source = R"(
+func.func @main(%x: tensor<?x64xf16> {sf.name = "x"}) -> (tensor<?x64xf32> {sf.name = "y"}) {
+  %w = arith.constant dense_resource<w> : tensor<64x64xf16, #sf.weight<sp24>>
+  %y = sf.matmul %x, %w : (tensor<?x64xf16>, tensor<64x64xf16, #sf.weight<sp24>>) -> tensor<?x64xf32>
+  return %y : tensor<?x64xf32>
+}
+)";
+
+/// One kernel, so that the tests are quick.
+static constexpr StringLiteral config =
+    "tile = 64x16x64, warps = 1x2, stages = 2, split_k = 1, raster = 8, atom = mma_sp";
+
+namespace {
+class CompilerTest : public testing::Test {
+protected:
+  void SetUp() override {
+    Expected<target::Ptxas> ptxas = target::Ptxas::find();
+    if (!ptxas)
+      GTEST_SKIP() << toString(ptxas.takeError());
+    std::vector<uint16_t> dense(features * inner);
+    for (size_t i = 0; i < dense.size(); ++i)
+      if (i % 4 == 1 || i % 4 == i / 4 % 2 * 2)
+        dense[i] = floatToF16(static_cast<float>(int(i * 7 % 9) - 4));
+    weight.resize(canonicalValuesBytes(features, inner, DType::f16) +
+                  canonicalBitmaskBytes(features, inner));
+    char *bitmask = weight.data() + canonicalValuesBytes(features, inner, DType::f16);
+    ASSERT_FALSE(errorToBool(compress24(DType::f16, features, inner, dense.data(),
+                                        CompressMode::Verify, weight.data(),
+                                        reinterpret_cast<uint8_t *>(bitmask))));
+    options.config = config.str();
+    options.cacheDir = "";
+  }
+
+  std::vector<ExternalConstant> constants() const {
+    return {{"w", weight, std::nullopt, std::nullopt}};
+  }
+
+  rt::ProgramFile::Ptr compileOrFail() {
+    Expected<rt::ProgramFile::Ptr> file = compile(source, "test", constants(), options);
+    if (file)
+      return *file;
+    ADD_FAILURE() << toString(file.takeError());
+    return nullptr;
+  }
+
+  std::string errorOf(StringRef text, ArrayRef<ExternalConstant> given) {
+    Expected<rt::ProgramFile::Ptr> file = compile(text, "test", given, options);
+    return file ? "none" : toString(file.takeError());
+  }
+
+  /// y for x = 1, 2, 3, ... on a device.
+  static Expected<std::vector<float>> run(const rt::ProgramFile::Ptr &file, StringRef deviceName) {
+    registerHostDevices();
+    Expected<std::shared_ptr<rt::Device>> device = rt::openDevice(deviceName);
+    if (!device)
+      return device.takeError();
+    Expected<std::unique_ptr<rt::Executable>> executable = rt::Executable::create(file, *device);
+    if (!executable)
+      return executable.takeError();
+    constexpr int64_t tokens = 5;
+    std::vector<uint16_t> x(tokens * inner);
+    for (size_t i = 0; i < x.size(); ++i)
+      x[i] = floatToF16(static_cast<float>(i % 11));
+    std::vector<float> y(tokens * features, -1);
+    int64_t xShape[] = {tokens, inner}, yShape[] = {tokens, features};
+    rt::TensorRef input{x.data(), rt::DType::F16, xShape, {}};
+    rt::TensorRef output{y.data(), rt::DType::F32, yShape, {}};
+    if (Error error = (*executable)->runHost(0, input, output))
+      return std::move(error);
+    return y;
+  }
+
+  /// The file with one tensor replaced.
+  static Expected<rt::ProgramFile::Ptr> replace(const rt::ProgramFile &file, StringRef name,
+                                                rt::StoredTensor with) {
+    std::vector<rt::StoredTensor> tensors;
+    for (const rt::StoredTensor &tensor : file.tensors())
+      tensors.push_back(tensor.name == name ? with : tensor);
+    return rt::ProgramFile::create(file.manifest(), std::move(tensors));
+  }
+
+  std::vector<char> weight;
+  CompileOptions options;
+};
+} // namespace
+
+TEST_F(CompilerTest, EmulatorAndReferenceAgree) {
+  rt::ProgramFile::Ptr file = compileOrFail();
+  ASSERT_TRUE(file);
+  Expected<std::vector<float>> emulated = run(file, "emulator");
+  ASSERT_TRUE(bool(emulated)) << toString(emulated.takeError());
+  Expected<std::vector<float>> reference = run(file, "reference");
+  ASSERT_TRUE(bool(reference)) << toString(reference.takeError());
+  EXPECT_EQ(*emulated, *reference); // small integers: exact
+}
+
+TEST_F(CompilerTest, LentConstantsMayGoAfterwards) {
+  rt::ProgramFile::Ptr file = compileOrFail();
+  ASSERT_TRUE(file);
+  Expected<std::vector<float>> before = run(file, "reference");
+  ASSERT_TRUE(bool(before));
+  std::fill(weight.begin(), weight.end(), '\x7f');
+  for (StringRef device : {"reference", "emulator"}) {
+    Expected<std::vector<float>> after = run(file, device);
+    ASSERT_TRUE(bool(after)) << toString(after.takeError());
+    EXPECT_EQ(*before, *after);
+  }
+}
+
+TEST_F(CompilerTest, ConstantsThatDoNotFit) {
+  EXPECT_EQ(errorOf(source, {}), "expected the bytes of constant 'w', got none; pass them beside the "
+                                 "IR, or carry them in its dialect_resources");
+  std::vector<ExternalConstant> given = constants();
+  given.push_back({"v", weight, std::nullopt, std::nullopt});
+  EXPECT_EQ(errorOf(source, given),
+            "expected constants that the IR names, got 'v'; it names 'w'");
+  given = constants();
+  given[0].data = given[0].data.drop_back();
+  EXPECT_EQ(errorOf(source, given), "constant 'w': expected 4608 bytes for tensor<64x64xf16, "
+                                    "#sf.weight<sp24>>, got 4607");
+  given = constants();
+  given[0].dtype = rt::DType::BF16;
+  EXPECT_EQ(errorOf(source, given), "constant 'w': expected f16 for tensor<64x64xf16, "
+                                    "#sf.weight<sp24>>, got bf16");
+  given = constants();
+  given[0].shape = std::vector<int64_t>{64, 32};
+  EXPECT_EQ(errorOf(source, given), "constant 'w': expected the shape [64, 64], got [64, 32]");
+}
+
+TEST_F(CompilerTest, DiagnosticsAreCollectedAndTold) {
+  std::vector<std::string> told;
+  options.diagnostics = [&](Severity severity, StringRef message) {
+    if (severity == Severity::Error)
+      told.push_back(message.str());
+  };
+  std::string error = errorOf("func.func @f() {\n  oops\n}", {});
+  EXPECT_EQ(StringRef(error).take_front(9), "test:2:3:");
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[0], error);
+}
+
+TEST_F(CompilerTest, SameInputSameBytesFromManyThreads) {
+  std::vector<std::string> files(3);
+  std::vector<std::thread> threads;
+  for (std::string &bytes : files)
+    threads.emplace_back([&] {
+      if (rt::ProgramFile::Ptr file = compileOrFail()) {
+        raw_string_ostream stream(bytes);
+        EXPECT_FALSE(errorToBool(file->write(stream)));
+      }
+    });
+  for (std::thread &thread : threads)
+    thread.join();
+  EXPECT_FALSE(files[0].empty());
+  EXPECT_EQ(files[0], files[1]);
+  EXPECT_EQ(files[0], files[2]);
+}
+
+TEST_F(CompilerTest, ChipsShareWeights) {
+  options.targets = {"sm_80", "sm_90", "sm_80"};
+  rt::ProgramFile::Ptr file = compileOrFail();
+  ASSERT_TRUE(file);
+  EXPECT_EQ(file->manifest().functions.front().programs.size(), 2u);
+  EXPECT_TRUE(file->find("w.mma"));
+  EXPECT_TRUE(file->find("w.values"));
+  EXPECT_TRUE(file->find("w.bitmask"));
+  EXPECT_FALSE(file->find("sm_90/w.mma"));
+}
+
+TEST_F(CompilerTest, AlteredFilesAreRefusedByTheEmulator) {
+  rt::ProgramFile::Ptr file = compileOrFail();
+  ASSERT_TRUE(file);
+  auto errorAfter = [&](StringRef name, rt::StoredTensor with) {
+    Expected<rt::ProgramFile::Ptr> altered = replace(*file, name, std::move(with));
+    if (!altered)
+      return toString(altered.takeError());
+    Expected<std::vector<float>> result = run(*altered, "emulator");
+    return result ? std::string("none") : toString(result.takeError());
+  };
+  // A packed weight that is too short would be read past its end.
+  EXPECT_NE(errorAfter("w.mma", rt::StoredTensor::own("w.mma", rt::DType::U8, {16},
+                                                      std::vector<uint8_t>(16)))
+                .find("tensor 'w.mma' expected 4608 bytes, got 16; the file was altered"),
+            std::string::npos);
+  // A source with another signature than the manifest's.
+  StringRef text = toStringRef(file->find("sm_80/source.mlir")->data);
+  std::string other = text.str();
+  for (size_t at; (at = other.find("?x")) != std::string::npos;)
+    other.replace(at, 2, "9x");
+  EXPECT_NE(errorAfter("sm_80/source.mlir", rt::StoredTensor::text("sm_80/source.mlir", other)),
+            "none");
+  EXPECT_NE(errorAfter("sm_80/source.mlir", rt::StoredTensor::text("sm_80/source.mlir", "?!")),
+            "none");
+}
+
+TEST_F(CompilerTest, TheCacheDoesNotDependOnTheWeightsValues) {
+  SmallString<128> directory;
+  ASSERT_FALSE(sys::fs::createUniqueDirectory("sfprogramcache", directory));
+  options.cacheDir = directory.str().str();
+  rt::ProgramFile::Ptr first = compileOrFail();
+  std::fill(weight.begin(), weight.begin() + 64, '\0');
+  rt::ProgramFile::Ptr second = compileOrFail();
+  ASSERT_TRUE(first && second);
+  EXPECT_EQ(first->find("sm_80/main_matmul_0.cubin")->data,
+            second->find("sm_80/main_matmul_0.cubin")->data);
+  EXPECT_NE(first->find("w.mma")->data, second->find("w.mma")->data);
+  Expected<std::vector<float>> emulated = run(second, "emulator");
+  Expected<std::vector<float>> reference = run(second, "reference");
+  ASSERT_TRUE(emulated && reference);
+  EXPECT_EQ(*emulated, *reference);
+  sys::fs::remove_directories(directory);
+}
