@@ -29,6 +29,8 @@ static constexpr int pointerOrdinal = 9;
 static constexpr int memoryTypeHost = 1;
 static constexpr int captureThreadLocal = 1;
 static constexpr unsigned streamNonBlocking = 1;
+/// The first chip whose tensor cores take 2:4 operands; no target before it can be compiled for.
+static constexpr unsigned firstSparseChip = 80;
 static constexpr CUresult noBinaryForGpu = 209;
 static constexpr CUresult invalidImage = 200;
 
@@ -90,6 +92,11 @@ Expected<const Program *> sparseflow::runtime::chooseProgram(const Function &fun
       bestRank = rank;
     }
   }
+  if (!best && chip < firstSparseChip)
+    return makeError(Status::Unsupported,
+                     formatv("expected a GPU with 2:4 sparse tensor cores (sm_{0} or later), got "
+                             "sm_{1}; use the devices 'emulator' or 'reference'",
+                             firstSparseChip, chip));
   if (!best)
     return makeError(Status::Unsupported,
                      formatv("function '{0}' expected code that runs on sm_{1}, got {2}; compile "

@@ -127,8 +127,14 @@ TEST(CudaCode, no_fit_lists_what_there_is) {
   EXPECT_EQ(chosenFor({"sm_80", "sm_89"}, 90, true, /*ptx=*/false),
             "function 'main' expected code that runs on sm_90, got sm_80 (cubin), sm_89 (cubin); "
             "compile with --target=sm_90");
-  EXPECT_CONTAINS(chosenFor({"sm_90"}, 75), "got sm_90 (cubin, ptx); compile with --target=sm_75");
-  EXPECT_CONTAINS(chosenFor({}, 75), "got no kernels at all");
+  EXPECT_CONTAINS(chosenFor({"sm_90"}, 86), "got sm_90 (cubin, ptx); compile with --target=sm_86");
+  EXPECT_CONTAINS(chosenFor({}, 80), "got no kernels at all");
+}
+
+TEST(CudaCode, a_gpu_too_old_is_a_sentence) {
+  EXPECT_EQ(chosenFor({"sm_80"}, 75),
+            "expected a GPU with 2:4 sparse tensor cores (sm_80 or later), got sm_75; use the "
+            "devices 'emulator' or 'reference'");
 }
 
 TEST(CudaCode, cubins_are_checked_before_the_driver_sees_them) {

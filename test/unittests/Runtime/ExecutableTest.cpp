@@ -149,9 +149,8 @@ TEST_F(ExecutableTest, misfits_are_explained) {
 
 TEST_F(ExecutableTest, too_many_tokens_is_a_sentence) {
   Matrix x(1), y(1);
-  device->memoryLimit = SIZE_MAX;
   x.shape[0] = y.shape[0] = int64_t(1) << 39;
-  EXPECT_CONTAINS(run(x, y), "bytes of memory, got none; use fewer tokens");
+  EXPECT_CONTAINS(run(x, y), "the workspace: test: expected 35184372088832 bytes, got none");
   EXPECT_CONTAINS(messageOf(executable->report(0, ArrayRef<int64_t>(int64_t(1) << 39))),
                   "expected a grid of at most 2147483647 blocks");
 }

@@ -5,6 +5,7 @@
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
+#include <thread>
 
 using namespace llvm;
 using namespace sparseflow::runtime;
@@ -179,6 +180,8 @@ TEST_F(SafeTensorsFile, opens_by_mapping) {
   ASSERT_TRUE(bool(result));
   EXPECT_TRUE(result->find("t")->data.equals(tensors[0].data));
   EXPECT_CONTAINS(messageOf(SafeTensors::open(at("none"))), "cannot open '");
+  EXPECT_CONTAINS(messageOf(SafeTensors::open("/dev/zero")), "it is no regular file");
+  EXPECT_CONTAINS(messageOf(SafeTensors::open(path)), "it is no regular file");
 }
 
 TEST_F(AtomicWrite, a_failure_leaves_the_old_file_and_nothing_else) {
@@ -194,6 +197,32 @@ TEST_F(AtomicWrite, a_failure_leaves_the_old_file_and_nothing_else) {
   EXPECT_EQ(count(), 1u);
   EXPECT_EQ(write("new", false), "");
   EXPECT_EQ(contents(at("f")), "new");
+}
+
+TEST_F(AtomicWrite, readers_see_a_whole_file_while_writers_compete) {
+  std::vector<StoredTensor> tensors = {
+      StoredTensor::own("t", DType::U8, {100000}, std::vector<uint8_t>(100000, 7))};
+  auto write = [&] {
+    return messageOf(writeFileAtomically(
+        at("f"), [&](raw_ostream &os) { return writeSafeTensors(os, tensors, {}); }));
+  };
+  ASSERT_EQ(write(), "");
+  std::atomic<bool> done{false};
+  std::vector<std::thread> writers;
+  for (int t = 0; t < 3; ++t)
+    writers.emplace_back([&] {
+      for (int i = 0; i < 20; ++i)
+        EXPECT_EQ(write(), "");
+      done = true;
+    });
+  while (!done) {
+    Expected<SafeTensors> file = SafeTensors::open(at("f"));
+    ASSERT_TRUE(bool(file)) << toString(file.takeError());
+    EXPECT_TRUE(file->find("t")->data.equals(tensors[0].data));
+  }
+  for (std::thread &writer : writers)
+    writer.join();
+  EXPECT_EQ(count(), 1u);
 }
 
 TEST_F(AtomicWrite, a_full_disk_is_reported) {
