@@ -1,6 +1,7 @@
 // From MLIR and weights in memory to numbers, through the C ABI alone: compile, save, open, run in
 // the emulator and in the reference, and compare with a plain loop.
 #include "sparseflow-c/sparseflow.h"
+#include "sparseflow/Runtime/ProgramFile.h"
 #include "sparseflow/Support/NumericTypes.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Program.h"
@@ -10,6 +11,7 @@
 #include <cstring>
 
 using namespace llvm;
+namespace runtime = sparseflow::runtime;
 using sparseflow::f16ToFloat;
 using sparseflow::floatToF16;
 
@@ -181,4 +183,50 @@ TEST_F(CCompile, targets_are_checked) {
   options.targets = "volta";
   EXPECT_NE(compile(linear), SF_OK);
   EXPECT_NE(std::string(sfLastError()).find("'volta'"), std::string::npos) << sfLastError();
+}
+
+TEST_F(CCompile, a_file_with_short_tensors_cannot_make_the_emulator_read_beyond_them) {
+  ASSERT_EQ(compile(linear), SF_OK) << sfLastError();
+  void *data = nullptr;
+  size_t size = 0;
+  ASSERT_EQ(sfProgramToMemory(program, &data, &size), SF_OK) << sfLastError();
+  runtime::ProgramFile::Ptr file = cantFail(
+      runtime::ProgramFile::fromMemory(ArrayRef(static_cast<const uint8_t *>(data), size)));
+  size_t altered = 0;
+  for (const runtime::StoredTensor &victim : file->tensors()) {
+    if (victim.name.find("weight") == std::string::npos)
+      continue;
+    ++altered;
+    std::vector<runtime::StoredTensor> tensors = file->tensors().vec();
+    for (runtime::StoredTensor &tensor : tensors)
+      if (tensor.name == victim.name) {
+        tensor.shape[0] /= 2;
+        tensor.data = tensor.data.take_front(tensor.data.size() / 2);
+      }
+    std::string bytes;
+    raw_string_ostream os(bytes);
+    // Right checksums: what an attacker would write.
+    cantFail(cantFail(runtime::ProgramFile::create(file->manifest(), tensors))->write(os));
+    SfProgram *opened = nullptr;
+    ASSERT_EQ(sfProgramFromMemory(bytes.data(), bytes.size(), SF_OPEN_VERIFY, &opened), SF_OK)
+        << sfLastError();
+    for (const char *device : {"emulator", "reference"}) {
+      SfExecutable *executable = nullptr;
+      SfStatus status = sfExecutableCreate(opened, device, &executable);
+      std::vector<uint16_t> x = smallIntegers(64 * inner, 2), y(64 * features);
+      std::vector<int64_t> in = {64, inner}, out = {64, features};
+      SfTensor input = tensorOf(x.data(), SF_F16, in), output = tensorOf(y.data(), SF_F16, out);
+      if (status == SF_OK)
+        status = sfRunHost(executable, nullptr, &input, 1, &output, 1);
+      // The reference has no use for what kernels read.
+      bool used = strcmp(device, "emulator") == 0 || victim.name != "fc.weight.mma";
+      EXPECT_EQ(status != SF_OK, used) << victim.name << " in the " << device;
+      if (status != SF_OK)
+        EXPECT_NE(strstr(sfLastError(), "bytes"), nullptr) << sfLastError();
+      sfExecutableDestroy(executable);
+    }
+    sfProgramRelease(opened);
+  }
+  EXPECT_GE(altered, 2u);
+  sfFree(data);
 }
