@@ -114,11 +114,14 @@ SfDType fromNumPy(const py::dtype &type) {
 
 /// Memory of an executable's device, handed to a framework through `__dlpack__`.
 struct OwnedTensor {
-  dlpack::ManagedTensor managed;
+  dlpack::ManagedTensor managed{};
   int64_t shape[SF_MAX_RANK];
   ExecutableHandle executable;
 
-  ~OwnedTensor() { sfDeallocate(executable.get(), managed.tensor.data); }
+  ~OwnedTensor() {
+    if (managed.tensor.data) // null when the allocation failed
+      sfDeallocate(executable.get(), managed.tensor.data);
+  }
 };
 
 /// The object whose `__dlpack__` gives that memory away.
