@@ -112,24 +112,27 @@ private:
   /// conditions of many rounds travel as bits of one register, from which a shift and a mask make each size.
   static SmallVector<Value> getSourceSizes(Emitter &e, ArrayRef<Value> insides, Value enabled, int64_t pieceBytes) {
     SmallVector<Value> sizes;
-    constexpr size_t manyConditions = 4, maxBits = 27;
-    if (llvm::count_if(insides, [](Value v) { return bool(v); }) < int64_t(manyConditions) || insides.size() > maxBits ||
-        !enabled) {
+    constexpr int64_t manyConditions = 4;
+    constexpr size_t roundsPerRegister = 27; // the highest bit of 16 << 27 is the register's
+    if (llvm::count_if(insides, [](Value v) { return bool(v); }) < manyConditions || !enabled) {
       for (Value inside : insides) {
         Value condition = e.both(inside, enabled);
         sizes.push_back(condition ? e.select(condition, e.i32(pieceBytes), e.i32(0)) : Value());
       }
       return sizes;
     }
-    Value bits = e.i32(0);
-    for (auto [round, inside] : llvm::enumerate(insides)) {
-      Value bit = e.i32(pieceBytes << round);
-      bits = arith::OrIOp::create(e.b, e.loc, bits, inside ? e.select(inside, bit, e.i32(0)) : bit);
-    }
-    bits = e.select(enabled, bits, e.i32(0));
-    for (size_t round = 0; round < insides.size(); ++round) {
-      Value shifted = arith::ShRUIOp::create(e.b, e.loc, bits, e.i32(round));
-      sizes.push_back(arith::AndIOp::create(e.b, e.loc, shifted, e.i32(pieceBytes)));
+    for (; !insides.empty(); insides = insides.drop_front(std::min(insides.size(), roundsPerRegister))) {
+      ArrayRef<Value> rounds = insides.take_front(roundsPerRegister);
+      Value bits = e.i32(0);
+      for (auto [round, inside] : llvm::enumerate(rounds)) {
+        Value bit = e.i32(static_cast<int32_t>(pieceBytes << round));
+        bits = arith::OrIOp::create(e.b, e.loc, bits, inside ? e.select(inside, bit, e.i32(0)) : bit);
+      }
+      bits = e.select(enabled, bits, e.i32(0));
+      for (size_t round = 0; round < rounds.size(); ++round) {
+        Value shifted = arith::ShRUIOp::create(e.b, e.loc, bits, e.i32(round));
+        sizes.push_back(arith::AndIOp::create(e.b, e.loc, shifted, e.i32(pieceBytes)));
+      }
     }
     return sizes;
   }
