@@ -81,10 +81,18 @@ static LayoutAttr getStageLayout(MLIRContext *context, ArrayRef<LinearLayout::Ba
   return LayoutAttr::fromLinearLayout(context, map, {}, {});
 }
 
+static bool isMadeOf(RingType ring, int64_t rows, int64_t columns) {
+  return ring.getShape()[0] >= rows && ring.getShape()[1] >= columns &&
+         llvm::all_of(ring.getShape(), [](int64_t size) { return llvm::isPowerOf2_64(size); });
+}
+
 /// A stage of `b`: panels of 128 bytes along k; in a panel one row after the other, its 16-byte pieces permuted by the row.
+/// Null if the stage holds no whole panel.
 static LayoutAttr getSwizzledStage(RingType ring) {
   unsigned bytes = ring.getElementType().getIntOrFloatBitWidth() / 8;
   uint64_t rows = ring.getShape()[0], columns = ring.getShape()[1], piece = 16 / bytes, panel = 128 / bytes;
+  if (!isMadeOf(ring, 1, panel))
+    return {};
   std::vector<LinearLayout::Basis> bases;
   for (uint64_t c = 1; c < panel; c *= 2)
     bases.push_back({0, c});
@@ -95,10 +103,13 @@ static LayoutAttr getSwizzledStage(RingType ring) {
   return getStageLayout(ring.getContext(), bases, ring.getShape());
 }
 
-/// A stage of packed weights or metadata: chunks as they lie in memory, then chunks along k, then along features.
+/// A stage of packed weights or metadata: chunks as they lie in memory, then chunks along k, then along features. Null if
+/// the stage holds no whole chunk.
 static LayoutAttr getPackedStage(RingType ring, const LinearLayout &chunk) {
   LinearLayout flat = chunk.flattenIns("offset");
   StringRef column = flat.getOutDims()[1].name;
+  if (!isMadeOf(ring, flat.getOutSize("feature"), flat.getOutSize(column)))
+    return {};
   std::vector<LinearLayout::Basis> bases;
   for (unsigned bit = 0; bit < flat.getTotalInBits(); ++bit)
     bases.push_back({flat.getBasis("offset", bit, "feature"), flat.getBasis("offset", bit, column)});
@@ -199,12 +210,14 @@ private:
     return success();
   }
 
-  LogicalResult assignRing(Value tile, function_ref<LayoutAttr(RingType)> getLayout) {
+  LogicalResult assignRing(Value tile, StringRef parts, function_ref<LayoutAttr(RingType)> getLayout) {
     auto load = tile.getDefiningOp<LoadOp>();
     if (!load || !load.isFromRing())
       return success();
     auto ring = cast<RingType>(load.getSource().getType());
     LayoutAttr layout = getLayout(ring);
+    if (!layout)
+      return load.emitOpError("expected a stage of whole ") << parts << " and of power-of-two sizes, got " << ring;
     if (ring.getLayout() && ring.getLayout() != layout)
       return load.emitOpError("expected one layout for the ring, got ") << ring.getLayout() << " and "
                                                                         << layout;
@@ -230,16 +243,17 @@ private:
         failed(assign(mma.getA(), layout(atom.aLayout(features), {0, -1}))) ||
         failed(assign(mma.getB(), layout(atom.bLayout(tokens), {-1, 0}))))
       return failure();
+    constexpr StringLiteral kChunks = "packed chunks";
     if (mma.getMetadata()) {
       if (failed(assign(mma.getMetadata(), layout(atom.metadataLayout(features), {0, -1}))) ||
-          failed(assignRing(mma.getMetadata(), [&](RingType ring) {
+          failed(assignRing(mma.getMetadata(), kChunks, [&](RingType ring) {
             return getPackedStage(ring, packedMetadataLayout(atom.elementBytes()));
           })))
         return failure();
     }
-    if (failed(assignRing(mma.getB(), getSwizzledStage)))
+    if (failed(assignRing(mma.getB(), "rows of 128 bytes", getSwizzledStage)))
       return failure();
-    return assignRing(mma.getA(), [&](RingType ring) {
+    return assignRing(mma.getA(), kChunks, [&](RingType ring) {
       return getPackedStage(ring, packedValuesLayout(atom.sparse, atom.elementBytes()));
     });
   }
