@@ -1,6 +1,6 @@
 """The figures of a run of run.py as Markdown.
 
-python benchmarks/report.py docs/figures.json > docs/Performance.md
+python benchmarks/report.py docs/figures.json > docs/Benchmarks.md
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def report(document: dict[str, Any]) -> str:
     environment, gpu = document["environment"], document["environment"]["gpu"]
     libraries = ", ".join(entry["library"] for entry in document["contenders"].values())
     lines = [
-        "# Performance",
+        "# Benchmarks",
         "",
         f"{gpu['name']}, {gpu['power.limit']} limit, {gpu['clocks.max.sm']}, driver {gpu['driver_version']}, "
         f"ptxas {environment['ptxas']}; {libraries}; {environment['date']}.",

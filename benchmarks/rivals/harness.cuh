@@ -212,6 +212,7 @@ private:
   using Clock = std::chrono::steady_clock;
   static constexpr int kWarmups = 3, kRuns = 20, kPairs = 20;
   static constexpr size_t kFlushBytes = 256 << 20;
+  static constexpr std::chrono::milliseconds kColdPause{300}, kFlushedPause{100};
 
   std::string execute(const std::string &line) {
     std::istringstream words(line);
@@ -303,14 +304,15 @@ private:
 
   /// After idling: the chip is cool and its clock high.
   std::string cold() {
-    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    std::this_thread::sleep_for(kColdPause);
     for (int i = 0; i < kWarmups; ++i)
       contender.launch(stream);
     return timeRuns([] {});
   }
 
-  /// Caches hold neither X nor W.
+  /// Caches hold neither X nor W. The pause keeps the load of the contender before out of it.
   std::string flushed() {
+    std::this_thread::sleep_for(kFlushedPause);
     if (!flush)
       flush = std::make_unique<DeviceBuffer>(kFlushBytes);
     return timeRuns([&] { CUDA(cudaMemsetAsync(flush->get(), 0, kFlushBytes, stream)); });

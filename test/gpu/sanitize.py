@@ -21,8 +21,8 @@ import sparseflow as sf
 N, K = 200, 424
 TOKENS = (1, 150)
 # A layer large enough for every tile that the compiler chooses, with a number of tokens for each variant.
-LAYER_N, LAYER_K = 4096, 1024
-LAYER_TOKENS = (1, 16, 33, 64, 128, 200, 512, 1024, 3001)
+LAYER_N, LAYER_K = 4096, 512
+LAYER_TOKENS = (1, 16, 33, 64, 128, 200, 512, 1024, 2001)
 
 CONFIGS = {
     "chosen": None,
