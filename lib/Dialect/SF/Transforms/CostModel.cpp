@@ -132,6 +132,10 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
                                                 const ChipInfo &chip, int64_t maxAccumulators) {
   SmallVector<KernelConfigAttr> candidates;
   int64_t chunk = 1024 / shape.elementBits;
+  // Rows of x that are no multiple of 16 bytes arrive in more and narrower pieces, whose addresses need registers.
+  constexpr int64_t pieceBits = 128;
+  if (shape.inner * shape.elementBits % pieceBits)
+    maxAccumulators = std::max<int64_t>(maxAccumulators / 2, 1);
   for (const TileShape &tile : kTiles)
     for (int64_t chunks : {2, 1})
       for (int64_t split : kSplits) {
