@@ -147,7 +147,10 @@ class Executable(_sparseflow.Executable):
         return Report(json.loads(self._report(self._named(function), symbols)))
 
     def reserve(self, tokens: int | Sequence[int], *, function: str | None = None, stream: Any = None) -> None:
-        """Allocates the workspace for calls of up to so many tokens, so that no such call allocates."""
+        """Allocates the workspace for calls of up to so many tokens on `stream`, so that no such call allocates.
+
+        Each stream has a workspace of its own; without `stream` it is that of the legacy default stream.
+        """
         self._reserve(self._named(function), [tokens] if isinstance(tokens, int) else list(tokens), stream)
 
     def capture(self, *inputs: Any, **options: Any) -> _sparseflow.CapturedCall:
@@ -221,7 +224,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         constants: arrays for the ``dense_resource`` names of MLIR text or of a file; a graph brings its own.
         dump_intermediates: a folder for the IR after each pass, the PTX and the cubins.
         reproducer: a file to write when a pass fails, which replays the failure.
-        ptxas: path of ptxas. Default: $SPARSEFLOW_PTXAS, PATH, the CUDA toolkit, the nvidia-cuda-nvcc package.
+        ptxas: path of ptxas. Default: $SPARSEFLOW_PTXAS, $CUDA_HOME, PATH, the nvidia-cuda-nvcc package, /usr/local/cuda.
 
     Raises:
         InvalidProgramError: for malformed MLIR, with its position.
