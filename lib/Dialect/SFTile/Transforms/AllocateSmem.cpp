@@ -27,6 +27,8 @@ struct AllocateSmemPass : sf_tile::impl::SFTileAllocateSmemBase<AllocateSmemPass
     int64_t end = 0, scratch = 0;
     SmallVector<RingOp> rings;
     kernel.walk([&](RingOp ring) { rings.push_back(ring); });
+    if (failed(checkPreconditions(kernel, rings)))
+      return signalPassFailure();
     int64_t stages = 1;
     for (RingOp ring : rings) {
       ring.setOffset(end);
@@ -51,6 +53,19 @@ struct AllocateSmemPass : sf_tile::impl::SFTileAllocateSmemBase<AllocateSmemPass
       return signalPassFailure();
     }
     kernel.setSharedBytes(bytes);
+  }
+
+private:
+  static LogicalResult checkPreconditions(KernelOp kernel, ArrayRef<RingOp> rings) {
+    for (RingOp ring : rings)
+      if (ShapedType::isDynamic(ring.getType().getStages()))
+        return ring->emitOpError("expected a known depth; run sf-tile-plan-pipeline first");
+    WalkResult result = kernel.walk([](ReduceOp reduce) -> WalkResult {
+      if (reduce.getResult().getType().getLayout())
+        return success();
+      return reduce.emitOpError("expected layouts to be assigned; run sf-tile-assign-layouts first");
+    });
+    return failure(result.wasInterrupted());
   }
 };
 } // namespace

@@ -33,6 +33,8 @@ private:
     int64_t stageBytes = 0;
     for (Value ring : pipeline.getRings())
       stageBytes += cast<RingType>(ring.getType()).getStageBytes();
+    if (stageBytes == 0)
+      return pipeline.emitOpError("expected a pipeline with rings, whose stages hold whole bytes");
     sf::TargetAttr target = sf::getTarget(getOperation());
     int64_t capacity = target.getSharedMemoryPerBlock() / stageBytes;
 

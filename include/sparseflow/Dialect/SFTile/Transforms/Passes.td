@@ -31,6 +31,7 @@ def SFTilePlanPipeline : Pass<"sf-tile-plan-pipeline", "::sparseflow::sf_tile::K
     the chip's shared memory holds and what the loop can use. A depth in the kernel's configuration is taken as it is, and
     is an error when it does not fit.
   }];
+  let dependentDialects = ["::sparseflow::sf::SFDialect"];
   let options = [
     Option<"bytesInFlight", "bytes-in-flight", "int64_t", /*default=*/"131072",
            "Bytes that should be under way: about 800 ns at the share of L2 bandwidth of one multiprocessor, twice over">,
@@ -45,6 +46,7 @@ def SFTileAllocateSmem : Pass<"sf-tile-allocate-smem", "::sparseflow::sf_tile::K
     addresses a stage, whichever ring is meant. The scratch of a reduction across warps aliases the rings: it is used when
     no stage is live. Sets `offset`, `stride`, `scratch_offset` and the kernel's `shared_bytes`.
   }];
+  let dependentDialects = ["::sparseflow::sf::SFDialect"];
 }
 
 def SFTileAssignRoles : Pass<"sf-tile-assign-roles", "::sparseflow::sf_tile::KernelOp"> {

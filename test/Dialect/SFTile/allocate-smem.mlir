@@ -1,0 +1,51 @@
+// RUN: sparseflow-opt %s --split-input-file --pass-pipeline="builtin.module(gpu.module(sf_tile.kernel(sf-tile-allocate-smem)))" | FileCheck %s
+
+// A stage's parts lie together, each at a multiple of the swizzle's period of 1024 bytes: 4096, then 512 that are rounded up.
+// CHECK-LABEL: sf_tile.kernel @rings
+// CHECK-SAME: shared_bytes = 15360 : i64
+// CHECK: sf_tile.ring {offset = 0 : i64, stride = 5120 : i64} : <3 x 32x64xf16>
+// CHECK: sf_tile.ring {offset = 4096 : i64, stride = 5120 : i64} : <3 x 64x16xi4>
+gpu.module @kernels {
+  sf_tile.kernel @rings() attributes {threads = 32 : i64} {
+    %x = sf_tile.ring : !sf_tile.ring<3 x 32x64xf16>
+    %m = sf_tile.ring : !sf_tile.ring<3 x 64x16xi4>
+    sf_tile.return
+  }
+}
+
+// -----
+
+#wide = #sf_tile.layout<register = [[0, 1], [1, 0]], lane = [[0, 2], [0, 4], [0, 8], [0, 16], [0, 32]], warps = [1, 2], along = [0, 1]>
+#narrow = #sf_tile.layout<register = [[1, 0]], lane = [[0, 0], [0, 0], [0, 0], [0, 0], [0, 0]], warps = [1, 2], along = [0, -1]>
+
+// Scratch of a reduction, 4 bytes for each register of the result and thread, lies over the rings.
+// CHECK-LABEL: sf_tile.kernel @scratch
+// CHECK-SAME: shared_bytes = 512 : i64
+// CHECK: sf_tile.reduce add %{{.*}} {dim = 1 : i64, scratch_offset = 0 : i64}
+// CHECK-LABEL: sf_tile.kernel @aliased
+// CHECK-SAME: shared_bytes = 2048 : i64
+// CHECK: sf_tile.ring {offset = 0 : i64, stride = 1024 : i64}
+// CHECK: sf_tile.reduce add %{{.*}} {dim = 1 : i64, scratch_offset = 0 : i64}
+gpu.module @kernels {
+  sf_tile.kernel @scratch(%x: memref<2x128xf32>, %i: index) attributes {threads = 64 : i64} {
+    %t = sf_tile.load %x[%i, %i] : memref<2x128xf32> -> !sf_tile.tile<2x128xf32, #wide>
+    %s = sf_tile.reduce add %t {dim = 1} : !sf_tile.tile<2x128xf32, #wide> -> !sf_tile.tile<2x1xf32, #narrow>
+    sf_tile.return
+  }
+  sf_tile.kernel @aliased(%x: memref<2x128xf32>, %i: index) attributes {threads = 64 : i64} {
+    %ring = sf_tile.ring : !sf_tile.ring<2 x 8x64xf16>
+    %t = sf_tile.load %x[%i, %i] : memref<2x128xf32> -> !sf_tile.tile<2x128xf32, #wide>
+    %s = sf_tile.reduce add %t {dim = 1} : !sf_tile.tile<2x128xf32, #wide> -> !sf_tile.tile<2x1xf32, #narrow>
+    sf_tile.return
+  }
+}
+
+// -----
+
+// CHECK-LABEL: sf_tile.kernel @none
+// CHECK-SAME: shared_bytes = 0 : i64
+gpu.module @kernels {
+  sf_tile.kernel @none() attributes {threads = 32 : i64} {
+    sf_tile.return
+  }
+}

@@ -1,0 +1,53 @@
+// RUN: sparseflow-opt %s --split-input-file --verify-diagnostics --pass-pipeline="builtin.module(gpu.module(sf_tile.kernel(sf-tile-plan-pipeline)))"
+
+gpu.module @kernels attributes {sf.target = #sf.target<"sm_86">} {
+  sf_tile.kernel @too_deep(%steps: index)
+      attributes {config = #sf.kernel_config<tile = 64x8x64, warps = 1x1, stages = 4, atom = mma>, threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %x = sf_tile.ring : !sf_tile.ring<? x 256x64xf16>
+    // expected-error @below {{expected at most 3 stages of 32768 bytes on sm_86, got 4 in the kernel's configuration}}
+    sf_tile.pipeline %c0 to %steps rings(%x : !sf_tile.ring<? x 256x64xf16>) producer {
+    ^bb0(%step: index, %stage: index):
+      sf_tile.yield
+    } consumer {
+    ^bb0(%step: index, %stage: index):
+      sf_tile.yield
+    }
+    sf_tile.return
+  }
+}
+
+// -----
+
+gpu.module @kernels attributes {sf.target = #sf.target<"sm_86">} {
+  sf_tile.kernel @too_large(%steps: index) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %x = sf_tile.ring : !sf_tile.ring<? x 512x64xf16>
+    // expected-error @below {{expected two stages to fit in the 101376 bytes of shared memory of sm_86, got stages of 65536; choose a smaller tile}}
+    sf_tile.pipeline %c0 to %steps rings(%x : !sf_tile.ring<? x 512x64xf16>) producer {
+    ^bb0(%step: index, %stage: index):
+      sf_tile.yield
+    } consumer {
+    ^bb0(%step: index, %stage: index):
+      sf_tile.yield
+    }
+    sf_tile.return
+  }
+}
+
+// -----
+
+gpu.module @kernels {
+  sf_tile.kernel @no_rings(%steps: index) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    // expected-error @below {{expected a pipeline with rings}}
+    sf_tile.pipeline %c0 to %steps producer {
+    ^bb0(%step: index, %stage: index):
+      sf_tile.yield
+    } consumer {
+    ^bb0(%step: index, %stage: index):
+      sf_tile.yield
+    }
+    sf_tile.return
+  }
+}
