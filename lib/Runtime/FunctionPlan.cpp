@@ -253,17 +253,18 @@ Error FunctionPlan::bindPointer(const TensorPlan &plan, StringRef kind, const Te
                          "contiguous rows (stride 1 in the last dimension)",
                          "strides " + describeShape(strides) + "; copy it to a contiguous tensor");
     // The leading dimensions must collapse to rows one stride apart.
-    int64_t rowStride = columns, reach = 0;
+    int64_t rowStride = columns;
+    std::optional<int64_t> reach; // what the next dimension's stride has to be
     for (size_t d = rank >= 2 ? rank - 1 : 0; d-- > 0;) {
       if (tensor.shape[d] == 1)
         continue;
-      if (reach == 0)
-        rowStride = reach = strides[d];
-      else if (LLVM_UNLIKELY(strides[d] != reach))
+      if (!reach)
+        rowStride = strides[d];
+      else if (LLVM_UNLIKELY(strides[d] != *reach))
         return tensorError(function.name, kind, spec, "rows that are one stride apart",
                            "strides " + describeShape(strides) +
                                "; copy it to a contiguous tensor");
-      reach *= tensor.shape[d];
+      reach = strides[d] * tensor.shape[d];
     }
     // Reading a row again is fine, writing over one is not.
     bool isOutput = kind == "output";
@@ -368,8 +369,6 @@ Expected<bool> FunctionPlan::gridOf(size_t kernel, const int64_t *symbols,
                                     std::array<uint32_t, 3> &grid) const {
   for (size_t i = 0; i < 3; ++i) {
     const GridPlan &dim = grids[kernel][i];
-    // At most 2^40 * 2^31 blocks before the check: no overflow in 128 bits, nor in practice in the
-    // saturated product.
     uint64_t count =
         dim.symbol < 0 ? 1 : divideCeil(uint64_t(symbols[dim.symbol]), uint64_t(dim.per));
     uint64_t extent = SaturatingMultiply<uint64_t>(count, dim.mul);

@@ -81,7 +81,8 @@ private:
     const StoredTensor *stored = nullptr; // Constant
     DimPlan rowStride;                    // Constant, Workspace
     llvm::SmallVector<DimPlan, 2> shape;  // Workspace
-    int64_t mostRows = 0; // Workspace: the largest symbol for which a variant takes it; its slot holds no more
+    /// Workspace: the largest symbol for which a variant takes it; its slot holds no more.
+    int64_t mostRows = 0;
     unsigned elementBytes = 1;
   };
   struct ArgumentPlan {

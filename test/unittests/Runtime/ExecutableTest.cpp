@@ -104,6 +104,26 @@ TEST_F(ExecutableTest, repeated_input_rows_are_fine) {
   EXPECT_EQ(y.at(3, 1), x.at(0, 1) * 6 + 0.5f);
 }
 
+TEST_F(ExecutableTest, leading_dimensions_collapse_to_rows) {
+  Manifest manifest = makeManifest();
+  Function &function = manifest.functions[0];
+  function.inputs[0].shape = {std::string("M"), 3, columns};
+  load(cantFail(ProgramFile::create(manifest, makeTensors())));
+  device->compute = false;
+  Matrix x(64), y(4);
+  auto runWith = [&](std::vector<int64_t> strides) {
+    std::vector<int64_t> shape = {4, 3, columns};
+    TensorRef input{x.data, DType::F32, shape, strides};
+    return messageOf(executable->run(0, input, y.ref(), {}));
+  };
+  EXPECT_EQ(runWith({48, 16, 1}), "");
+  EXPECT_EQ(runWith({60, 20, 1}), "");
+  EXPECT_EQ(device->launches.back().rowStride, columns);
+  EXPECT_EQ(runWith({0, 0, 1}), "");
+  for (std::vector<int64_t> strides : {std::vector<int64_t>{64, 16, 1}, {16, 0, 1}, {16, 64, 1}})
+    EXPECT_CONTAINS(runWith(strides), "expected rows that are one stride apart, got strides");
+}
+
 TEST_F(ExecutableTest, misfits_are_explained) {
   Matrix x(5), y(5);
   auto with = [&](auto change) {
