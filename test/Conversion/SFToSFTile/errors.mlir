@@ -1,0 +1,123 @@
+// RUN: sparseflow-opt %s --split-input-file --verify-diagnostics --convert-sf-to-sf-tile
+
+func.func @no_config(%x: tensor<?x64xf16>, %w: tensor<64x64xf16, #sf.weight<sp24, pack = mma>>) -> tensor<?x64xf16> {
+  // expected-error @below {{expected kernel configurations; run sf-select-config before tiling}}
+  %y = sf.matmul %x, %w : (tensor<?x64xf16>, tensor<64x64xf16, #sf.weight<sp24, pack = mma>>) -> tensor<?x64xf16>
+  return %y : tensor<?x64xf16>
+}
+
+// -----
+
+func.func @not_packed(%x: tensor<?x64xf16>, %w: tensor<64x64xf16, #sf.weight<sp24>>) -> tensor<?x64xf16> {
+  // expected-error @below {{expected packed weights, got 'tensor<64x64xf16, #sf.weight<sp24>>'; run sf-pack-weights before tiling}}
+  %y = sf.matmul %x, %w {configs = [#sf.kernel_config<tile = 64x8x64, warps = 1x1, atom = mma_sp>]}
+      : (tensor<?x64xf16>, tensor<64x64xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
+  return %y : tensor<?x64xf16>
+}
+
+// -----
+
+func.func @rank(%x: tensor<2x4x8xf32>) -> tensor<2x4x8xf32> {
+  %init = tensor.empty() : tensor<2x4x8xf32>
+  // expected-error @below {{expected tensors of rank 0 to 2 of which at most the leading dimension of a matrix is dynamic, got 'tensor<2x4x8xf32>'}}
+  %y = linalg.generic {indexing_maps = [affine_map<(a, b, c) -> (a, b, c)>, affine_map<(a, b, c) -> (a, b, c)>],
+                       iterator_types = ["parallel", "parallel", "parallel"]}
+      ins(%x : tensor<2x4x8xf32>) outs(%init : tensor<2x4x8xf32>) {
+  ^bb0(%a: f32, %out: f32):
+    linalg.yield %a : f32
+  } -> tensor<2x4x8xf32>
+  return %y : tensor<2x4x8xf32>
+}
+
+// -----
+
+func.func @reduction(%x: tensor<4x8xf32>, %init: tensor<4xf32>) -> tensor<4xf32> {
+  // expected-error @below {{expected an elementwise operation on a vector or matrix: all iterators parallel, one or two of them}}
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>, affine_map<(m, n) -> (m)>],
+                       iterator_types = ["parallel", "reduction"]}
+      ins(%x : tensor<4x8xf32>) outs(%init : tensor<4xf32>) {
+  ^bb0(%a: f32, %out: f32):
+    %0 = arith.addf %a, %out : f32
+    linalg.yield %0 : f32
+  } -> tensor<4xf32>
+  return %y : tensor<4xf32>
+}
+
+// -----
+
+func.func @transposed_result(%x: tensor<4x8xf32>, %init: tensor<8x4xf32>) -> tensor<8x4xf32> {
+  // expected-error @below {{expected results that are indexed by the identity, got affine_map<(d0, d1) -> (d1, d0)>}}
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>, affine_map<(m, n) -> (n, m)>],
+                       iterator_types = ["parallel", "parallel"]}
+      ins(%x : tensor<4x8xf32>) outs(%init : tensor<8x4xf32>) {
+  ^bb0(%a: f32, %out: f32):
+    linalg.yield %a : f32
+  } -> tensor<8x4xf32>
+  return %y : tensor<8x4xf32>
+}
+
+// -----
+
+func.func @reads_destination(%x: tensor<4x8xf32>, %init: tensor<4x8xf32>) -> tensor<4x8xf32> {
+  // expected-error @below {{expected an elementwise operation that does not read its destination}}
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>, affine_map<(m, n) -> (m, n)>],
+                       iterator_types = ["parallel", "parallel"]}
+      ins(%x : tensor<4x8xf32>) outs(%init : tensor<4x8xf32>) {
+  ^bb0(%a: f32, %out: f32):
+    %0 = arith.addf %a, %out : f32
+    linalg.yield %0 : f32
+  } -> tensor<4x8xf32>
+  return %y : tensor<4x8xf32>
+}
+
+// -----
+
+func.func @transposed_input(%x: tensor<8x4xf32>, %init: tensor<4x8xf32>) -> tensor<4x8xf32> {
+  // expected-error @below {{expected inputs of shape [], [N], [M,1] or [M,N] against a result [M,N], got 'tensor<8x4xf32>' indexed by affine_map<(d0, d1) -> (d1, d0)>}}
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (n, m)>, affine_map<(m, n) -> (m, n)>],
+                       iterator_types = ["parallel", "parallel"]}
+      ins(%x : tensor<8x4xf32>) outs(%init : tensor<4x8xf32>) {
+  ^bb0(%a: f32, %out: f32):
+    linalg.yield %a : f32
+  } -> tensor<4x8xf32>
+  return %y : tensor<4x8xf32>
+}
+
+// -----
+
+func.func @index(%x: tensor<4x8xi64>, %init: tensor<4x8xi64>) -> tensor<4x8xi64> {
+  // expected-error @below {{expected an elementwise operation that does not use its indices}}
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>, affine_map<(m, n) -> (m, n)>],
+                       iterator_types = ["parallel", "parallel"]}
+      ins(%x : tensor<4x8xi64>) outs(%init : tensor<4x8xi64>) {
+  ^bb0(%a: i64, %out: i64):
+    %i = linalg.index 0 : index
+    %0 = arith.index_cast %i : index to i64
+    linalg.yield %0 : i64
+  } -> tensor<4x8xi64>
+  return %y : tensor<4x8xi64>
+}
+
+// -----
+
+func.func @verify_at_run_time(%x: tensor<32x128xf16>) -> tensor<32x128xf16, #sf.weight<sp24>> {
+  // expected-error @below {{expected mode = "prune" for a weight that is known only at run time, got "verify"; verify it on the host (sf.validate_24) or make it a constant}}
+  %w = sf.compress %x {mode = "verify"} : tensor<32x128xf16> -> tensor<32x128xf16, #sf.weight<sp24>>
+  return %w : tensor<32x128xf16, #sf.weight<sp24>>
+}
+
+// -----
+
+func.func @compress_f32(%x: tensor<32x128xf32>) -> tensor<32x128xf32, #sf.weight<sp24>> {
+  // expected-error @below {{expected 8- or 16-bit elements, which tensor cores multiply, got 'f32'}}
+  %w = sf.compress %x {mode = "prune"} : tensor<32x128xf32> -> tensor<32x128xf32, #sf.weight<sp24>>
+  return %w : tensor<32x128xf32, #sf.weight<sp24>>
+}
+
+// -----
+
+func.func @dequantized_weight(%q: tensor<64x64xi8, #sf.weight<sp24>>, %s: tensor<f32>) -> tensor<64x64xf16, #sf.weight<sp24>> {
+  // expected-error @below {{expected a dequantized weight to be a constant or an operand of sf.matmul, whose epilogue takes the scales}}
+  %w = sf.dequantize %q, %s : tensor<64x64xi8, #sf.weight<sp24>>, tensor<f32> -> tensor<64x64xf16, #sf.weight<sp24>>
+  return %w : tensor<64x64xf16, #sf.weight<sp24>>
+}
