@@ -201,6 +201,15 @@ Value Emitter::callIntrinsic(StringRef name, Type result, ValueRange operands) {
 
 GlobalMemory::GlobalMemory(Emitter &e, MemRefType type, ValueRange converted)
     : base(converted[0]), elementBits(type.getElementTypeBitWidth()) {
+  // A view is its buffer's pointer and a constant.
+  if (auto view = base.getDefiningOp<LLVM::GEPOp>()) {
+    APInt offset;
+    int32_t constant = view.getRawConstantIndices()[0];
+    if (constant != LLVM::GEPOp::kDynamicIndex)
+      byteOffset = constant;
+    else if (matchPattern(view.getDynamicIndices()[0], m_ConstantInt(&offset)))
+      byteOffset = offset.getSExtValue();
+  }
   unsigned next = 1;
   for (int64_t size : type.getShape()) {
     staticSizes.push_back(size);
@@ -219,7 +228,8 @@ int64_t sparseflow::getKnownDivisor(Value index) {
   if (matchPattern(index, m_ConstantInt(&constant)))
     return constant.isZero() ? any : int64_t(1) << constant.countr_zero();
   if (auto mul = index.getDefiningOp<arith::MulIOp>())
-    return std::min(any, getKnownDivisor(mul.getLhs()) * getKnownDivisor(mul.getRhs()));
+    return static_cast<int64_t>(std::min<uint64_t>(
+        any, llvm::SaturatingMultiply<uint64_t>(getKnownDivisor(mul.getLhs()), getKnownDivisor(mul.getRhs()))));
   if (auto add = index.getDefiningOp<arith::AddIOp>())
     return std::min(getKnownDivisor(add.getLhs()), getKnownDivisor(add.getRhs()));
   return 1;

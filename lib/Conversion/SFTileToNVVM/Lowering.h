@@ -87,6 +87,7 @@ struct GlobalMemory {
   llvm::SmallVector<mlir::Value> strides; ///< i64, in elements
   llvm::SmallVector<int64_t> staticSizes, staticStrides;
   unsigned elementBits;
+  int64_t byteOffset = 0; ///< Of a view in its buffer.
 };
 
 /// Largest power of two that is known to divide an index.

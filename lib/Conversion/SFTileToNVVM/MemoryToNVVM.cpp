@@ -177,8 +177,10 @@ private:
     for (auto [i, stride] : llvm::enumerate(memory.staticStrides))
       if (i + 1 < dims.size() && !ShapedType::isDynamic(stride))
         aligned = std::gcd(aligned, stride);
-    if (!ShapedType::isDynamic(memory.staticSizes.back()))
-      aligned = std::gcd(aligned, memory.staticSizes.back());
+    aligned = ShapedType::isDynamic(memory.staticSizes.back()) ? 1 : std::gcd(aligned, memory.staticSizes.back());
+    // A view may begin at any byte of the buffer that it cuts, which itself is aligned.
+    if (memory.byteOffset)
+      aligned = std::gcd(aligned, std::max<int64_t>(memory.byteOffset * 8 / memory.elementBits, 1));
     vector = aligned;
   }
 

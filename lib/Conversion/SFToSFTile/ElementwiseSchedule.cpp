@@ -20,13 +20,18 @@ using namespace sparseflow::sf_tile;
 static constexpr int64_t kThreads = 128;
 /// Elements of a tile: 16 a thread keep several loads in flight.
 static constexpr int64_t kTileElements = kThreads * 16;
+/// Where an operand is transposed, tiles are 32 x 64, so that a block uses whole sectors of it too.
+static constexpr int64_t kTransposedColumns = 64;
 
 LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *op, StringRef stem, StringRef label,
                                            ArrayRef<ElementwiseOperand> operands, int64_t columns,
                                            ScalarBuilder scalars) {
   Schedule s(kernels, op, stem);
-  bool matrix = cast<RankedTensorType>(op->getResult(0).getType()).getRank() == 2;
-  int64_t tileColumns = std::min<int64_t>(llvm::PowerOf2Ceil(columns), kTileElements / 2);
+  auto result = cast<RankedTensorType>(op->getResult(0).getType());
+  bool matrix = result.getRank() == 2;
+  bool isTransposing = llvm::any_of(operands, [](const ElementwiseOperand &operand) { return operand.isTransposed; });
+  int64_t maxColumns = isTransposing ? kTransposedColumns : kTileElements / 2;
+  int64_t tileColumns = std::min<int64_t>(llvm::PowerOf2Ceil(columns), maxColumns);
   int64_t tileRows = matrix ? kTileElements / tileColumns : 1;
   tileColumns = matrix ? tileColumns : std::max(tileColumns, kThreads);
   int64_t columnTiles = llvm::divideCeil(columns, tileColumns);
@@ -39,18 +44,20 @@ LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *
   // The rows of the launch are those of a matrix operand or, when all broadcast, there is a fixed number.
   std::optional<int64_t> rowsOf, rowsPerBlock;
   for (auto [i, operand] : llvm::enumerate(operands))
-    if (matrix && !rowsOf &&
+    if (matrix && !rowsOf && !operand.isTransposed &&
         (operand.broadcast == sf::Broadcast::Full || operand.broadcast == sf::Broadcast::Token))
       rowsOf = i, rowsPerBlock = tileRows;
-  if (matrix && !rowsOf)
+  int64_t fixedRows = matrix ? result.getDimSize(0) : 1;
+  if (!rowsOf && ShapedType::isDynamic(fixedRows))
     return op->emitOpError("expected an operand that has the result's rows");
+  int64_t blocks = columnTiles * (rowsOf ? 1 : llvm::divideCeil(fixedRows, tileRows));
 
   auto dispatch = s.dispatch(
       inputs[rowsOf.value_or(0)], {-1}, label, op->getResultTypes(), [&](size_t) -> SmallVector<Value> {
         KernelOp kernel = s.startKernel(types, kThreads, {}, "");
         SmallVector<Value> arguments(kernel.getBody().getArguments());
-        Value rows = matrix ? memref::DimOp::create(s.b, s.loc, arguments[*rowsOf], s.index(0)).getResult()
-                            : s.index(1);
+        Value rows = rowsOf ? memref::DimOp::create(s.b, s.loc, arguments[*rowsOf], s.index(0)).getResult()
+                            : s.index(fixedRows);
         auto tile = TileIdOp::create(s.b, s.loc, rows, columnTiles, tileRows, 1, 1);
         Axis rowAxis = {s.mul(tile.getToken(), tileRows), tileRows};
         Axis columnAxis = {s.mul(tile.getFeature(), tileColumns), tileColumns};
@@ -58,7 +65,10 @@ LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *
         SmallVector<Value> tiles;
         SmallVector<Type> elements;
         for (auto [operand, argument] : llvm::zip(operands, arguments)) {
-          tiles.push_back(loadBroadcast(s, argument, operand.broadcast, rowAxis, columnAxis, false));
+          // The rows of a transposed operand are the result's columns.
+          Axis tokens = operand.isTransposed ? columnAxis : rowAxis;
+          Axis features = operand.isTransposed ? rowAxis : columnAxis;
+          tiles.push_back(loadBroadcast(s, argument, operand.broadcast, tokens, features, operand.isTransposed));
           elements.push_back(cast<TileType>(tiles.back().getType()).getElementType());
         }
         SmallVector<Type> results;
@@ -80,7 +90,7 @@ LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *
         }
         s.finishKernel();
         return llvm::to_vector(s.launch(kernel, inputs, op->getResultTypes(),
-                                        GridAttr::get(s.b.getContext(), columnTiles, rowsOf, rowsPerBlock)));
+                                        GridAttr::get(s.b.getContext(), blocks, rowsOf, rowsPerBlock)));
       });
   op->replaceAllUsesWith(dispatch);
   op->erase();
@@ -121,13 +131,19 @@ LogicalResult sparseflow::scheduleElementwise(gpu::GPUModuleOp kernels, linalg::
     if (op.payloadUsesValueFromOperand(&init))
       return op.emitOpError("expected an elementwise operation that does not read its destination");
   }
+  if (op.getNumDpsInputs() == 0)
+    return op.emitOpError("expected at least one input; make a result without inputs a constant");
   SmallVector<ElementwiseOperand> operands;
   for (OpOperand *input : op.getDpsInputOperands()) {
     auto type = dyn_cast<RankedTensorType>(input->get().getType());
+    if (type && op.getMatchingIndexingMap(input) == AffineMap::getPermutationMap(ArrayRef<unsigned>{1, 0}, op.getContext())) {
+      operands.push_back({input->get(), sf::Broadcast::Full, /*isTransposed=*/true});
+      continue;
+    }
     std::optional<sf::Broadcast> broadcast =
         type ? getBroadcast(op.getMatchingIndexingMap(input), type) : std::nullopt;
     if (!broadcast)
-      return op.emitOpError("expected inputs of shape [], [N], [M,1] or [M,N] against a result [M,N], got ")
+      return op.emitOpError("expected inputs of shape [], [N], [M,1], [M,N] or [N,M] against a result [M,N], got ")
              << input->get().getType() << " indexed by "
              << AffineMapAttr::get(op.getMatchingIndexingMap(input));
     operands.push_back({input->get(), *broadcast});

@@ -6,6 +6,7 @@
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Dialect/Linalg/Transforms/Transforms.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
 #include "llvm/ADT/TypeSwitch.h"
 
@@ -23,6 +24,7 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
     ModuleOp module = getOperation();
     auto builder = OpBuilder::atBlockEnd(module.getBody());
     auto kernels = gpu::GPUModuleOp::create(builder, module.getLoc(), "kernels");
+    generalizeElementwise(module);
     SmallVector<Operation *> work;
     for (auto func : module.getOps<func::FuncOp>())
       for (Operation &op : func.getOps())
@@ -35,12 +37,41 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
   }
 
 private:
+  /// Named elementwise operations become linalg.generic. A fill stays: it is a destination, or there is no kernel for it.
+  static void generalizeElementwise(ModuleOp module) {
+    SmallVector<linalg::LinalgOp> named;
+    module.walk([&](linalg::LinalgOp op) {
+      if (!isa<linalg::GenericOp, linalg::FillOp>(op) && op.getNumParallelLoops() == op.getNumLoops())
+        named.push_back(op);
+    });
+    IRRewriter rewriter(module.getContext());
+    for (linalg::LinalgOp op : named) {
+      rewriter.setInsertionPoint(op);
+      // What has no general form is reported as an operation without a schedule.
+      (void)linalg::generalizeNamedOp(rewriter, op);
+    }
+  }
+
+  /// What every kernel can take and give. Rows and columns are counted in 32 bits.
+  static LogicalResult checkTensor(Operation *op, RankedTensorType tensor) {
+    if (!getKernelArgumentType(tensor))
+      return op->emitOpError("expected tensors of rank 0 to 2 of which at most the leading dimension of a "
+                             "matrix is dynamic, got ")
+             << tensor;
+    if (!toDType(tensor.getElementType()) && !tensor.getElementType().isSignlessInteger(32))
+      return op->emitOpError("expected elements of f16, bf16, f32, i8, i32, f8E4M3FN or f8E5M2, got ") << tensor;
+    constexpr int64_t maxExtent = int64_t(1) << 30;
+    for (int64_t size : tensor.getShape())
+      if (!ShapedType::isDynamic(size) && (size < 1 || size > maxExtent))
+        return op->emitOpError("expected dimensions from 1 to 2^30, got ") << tensor;
+    return success();
+  }
+
   static LogicalResult schedule(gpu::GPUModuleOp kernels, Operation *op) {
-    for (Type type : op->getOperandTypes())
-      if (auto tensor = dyn_cast<RankedTensorType>(type); tensor && !getKernelArgumentType(tensor))
-        return op->emitOpError("expected tensors of rank 0 to 2 of which at most the leading dimension of a "
-                               "matrix is dynamic, got ")
-               << tensor;
+    for (Type type : llvm::concat<const Type>(SmallVector<Type>(op->getOperandTypes()),
+                                              SmallVector<Type>(op->getResultTypes())))
+      if (auto tensor = dyn_cast<RankedTensorType>(type); tensor && failed(checkTensor(op, tensor)))
+        return failure();
     return llvm::TypeSwitch<Operation *, LogicalResult>(op)
         .Case([&](sf::MatmulOp op) { return scheduleMatmul(kernels, op); })
         .Case([&](sf::QuantizeOp op) { return scheduleQuantize(kernels, op); })

@@ -40,6 +40,11 @@ module attributes {a = #sf.kernel_config<tiles = 64x64x64>} {}
 
 // -----
 
+// expected-error @below {{expected powers of two for the tile, got 64x24x64; use 64x32x64}}
+module attributes {a = #sf.kernel_config<tile = 64x24x64, warps = 1x1, atom = mma_sp>} {}
+
+// -----
+
 // expected-error@+1 {{expected tile to be features x tokens x k}}
 module attributes {a = #sf.kernel_config<tile = 64x64>} {}
 

@@ -110,7 +110,8 @@ LogicalResult WeightAttr::verifyEncoding(ArrayRef<int64_t> shape, Type elementTy
 // kernel.
 static constexpr int64_t kChunkFeatures = 64, kChunkElements = 64;
 static constexpr int64_t kAtomFeatures = 16, kAtomTokens = 8;
-static constexpr int64_t kMaxWarps = 16, kMaxStages = 16, kMaxSplitK = 64, kMaxRaster = 64;
+static constexpr int64_t kMaxWarps = 16, kMaxStages = 16, kMaxSplitK = 64, kMaxRaster = 64,
+                         kMaxTile = 1024;
 
 LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitError,
                                        std::optional<int64_t> maxTokens, int64_t tileFeatures,
@@ -120,6 +121,10 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
   if (maxTokens && *maxTokens < 1)
     return emitError() << "expected max_tokens to be at least 1, got " << *maxTokens
                        << "; leave it out for any number of tokens";
+  for (int64_t size : {tileFeatures, tileTokens, tileK})
+    if (size > kMaxTile)
+      return emitError() << "expected a tile of at most " << kMaxTile << " along each side, got "
+                         << tileFeatures << "x" << tileTokens << "x" << tileK;
   if (tileFeatures < 1 || tileFeatures % kChunkFeatures != 0)
     return emitError() << "expected the tile's features to be a multiple of " << kChunkFeatures
                        << ", got " << tileFeatures << "; a packed weight comes in chunks of "
@@ -132,6 +137,13 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
     return emitError() << "expected the tile's k to be a multiple of " << kChunkElements
                        << " elements, got " << tileK
                        << "; a chunk is 128 bytes: 64 elements of 16 bits, 128 of 8 bits";
+  // Layouts are linear over GF(2): every side is a power of two.
+  if (!llvm::isPowerOf2_64(tileFeatures) || !llvm::isPowerOf2_64(tileTokens) ||
+      !llvm::isPowerOf2_64(tileK))
+    return emitError() << "expected powers of two for the tile, got " << tileFeatures << "x"
+                       << tileTokens << "x" << tileK << "; use "
+                       << llvm::PowerOf2Ceil(tileFeatures) << "x" << llvm::PowerOf2Ceil(tileTokens)
+                       << "x" << llvm::PowerOf2Ceil(tileK);
   if (warpsFeatures < 1 || warpsTokens < 1 || !llvm::isPowerOf2_64(warpsFeatures) ||
       !llvm::isPowerOf2_64(warpsTokens) || warpsFeatures * warpsTokens > kMaxWarps)
     return emitError() << "expected powers of two with a product of at most " << kMaxWarps
