@@ -46,7 +46,9 @@ def main():
     exported = {line.split()[-1].split("@")[0] for line in output.splitlines() if line.strip()}
     declared = set(functions(new))
     if exported != declared:
-        errors.append(f"exported but not declared: {sorted(exported - declared)}; declared but not exported: {sorted(declared - exported)}")
+        errors.append(
+            f"exported but not declared: {sorted(exported - declared)}; declared but not exported: {sorted(declared - exported)}"
+        )
     print("\n".join(errors) or f"{len(declared)} functions, {len(structs(new))} structs: as they were")
     return bool(errors)
 

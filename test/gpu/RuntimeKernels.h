@@ -1,5 +1,5 @@
-// The two kernels of the runtime's test program (unittests/Runtime/TestProgram.h) as PTX, written by hand: the runtime's
-// test on a GPU must not depend on the compiler.
+// The two kernels of the runtime's test program (unittests/Runtime/TestProgram.h) as PTX, written
+// by hand: the runtime's test on a GPU must not depend on the compiler.
 #ifndef SPARSEFLOW_TEST_GPU_RUNTIMEKERNELS_H
 #define SPARSEFLOW_TEST_GPU_RUNTIMEKERNELS_H
 

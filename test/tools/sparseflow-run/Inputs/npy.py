@@ -37,7 +37,9 @@ def main():
             count *= n
         generator = random.Random(int(seed))
         floating = FORMATS[descr] in "ef"
-        write(path, descr, shape, [generator.gauss(0, 1) if floating else generator.randrange(100) for _ in range(count)])
+        write(
+            path, descr, shape, [generator.gauss(0, 1) if floating else generator.randrange(100) for _ in range(count)]
+        )
         return 0
     (shape, a), (other, b) = read(sys.argv[2]), read(sys.argv[3])
     worst = max((abs(x - y) for x, y in zip(a, b)), default=0)
