@@ -7,6 +7,7 @@ library must export exactly the functions that today's header declares.
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 
 def strip(text):
@@ -31,7 +32,7 @@ def enumerators(text):
 
 def main():
     frozen, header, library, nm = sys.argv[1:]
-    old, new = open(frozen).read(), open(header).read()
+    old, new = Path(frozen).read_text(), Path(header).read_text()
     errors = []
     for name, declaration in functions(old).items():
         if functions(new).get(name) != declaration:

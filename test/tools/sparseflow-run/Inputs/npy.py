@@ -7,12 +7,14 @@ npy.py compare A B TOLERANCE          prints the shape and the largest differenc
 import random
 import struct
 import sys
+from pathlib import Path
 
 FORMATS = {"<f2": "e", "<f4": "f", "<u2": "H", "|i1": "b"}
 
 
 def write(path, descr, shape, values):
-    header = "{'descr': '%s', 'fortran_order': False, 'shape': (%s), }" % (descr, "".join(f"{n}," for n in shape))
+    extents = "".join(f"{n}," for n in shape)
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({extents}), }}"
     header += " " * ((63 - (10 + len(header))) % 64) + "\n"
     with open(path, "wb") as file:
         file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode())
@@ -20,7 +22,7 @@ def write(path, descr, shape, values):
 
 
 def read(path):
-    data = open(path, "rb").read()
+    data = Path(path).read_bytes()
     length = struct.unpack("<H", data[8:10])[0]
     header = eval(data[10 : 10 + length])
     body = data[10 + length :]
@@ -42,7 +44,7 @@ def main():
         )
         return 0
     (shape, a), (other, b) = read(sys.argv[2]), read(sys.argv[3])
-    worst = max((abs(x - y) for x, y in zip(a, b)), default=0)
+    worst = max((abs(x - y) for x, y in zip(a, b, strict=True)), default=0)
     print("shape", "x".join(str(n) for n in shape), "largest", max(map(abs, a), default=0), "difference", worst)
     return shape != other or not worst <= float(sys.argv[4])
 
