@@ -1,0 +1,78 @@
+// RUN: sparseflow-opt %s --split-input-file --pass-pipeline="builtin.module(gpu.module(convert-sf-tile-to-nvvm,cse))" | FileCheck %s
+
+#row = #sf_tile.layout<register = [[1]], lane = [[2], [4], [8], [16], [32]], warps = [1], along = [0]>
+
+// What LLVM would need a device library for is written out: exp is the special-function unit, 8-bit floats are conversions.
+// CHECK-LABEL: llvm.func @functions
+// CHECK: llvm.call_intrinsic "llvm.nvvm.e4m3x2.to.f16x2.rn"
+// CHECK: llvm.call_intrinsic "llvm.nvvm.ex2.approx.ftz.f"
+// CHECK: math.copysign
+// CHECK: llvm.call_intrinsic "llvm.nvvm.ff.to.e5m2x2.rn"
+// CHECK-NOT: math.exp
+// CHECK-NOT: math.erf
+// CHECK-NOT: math.tanh
+gpu.module @kernels attributes {sf.target = #sf.target<"sm_89">} {
+  sf_tile.kernel @functions(%x: memref<64xf8E4M3FN>, %y: memref<64xf8E5M2>) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %t = sf_tile.load %x[%c0] : memref<64xf8E4M3FN> -> !sf_tile.tile<64xf8E4M3FN, #row>
+    %r = sf_tile.map %t : !sf_tile.tile<64xf8E4M3FN, #row> -> !sf_tile.tile<64xf8E5M2, #row> {
+    ^bb0(%v: f8E4M3FN):
+      %f = arith.extf %v : f8E4M3FN to f32
+      %e = math.exp %f : f32
+      %g = math.erf %e : f32
+      %h = math.tanh %g : f32
+      %q = arith.truncf %h : f32 to f8E5M2
+      sf_tile.yield %q : f8E5M2
+    }
+    sf_tile.store %r, %y[%c0] : !sf_tile.tile<64xf8E5M2, #row>, memref<64xf8E5M2>
+    sf_tile.return
+  }
+}
+
+// -----
+
+#full = #sf_tile.layout<register = [[0, 1], [1, 0]], lane = [[0, 2], [0, 4], [0, 8], [0, 16], [0, 32]], warps = [1], along = [0]>
+#column = #sf_tile.layout<register = [[1, 0]], lane = [[0, 0], [0, 0], [0, 0], [0, 0], [0, 0]], warps = [1], along = [0]>
+
+// The broadcast tile has one register a row; each meets the row's two elements.
+// CHECK-LABEL: llvm.func @broadcast
+// CHECK-COUNT-2: llvm.bitcast %{{.*}} : i32 to f32
+// CHECK-COUNT-4: arith.addf
+// CHECK-NOT: arith.addf
+gpu.module @kernels {
+  sf_tile.kernel @broadcast(%x: memref<2x64xf32>, %y: memref<2x1xf32>) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %s = sf_tile.load %y[%c0, %c0] dims [0, -1] : memref<2x1xf32> -> !sf_tile.tile<2x1xf32, #column>
+    %t = sf_tile.load %x[%c0, %c0] : memref<2x64xf32> -> !sf_tile.tile<2x64xf32, #full>
+    %r = sf_tile.map %t, %s : !sf_tile.tile<2x64xf32, #full>, !sf_tile.tile<2x1xf32, #column> -> !sf_tile.tile<2x64xf32, #full> {
+    ^bb0(%a: f32, %b: f32):
+      %v = arith.addf %a, %b : f32
+      sf_tile.yield %v : f32
+    }
+    sf_tile.store %r, %x[%c0, %c0] : !sf_tile.tile<2x64xf32, #full>, memref<2x64xf32>
+    sf_tile.return
+  }
+}
+
+// -----
+
+#dense = #sf_tile.layout<register = [[0, 1], [0, 2]], lane = [[0, 4], [0, 8], [0, 16], [0, 32], [0, 64]], warps = [1], along = [0]>
+#kept = #sf_tile.layout<register = [[0, 1]], lane = [[0, 2], [0, 4], [0, 8], [0, 16], [0, 32]], warps = [1], along = [0]>
+#groups = #sf_tile.layout<register = [], lane = [[0, 1], [0, 2], [0, 4], [0, 8], [0, 16]], warps = [1], along = [0]>
+
+// Magnitudes of f16 compare as integers without the sign. Ties go to the lower position: the later one must be larger (sgt), the
+// earlier one only as large (sge).
+// CHECK-LABEL: llvm.func @compress
+// CHECK: %[[BITS:.*]] = llvm.bitcast %{{.*}} : f16 to i16
+// CHECK: %[[WIDE:.*]] = arith.extui %[[BITS]] : i16 to i32
+// CHECK: arith.andi %[[WIDE]], %c32767_i32
+// CHECK-COUNT-3: arith.cmpi sgt
+// CHECK: arith.cmpi sge
+gpu.module @kernels {
+  sf_tile.kernel @compress(%x: memref<1x128xf16>) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %t = sf_tile.load %x[%c0, %c0] : memref<1x128xf16> -> !sf_tile.tile<1x128xf16, #dense>
+    %k, %m = sf_tile.compress %t : !sf_tile.tile<1x128xf16, #dense> -> !sf_tile.tile<1x64xf16, #kept>, !sf_tile.tile<1x32xi4, #groups>
+    sf_tile.return
+  }
+}

@@ -1,0 +1,41 @@
+// RUN: sparseflow-opt %s --split-input-file --verify-diagnostics --pass-pipeline="builtin.module(gpu.module(convert-sf-tile-to-nvvm))"
+
+gpu.module @kernels {
+  sf_tile.kernel @unplaced() attributes {threads = 32 : i64} {
+    // expected-error @below {{expected an offset; run sf-tile-allocate-smem first}}
+    // expected-error @below {{failed to legalize operation 'sf_tile.ring'}}
+    %ring = sf_tile.ring : !sf_tile.ring<2 x 8x64xf16>
+    sf_tile.return
+  }
+}
+
+// -----
+
+#row = #sf_tile.layout<register = [[1]], lane = [[2], [4], [8], [16], [32]], warps = [1], along = [0]>
+gpu.module @kernels attributes {sf.target = #sf.target<"sm_80">} {
+  sf_tile.kernel @float8(%x: memref<64xf8E4M3FN>) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %t = sf_tile.load %x[%c0] : memref<64xf8E4M3FN> -> !sf_tile.tile<64xf8E4M3FN, #row>
+    // expected-error @below {{expected a chip with 8-bit floats, sm_89 or later, got sm_80}}
+    // expected-error @below {{failed to legalize operation 'sf_tile.map'}}
+    %r = sf_tile.map %t : !sf_tile.tile<64xf8E4M3FN, #row> -> !sf_tile.tile<64xf32, #row> {
+    ^bb0(%v: f8E4M3FN):
+      %f = arith.extf %v : f8E4M3FN to f32
+      sf_tile.yield %f : f32
+    }
+    sf_tile.return
+  }
+}
+
+// -----
+
+gpu.module @kernels {
+  sf_tile.kernel @odd_rows(%x: memref<?x3xf16>) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %ring = sf_tile.ring {offset = 0 : i64, stride = 1024 : i64} : !sf_tile.ring<2 x 8x3xf16>
+    // expected-error @below {{expected rows of a multiple of 4 bytes, got 6}}
+    // expected-error @below {{failed to legalize operation 'sf_tile.copy_async'}}
+    sf_tile.copy_async %x[%c0, %c0] [8, 3] to %ring[%c0] logical : memref<?x3xf16> to <2 x 8x3xf16>
+    sf_tile.return
+  }
+}
