@@ -170,7 +170,8 @@ def SF_CompressOp : SF_Op<"compress", [Pure]> {
     Element types: `f16`, `bf16`, `f32`, `i8`, `f8E4M3FN`, `f8E5M2`. -0.0 counts as zero.
 
     Preconditions: static shape, K a multiple of 4, no NaN; in mode `verify`, at most two non-zeros in
-    each group. A constant that breaks this is rejected by `sf-verify-sparsity`.
+    each group. A constant that breaks this is rejected by `sf-verify-sparsity`. A weight that is known
+    only at run time is compressed by a kernel, which prunes; the reference also verifies.
 
     Postconditions: exactly two positions of each group are kept, in ascending order.
 

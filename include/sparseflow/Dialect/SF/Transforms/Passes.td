@@ -99,7 +99,8 @@ def SFOrientOperandsPass : Pass<"sf-orient-operands"> {
     Pass 3. The sparse operand of `mma.sp` is always A, so `sf.matmul` computes `X * W^T` with W as A of
     the transposed product. A product with the weight on the left, `Y[N,M] = W[N,K] * X[K,M]`, is
     rewritten to `Y^T = X^T * W^T`. The two transpositions cancel against transpositions around
-    them; otherwise they stay as `linalg.transpose`.
+    them; otherwise they stay as `linalg.transpose`. A kernel takes tensors of which the leading dimension
+    alone is dynamic, so a transposition that stays needs a static number of tokens.
 
     A product of two 2:4 operands is an error, and so is a 2:4 operand in any other linalg operation.
 
