@@ -18,8 +18,10 @@ llvm_config.with_system_environment(
     ["HOME", "TMP", "TEMP", "CUDA_HOME", "SPARSEFLOW_PTXAS", "ASAN_OPTIONS", "UBSAN_OPTIONS"])
 llvm_config.use_default_substitutions()
 
-# A test must never be answered from, or leave anything in, the user's cache.
+# A test must never be answered from, or leave anything in, the user's cache or temporary folder.
 config.environment["SPARSEFLOW_CACHE_DIR"] = os.path.join(config.test_exec_root, "cache")
+config.environment["TMPDIR"] = os.path.join(config.test_exec_root, "tmp")
+os.makedirs(config.environment["TMPDIR"], exist_ok=True)
 
 tools = [config.sparseflow_tools_dir, config.llvm_tools_dir]
 llvm_config.add_tool_substitutions(

@@ -1,8 +1,8 @@
 //===- CompileMain.cpp - sparseflow-compile -------------------------------===//
 //
 // MLIR in, an .sf file out. The command line is parsed by hand rather than with llvm::cl, whose
-// global registry would offer every option that LLVM and MLIR have. Output is written at the end and
-// atomically: a failed compile leaves what was there before.
+// global registry would offer every option that LLVM and MLIR have. Output is written at the end
+// and atomically: a failed compile leaves what was there before.
 //
 //===----------------------------------------------------------------------===//
 
@@ -80,8 +80,8 @@ static Error parseArguments(ArrayRef<const char *> argv, Arguments &arguments) {
       continue;
     }
     flag = flag.starts_with("--") ? flag.drop_front(2) : flag.drop_front(1);
-    if (!is_contained({"o", "output", "target", "emit", "config", "constants",
-                       "dump-intermediates", "ptxas", "cache-dir", "reproducer"},
+    if (!is_contained({"o", "output", "target", "emit", "config", "constants", "dump-intermediates",
+                       "ptxas", "cache-dir", "reproducer"},
                       flag))
       return badUsage("unknown option '" + argument + "'");
     if (!hasValue) {
@@ -226,8 +226,8 @@ static Error run(const Arguments &arguments) {
   StringRef name = arguments.input == "-" ? "<stdin>" : StringRef(arguments.input);
 
   if (arguments.emit != Emit::File) {
-    Expected<std::vector<StageOutput>> outputs = compileTo(
-        static_cast<Stage>(arguments.emit), source, name, constants, arguments.compile);
+    Expected<std::vector<StageOutput>> outputs =
+        compileTo(static_cast<Stage>(arguments.emit), source, name, constants, arguments.compile);
     if (!outputs)
       return outputs.takeError();
     return writeStage(*outputs, arguments.output);

@@ -17,12 +17,14 @@
 #include "sparseflow/Target/Manifest.h"
 #include "sparseflow/Target/Passes.h"
 
+#include "mlir/Bytecode/BytecodeReader.h"
 #include "mlir/IR/DialectResourceBlobManager.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringMap.h"
 #include "llvm/ADT/StringSet.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/MemoryBufferRef.h"
 #include "llvm/Support/Threading.h"
 #include <atomic>
 #include <dlfcn.h>
@@ -94,9 +96,8 @@ static void addConstant(std::vector<rt::StoredTensor> &tensors, const ResourceCo
   if (isCanonicalWeight(constant.type) && dtype) {
     int64_t n = constant.type.getDimSize(0), k = constant.type.getDimSize(1);
     size_t valueBytes = canonicalValuesBytes(n, k, *dtype);
-    tensors.push_back(makeTensor(constant.name + ".values",
-                                 *rt::parseDType(stringifyDType(*dtype)), {n, k / 2},
-                                 constant.data.take_front(valueBytes), owner));
+    tensors.push_back(makeTensor(constant.name + ".values", *rt::parseDType(stringifyDType(*dtype)),
+                                 {n, k / 2}, constant.data.take_front(valueBytes), owner));
     tensors.push_back(makeTensor(constant.name + ".bitmask", rt::DType::U8, {n, (k + 7) / 8},
                                  constant.data.drop_front(valueBytes), owner));
     return;
@@ -267,7 +268,8 @@ static PipelineOptions getPipelineOptions(const Shared &shared, const Chip &chip
 static llvm::Expected<std::vector<StageOutput>>
 getKernels(Session &session, Stage stage, const Chip &chip, const target::Ptxas *ptxas);
 
-/// What lies between the last IR and the program: each kernel's LLVM IR, PTX and cubin, the manifest.
+/// What lies between the last IR and the program: each kernel's LLVM IR, PTX and cubin, the
+/// manifest.
 static llvm::Error dumpKernels(Session &session, const ChipProgram &program, const Chip &chip,
                                ArrayRef<StageOutput> llvmIR, Dumper &dumper) {
   for (const StageOutput &kernel : llvmIR)
@@ -276,8 +278,7 @@ static llvm::Error dumpKernels(Session &session, const ChipProgram &program, con
   for (const rt::StoredTensor &tensor : program.tensors) {
     StringRef name = tensor.name;
     if (name.consume_front((chip.name + "/").str()))
-      if (llvm::Error error =
-              dumper.dump(chip.name + "-" + name, llvm::toStringRef(tensor.data)))
+      if (llvm::Error error = dumper.dump(chip.name + "-" + name, llvm::toStringRef(tensor.data)))
         return error;
   }
   return dumper.dump(chip.name + "-manifest.json",
@@ -306,9 +307,7 @@ static llvm::Expected<ChipProgram> compileForChip(const Shared &shared, const Ch
 
   DiskCache cache(dumper.enabled() ? "" : shared.cacheDir);
   std::string key =
-      cache.enabled()
-          ? programKey(shared, chip, printModule(session.module(), Print::Source))
-          : "";
+      cache.enabled() ? programKey(shared, chip, printModule(session.module(), Print::Source)) : "";
   std::optional<ChipProgram> program;
   if (cache.enabled())
     program = lookUp(cache, key);
@@ -340,9 +339,10 @@ static llvm::Expected<ChipProgram> compileForChip(const Shared &shared, const Ch
 }
 
 /// As many chips at once as there are processors; each keeps its own answer.
-static std::vector<llvm::Expected<ChipProgram>>
-compileForChips(const Shared &shared, ArrayRef<const Chip *> chips, Dumper &dumper,
-                TimingScope &timing) {
+static std::vector<llvm::Expected<ChipProgram>> compileForChips(const Shared &shared,
+                                                                ArrayRef<const Chip *> chips,
+                                                                Dumper &dumper,
+                                                                TimingScope &timing) {
   std::vector<std::optional<llvm::Expected<ChipProgram>>> results(chips.size());
   std::atomic<size_t> next{0};
   auto work = [&] {
@@ -351,9 +351,9 @@ compileForChips(const Shared &shared, ArrayRef<const Chip *> chips, Dumper &dump
   };
   // Dumps are numbered and timings nested in the order of events; both want one thread.
   bool ordered = dumper.enabled() || shared.options.timing;
-  size_t count = ordered ? 1
-                         : std::min<size_t>(chips.size(),
-                                            llvm::hardware_concurrency().compute_thread_count());
+  size_t count =
+      ordered ? 1
+              : std::min<size_t>(chips.size(), llvm::hardware_concurrency().compute_thread_count());
   std::vector<std::thread> threads;
   for (size_t i = 1; i < count; ++i)
     threads.emplace_back(work);
@@ -412,6 +412,34 @@ static std::string getCacheDir(const CompileOptions &options) {
   return options.cacheDir ? *options.cacheDir : DiskCache::defaultDirectory();
 }
 
+/// What the compiler can take: functions of tensors whose element types have a name at run time.
+/// Said here, by the functions' own types, rather than by the first pass that stumbles over them.
+static LogicalResult checkFunctions(ModuleOp module) {
+  unsigned count = 0;
+  for (auto function : module.getOps<func::FuncOp>()) {
+    if (function.isExternal() || !function.isPublic())
+      continue;
+    ++count;
+    auto check = [&](TypeRange types, StringRef what) -> LogicalResult {
+      for (auto [i, type] : llvm::enumerate(types)) {
+        auto tensor = dyn_cast<RankedTensorType>(type);
+        if (!tensor || !sf::getDType(tensor.getElementType()))
+          return function.emitError()
+                 << "expected " << what << " " << i << " of '" << function.getSymName()
+                 << "' to be a ranked tensor of f16, bf16, f32, i8, f8E4M3FN, f8E5M2 or i32, got "
+                 << type;
+      }
+      return success();
+    };
+    if (failed(check(function.getArgumentTypes(), "argument")) ||
+        failed(check(function.getResultTypes(), "result")))
+      return failure();
+  }
+  if (!count)
+    return module.emitError("expected a public function with a body, got none");
+  return success();
+}
+
 /// Parses, binds, and runs what is the same for every chip.
 static llvm::Error runGraphPhase(Session &session, StringRef source, StringRef name,
                                  ArrayRef<ExternalConstant> constants, Dumper &dumper,
@@ -422,7 +450,9 @@ static llvm::Error runGraphPhase(Session &session, StringRef source, StringRef n
     return error;
   if (llvm::Error error = dumper.dump("input.mlir", session.module()))
     return error;
-  return session.run(Phase::Graph, Phase::Graph, {}, dumper, timing);
+  if (llvm::Error error = session.run(Phase::Graph, Phase::Graph, {}, dumper, timing))
+    return error;
+  return session.guard([&] { return checkFunctions(session.module()); });
 }
 
 llvm::Expected<rt::ProgramFile::Ptr> sparseflow::compile(StringRef source, StringRef name,
@@ -485,8 +515,8 @@ llvm::Expected<rt::ProgramFile::Ptr> sparseflow::compile(StringRef source, Strin
   if (failures)
     return std::move(failures);
 
-  tensors.push_back(rt::StoredTensor::text(sourceTensorName.str(),
-                                           printModule(session.module(), Print::Source)));
+  tensors.push_back(
+      rt::StoredTensor::text(sourceTensorName.str(), printModule(session.module(), Print::Source)));
   manifest.source = sourceTensorName.str();
   return rt::ProgramFile::create(std::move(manifest), std::move(tensors));
 }
@@ -522,9 +552,10 @@ getKernels(Session &session, Stage stage, const Chip &chip, const target::Ptxas 
   return outputs;
 }
 
-llvm::Expected<std::vector<StageOutput>>
-sparseflow::compileTo(Stage stage, StringRef source, StringRef name,
-                      ArrayRef<ExternalConstant> constants, const CompileOptions &options) {
+llvm::Expected<std::vector<StageOutput>> sparseflow::compileTo(Stage stage, StringRef source,
+                                                               StringRef name,
+                                                               ArrayRef<ExternalConstant> constants,
+                                                               const CompileOptions &options) {
   llvm::Expected<SmallVector<const Chip *>> chips = findChips(options.targets);
   if (!chips)
     return chips.takeError();
@@ -581,13 +612,15 @@ sparseflow::compileTo(Stage stage, StringRef source, StringRef name,
 /// goes to `pieces`, which must live as long as the session's module is read.
 static llvm::Error loadText(Session &session, const rt::ProgramFile &file, StringRef text,
                             StringRef name, std::vector<std::vector<char>> &pieces) {
+  // The compiler writes text; bytecode would be somebody else's, and its reader is less careful.
+  if (isBytecode(llvm::MemoryBufferRef(text, name)))
+    return rt::makeError(rt::Status::InvalidProgram, "expected the file's source to be text");
   if (llvm::Error error = session.parse(text, name))
     return error;
   std::vector<ExternalConstant> constants;
   for (const ResourceConstant &constant : getResourceConstants(session.module())) {
     auto view = [](const rt::StoredTensor &tensor) {
-      return ArrayRef<char>(reinterpret_cast<const char *>(tensor.data.data()),
-                            tensor.data.size());
+      return ArrayRef<char>(reinterpret_cast<const char *>(tensor.data.data()), tensor.data.size());
     };
     const rt::StoredTensor *whole = file.find(constant.name);
     const rt::StoredTensor *values = file.find(constant.name + ".values");
@@ -600,8 +633,8 @@ static llvm::Error loadText(Session &session, const rt::ProgramFile &file, Strin
     } else if (whole) {
       constants.push_back({constant.name, view(*whole), std::nullopt, std::nullopt});
     } else {
-      return rt::makeError(rt::Status::InvalidProgram, "expected a tensor '" + constant.name +
-                                                           "' in the file, got none");
+      return rt::makeError(rt::Status::InvalidProgram,
+                           "expected a tensor '" + constant.name + "' in the file, got none");
     }
   }
   return session.bind(constants);
@@ -634,8 +667,8 @@ llvm::Expected<LoadedModule> sparseflow::loadSource(const rt::ProgramFile &file)
   return keep(session, std::move(pieces));
 }
 
-/// Renames constants to where the file has them, and checks that the file's are what kernels expect:
-/// from here on they are plain pointers.
+/// Renames constants to where the file has them, and checks that the file's are what kernels
+/// expect: from here on they are plain pointers.
 static llvm::Error resolveConstants(rt::Manifest &manifest, ArrayRef<ResourceConstant> resources,
                                     const rt::ProgramFile &file, StringRef chip) {
   for (rt::Function &function : manifest.functions)
@@ -648,8 +681,8 @@ static llvm::Error resolveConstants(rt::Manifest &manifest, ArrayRef<ResourceCon
       auto resource = llvm::find_if(
           resources, [&](const ResourceConstant &other) { return other.name == buffer.tensor; });
       if (!tensor || resource == resources.end())
-        return rt::makeError(rt::Status::InvalidProgram, "expected a tensor '" + buffer.tensor +
-                                                             "' in the file, got none");
+        return rt::makeError(rt::Status::InvalidProgram,
+                             "expected a tensor '" + buffer.tensor + "' in the file, got none");
       if (tensor->data.size() != resource->data.size())
         return rt::makeError(rt::Status::InvalidProgram,
                              llvm::formatv("tensor '{0}' expected {1} bytes, got {2}; the file was "
@@ -661,8 +694,8 @@ static llvm::Error resolveConstants(rt::Manifest &manifest, ArrayRef<ResourceCon
   return llvm::Error::success();
 }
 
-llvm::Expected<RecompiledProgram>
-sparseflow::recompileForEmulation(const rt::ProgramFile &file, StringRef targetName) {
+llvm::Expected<RecompiledProgram> sparseflow::recompileForEmulation(const rt::ProgramFile &file,
+                                                                    StringRef targetName) {
   llvm::Expected<const Chip *> chip = target::findChip(targetName);
   if (!chip)
     return rt::makeError(rt::Status::Unsupported, llvm::toString(chip.takeError()));

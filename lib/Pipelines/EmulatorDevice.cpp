@@ -1,8 +1,8 @@
 //===- EmulatorDevice.cpp - Programs on the emulator ----------------------===//
 //
-// The file's kernels are machine code for a GPU, so they are compiled again from its source, and the
-// program that is replayed is the one that this gives, not the one that the file claims: whoever
-// altered a file can make it fail, and nothing else.
+// The file's kernels are machine code for a GPU, so they are compiled again from its source, and
+// the program that is replayed is the one that this gives, not the one that the file claims:
+// whoever altered a file can make it fail, and nothing else.
 //
 //===----------------------------------------------------------------------===//
 
@@ -57,8 +57,7 @@ public:
                                ArrayRef(params, parameterCounts.lookup(kernel.name)), options);
     if (!error)
       return Error::success();
-    return rt::makeError(rt::Status::DeviceError, "kernel '" + kernel.name +
-                                                      "' in the emulator: " +
+    return rt::makeError(rt::Status::DeviceError, "kernel '" + kernel.name + "' in the emulator: " +
                                                       toString(std::move(error)));
   }
 
@@ -132,8 +131,8 @@ static bool haveSameSignature(const rt::Function &a, const rt::Function &b) {
   return strip(a) == strip(b);
 }
 
-Expected<std::unique_ptr<rt::LoadedFunction>>
-EmulatorDevice::load(const rt::ProgramFile::Ptr &file, const rt::Function &function) {
+Expected<std::unique_ptr<rt::LoadedFunction>> EmulatorDevice::load(const rt::ProgramFile::Ptr &file,
+                                                                   const rt::Function &function) {
   if (function.programs.empty())
     return rt::makeError(rt::Status::Unsupported,
                          "function '" + function.name + "' was compiled for no target");

@@ -99,12 +99,14 @@ static constexpr PassEntry entries[] = {
      [](OpPassManager &manager, const PipelineOptions &) {
        manager.addNestedPass<gpu::GPUModuleOp>(createConvertSFTileToNVVM());
      }},
-    // 13. Upstream's. Repeated index arithmetic goes before it is spread over LLVM operations; there is
+    // 13. Upstream's. Repeated index arithmetic goes before it is spread over LLVM operations;
+    // there is
     //     no canonicalization before the loops are gone, because it tries the loops' many carried
     //     values against each other (a fifth of the time to PTX) and O3 gives the same PTX without.
     {Phase::Lower, "to-llvm",
      [](OpPassManager &manager, const PipelineOptions &) {
-       // Steps and stages fit 32 bits, and registers are scarce; addresses are made 64 bits wide by the lowering.
+       // Steps and stages fit 32 bits, and registers are scarce; addresses are made 64 bits wide by
+       // the lowering.
        constexpr unsigned indexBits = 32;
        OpPassManager &kernels = manager.nest<gpu::GPUModuleOp>();
        kernels.addPass(createCSEPass());

@@ -1,7 +1,7 @@
 //===- ReferenceDevice.cpp - Functions on the reference -------------------===//
 //
-// No kernels: the file's `sf` source is compiled for the host through linalg, so that results can be
-// compared with something that shares nothing with the kernels.
+// No kernels: the file's `sf` source is compiled for the host through linalg, so that results can
+// be compared with something that shares nothing with the kernels.
 //
 //===----------------------------------------------------------------------===//
 

@@ -34,12 +34,12 @@ using namespace mlir;
 
 void sparseflow::registerDialects(DialectRegistry &registry) {
   registry.insert<sf::SFDialect, sf_tile::SFTileDialect>();
-  registry.insert<affine::AffineDialect, arith::ArithDialect, bufferization::BufferizationDialect,
-                  cf::ControlFlowDialect, DLTIDialect, func::FuncDialect, gpu::GPUDialect,
-                  linalg::LinalgDialect, LLVM::LLVMDialect, math::MathDialect,
-                  memref::MemRefDialect, NVVM::NVVMDialect, scf::SCFDialect,
-                  sparse_tensor::SparseTensorDialect, tensor::TensorDialect,
-                  vector::VectorDialect>();
+  registry
+      .insert<affine::AffineDialect, arith::ArithDialect, bufferization::BufferizationDialect,
+              cf::ControlFlowDialect, DLTIDialect, func::FuncDialect, gpu::GPUDialect,
+              linalg::LinalgDialect, LLVM::LLVMDialect, math::MathDialect, memref::MemRefDialect,
+              NVVM::NVVMDialect, scf::SCFDialect, sparse_tensor::SparseTensorDialect,
+              tensor::TensorDialect, vector::VectorDialect>();
   // What convert-to-llvm asks the dialects for.
   registerBuiltinDialectTranslation(registry);
   registerGPUDialectTranslation(registry);

@@ -7,11 +7,12 @@
 
 #include "Session.h"
 
-#include "sparseflow/Dialect/SF/IR/SFDialect.h"
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
+#include "sparseflow/Dialect/SF/IR/SFDialect.h"
 #include "sparseflow/Pipelines/Registration.h"
 #include "sparseflow/Runtime/Error.h"
 
+#include "mlir/Bytecode/BytecodeReader.h"
 #include "mlir/IR/AsmState.h"
 #include "mlir/IR/BuiltinDialect.h"
 #include "mlir/IR/DialectResourceBlobManager.h"
@@ -20,6 +21,7 @@
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/MemoryBufferRef.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/raw_ostream.h"
 
@@ -88,7 +90,8 @@ static std::string placeOf(Location location) {
   return "";
 }
 
-static void append(std::string &text, StringRef kind, Location location, const llvm::Twine &message) {
+static void append(std::string &text, StringRef kind, Location location,
+                   const llvm::Twine &message) {
   std::string place = placeOf(location);
   text += place + (place.empty() ? "" : ": ") + kind.str() + message.str();
 }
@@ -127,8 +130,8 @@ Session::Session(const CompileOptions &options, std::string stem)
 Session::~Session() { loaded->context->getDiagEngine().eraseHandler(*handler); }
 
 llvm::Error Session::takeErrors(StringRef what) {
-  std::string message = errors.empty() ? (what + " failed without a message").str()
-                                       : llvm::join(errors, "\n");
+  std::string message =
+      errors.empty() ? (what + " failed without a message").str() : llvm::join(errors, "\n");
   errors.clear();
   return rt::makeError(rt::Status::InvalidProgram, message);
 }
@@ -143,7 +146,51 @@ llvm::Error Session::guard(llvm::function_ref<LogicalResult()> action) {
 // Parsing and constants
 //===----------------------------------------------------------------------===//
 
+/// The parser recurses over brackets, and the source may come out of a file from anywhere.
+static constexpr unsigned maxNesting = 200;
+
+/// The line on which brackets nest too deeply; 0 if they do not.
+static unsigned findDeepNesting(StringRef source) {
+  unsigned depth = 0, line = 1;
+  for (size_t i = 0; i < source.size(); ++i) {
+    switch (source[i]) {
+    case '\n':
+      ++line;
+      break;
+    case '"': // constants are megabytes of digits
+      i = std::min(source.find_first_of("\"\n", i + 1), source.size());
+      break;
+    case '/':
+      if (source.substr(i, 2) == "//")
+        i = std::min(source.find('\n', i), source.size()) - 1;
+      break;
+    case '(':
+    case '[':
+    case '{':
+    case '<':
+      if (++depth > maxNesting)
+        return line;
+      break;
+    case '-': // an arrow closes nothing
+      if (source.substr(i, 2) == "->")
+        ++i;
+      break;
+    case ')':
+    case ']':
+    case '}':
+    case '>':
+      depth -= depth > 0;
+      break;
+    }
+  }
+  return 0;
+}
+
 llvm::Error Session::parse(StringRef source, StringRef name) {
+  if (unsigned line = isBytecode(llvm::MemoryBufferRef(source, name)) ? 0 : findDeepNesting(source))
+    return rt::makeError(rt::Status::InvalidProgram,
+                         llvm::formatv("{0}:{1}: expected brackets to nest at most {2} deep", name,
+                                       line, maxNesting));
   ParserConfig config(loaded->context.get());
   loaded->module = parseSourceString<ModuleOp>(source, config, name);
   if (!loaded->module)
@@ -171,8 +218,9 @@ std::vector<ResourceConstant> sparseflow::getResourceConstants(ModuleOp module) 
 }
 
 static std::string describe(ArrayRef<int64_t> shape) {
-  return "[" + llvm::join(llvm::map_range(shape, [](int64_t size) { return std::to_string(size); }),
-                          ", ") +
+  return "[" +
+         llvm::join(llvm::map_range(shape, [](int64_t size) { return std::to_string(size); }),
+                    ", ") +
          "]";
 }
 
@@ -198,10 +246,11 @@ llvm::Error Session::bind(ArrayRef<ExternalConstant> constants) {
   auto names = [&] {
     return wanted.empty()
                ? std::string("no constants")
-               : llvm::join(llvm::map_range(wanted, [](auto &c) { return "'" + c.name + "'"; }), ", ");
+               : llvm::join(llvm::map_range(wanted, [](auto &c) { return "'" + c.name + "'"; }),
+                            ", ");
   };
-  auto &manager = DenseResourceElementsHandle::getManagerInterface(loaded->context.get())
-                      .getBlobManager();
+  auto &manager =
+      DenseResourceElementsHandle::getManagerInterface(loaded->context.get()).getBlobManager();
   for (const ExternalConstant &given : constants) {
     auto constant = llvm::find_if(wanted, [&](auto &other) { return other.name == given.name; });
     if (constant == wanted.end())
@@ -244,18 +293,18 @@ std::string Session::writeReproducer(PassManager &manager) {
     llvm::consumeError(std::move(error));
   std::string text;
   llvm::raw_string_ostream stream(text);
-  fresh.module().print(stream, OpPrintingFlags().elideLargeResourceString(2 * reproducedConstantBytes));
+  fresh.module().print(stream,
+                       OpPrintingFlags().elideLargeResourceString(2 * reproducedConstantBytes));
   stream << "\n{-#\n  external_resources: {\n    mlir_reproducer: {\n      pipeline: \"";
   std::string pipeline;
   llvm::raw_string_ostream pipelineStream(pipeline);
   manager.printAsTextualPipeline(pipelineStream);
   llvm::printEscapedString(pipeline, stream);
   stream << "\",\n      disable_threading: true,\n      verify_each: true\n    }\n  }\n#-}\n";
-  if (llvm::Error error =
-          rt::writeFileAtomically(options.reproducer, [&](llvm::raw_ostream &file) {
-            file << text;
-            return llvm::Error::success();
-          })) {
+  if (llvm::Error error = rt::writeFileAtomically(options.reproducer, [&](llvm::raw_ostream &file) {
+        file << text;
+        return llvm::Error::success();
+      })) {
     return "\nno reproducer was written: " + llvm::toString(std::move(error));
   }
   return "\nto replay this failure: sparseflow-opt --run-reproducer " + options.reproducer;
@@ -278,8 +327,7 @@ llvm::Error Session::run(Phase first, Phase last, const PipelineOptions &pipelin
     llvm::Error error = takeErrors("a pass");
     if (reproducer.empty())
       return error;
-    return rt::makeError(rt::Status::InvalidProgram,
-                         llvm::toString(std::move(error)) + reproducer);
+    return rt::makeError(rt::Status::InvalidProgram, llvm::toString(std::move(error)) + reproducer);
   };
   if (!dumper.enabled())
     return runPasses(

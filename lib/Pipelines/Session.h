@@ -9,10 +9,10 @@
 #ifndef SPARSEFLOW_LIB_PIPELINES_SESSION_H
 #define SPARSEFLOW_LIB_PIPELINES_SESSION_H
 
-#include "sparseflow/Pipelines/Compiler.h"
-#include "sparseflow/Pipelines/Pipelines.h"
 #include "mlir/IR/Diagnostics.h"
 #include "mlir/Support/Timing.h"
+#include "sparseflow/Pipelines/Compiler.h"
+#include "sparseflow/Pipelines/Pipelines.h"
 
 namespace sparseflow {
 

@@ -20,9 +20,9 @@
 #include "llvm/IR/Module.h"
 #include "llvm/MC/TargetRegistry.h"
 #include "llvm/Passes/PassBuilder.h"
+#include "llvm/Support/CommandLine.h"
 #include "llvm/Support/TargetSelect.h"
 #include "llvm/Support/Threading.h"
-#include "llvm/Support/CommandLine.h"
 #include "llvm/Target/TargetMachine.h"
 
 using namespace mlir;
@@ -35,9 +35,8 @@ using namespace sparseflow::target;
 SmallVector<LLVM::LLVMFuncOp> sparseflow::target::getKernels(gpu::GPUModuleOp module) {
   SmallVector<LLVM::LLVMFuncOp> kernels;
   for (auto function : module.getOps<LLVM::LLVMFuncOp>())
-    if (!function.isExternal() &&
-        (function->hasAttr(gpu::GPUDialect::getKernelFuncAttrName()) ||
-         function->hasAttr(NVVM::NVVMDialect::getKernelFuncAttrName())))
+    if (!function.isExternal() && (function->hasAttr(gpu::GPUDialect::getKernelFuncAttrName()) ||
+                                   function->hasAttr(NVVM::NVVMDialect::getKernelFuncAttrName())))
       kernels.push_back(function);
   return kernels;
 }
@@ -76,8 +75,8 @@ static llvm::Expected<std::unique_ptr<llvm::TargetMachine>> createTargetMachine(
     LLVMInitializeNVPTXTargetInfo();
     LLVMInitializeNVPTXTargetMC();
     LLVMInitializeNVPTXAsmPrinter();
-    // 32-bit pointers into shared memory: the matmul kernels have no registers to spare. LLVM has no other way to
-    // ask for them.
+    // 32-bit pointers into shared memory: the matmul kernels have no registers to spare. LLVM has
+    // no other way to ask for them.
     auto &flags = llvm::cl::getRegisteredOptions();
     if (auto flag = flags.find("nvptx-short-ptr"); flag != flags.end())
       flag->second->addOccurrence(0, "nvptx-short-ptr", "true");
@@ -129,8 +128,7 @@ static llvm::Error generatePTX(gpu::GPUModuleOp module, const CodeGenOptions &op
   std::string errors;
   llvm::LLVMContext context;
   context.setDiagnosticHandlerCallBack(collectErrors, &errors);
-  std::unique_ptr<llvm::Module> llvmModule =
-      translateModuleToLLVMIR(module, context, result.name);
+  std::unique_ptr<llvm::Module> llvmModule = translateModuleToLLVMIR(module, context, result.name);
   if (!llvmModule)
     return llvm::createStringError("cannot be translated to LLVM IR" +
                                    (errors.empty() ? errors : ": " + errors));
@@ -145,8 +143,7 @@ static llvm::Error generatePTX(gpu::GPUModuleOp module, const CodeGenOptions &op
   llvm::SmallString<0> ptx;
   llvm::raw_svector_ostream stream(ptx);
   llvm::legacy::PassManager passes;
-  if ((*machine)->addPassesToEmitFile(passes, stream, nullptr,
-                                      llvm::CodeGenFileType::AssemblyFile))
+  if ((*machine)->addPassesToEmitFile(passes, stream, nullptr, llvm::CodeGenFileType::AssemblyFile))
     return llvm::createStringError("the NVPTX code generator cannot write PTX");
   passes.run(*llvmModule);
   if (!errors.empty())
@@ -257,8 +254,8 @@ sparseflow::target::compileKernels(gpu::GPUModuleOp module, const CodeGenOptions
   }
 
   // A context whose threading is off takes no locks, so its attributes may not be shared either.
-  unsigned threads = options.maxThreads ? options.maxThreads
-                                        : llvm::hardware_concurrency().compute_thread_count();
+  unsigned threads =
+      options.maxThreads ? options.maxThreads : llvm::hardware_concurrency().compute_thread_count();
   if (!module.getContext()->isMultithreadingEnabled())
     threads = 1;
   runGuarded(std::move(work), threads, [&](size_t index, std::string message) {

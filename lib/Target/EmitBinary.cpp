@@ -18,7 +18,8 @@ namespace sparseflow::target {
 #include "sparseflow/Target/Passes.h.inc"
 } // namespace sparseflow::target
 
-static gpu::KernelMetadataAttr getMetadata(LLVM::LLVMFuncOp function, const CompiledKernel &kernel) {
+static gpu::KernelMetadataAttr getMetadata(LLVM::LLVMFuncOp function,
+                                           const CompiledKernel &kernel) {
   Builder builder(function.getContext());
   NamedAttrList metadata(function->getDiscardableAttrDictionary());
   auto set = [&](StringRef key, int64_t value) {
@@ -132,8 +133,8 @@ struct SFEmitBinaryPass : sparseflow::target::impl::SFEmitBinaryBase<SFEmitBinar
         assembler = *found;
         options.ptxas = &*assembler;
       } else if (format != "ptx") {
-        return fail(llvm::createStringError("expected format to be ptx or cubin, got '" + format +
-                                            "'"));
+        return fail(
+            llvm::createStringError("expected format to be ptx or cubin, got '" + format + "'"));
       }
     }
     for (auto kernels : llvm::make_early_inc_range(module.getOps<gpu::GPUModuleOp>()))

@@ -312,8 +312,8 @@ LogicalResult FunctionBuilder::addSignature() {
   };
   result.name = function.getSymName().str();
   for (auto [i, argument] : llvm::enumerate(function.getArguments())) {
-    FailureOr<rt::TensorSpec> spec =
-        specOf(argument, nameOf(function.getArgAttrDict(i), "input", i, function.getNumArguments()));
+    FailureOr<rt::TensorSpec> spec = specOf(
+        argument, nameOf(function.getArgAttrDict(i), "input", i, function.getNumArguments()));
     if (failed(spec))
       return failure();
     result.inputs.push_back(std::move(*spec));

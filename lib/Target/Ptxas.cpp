@@ -1,7 +1,7 @@
 //===- Ptxas.cpp - NVIDIA's assembler, and what it reports ----------------===//
 //
-// The version is asked for once per program and process, and kept in the cache: starting ptxas costs
-// more than a whole compile that is answered from there.
+// The version is asked for once per program and process, and kept in the cache: starting ptxas
+// costs more than a whole compile that is answered from there.
 //
 //===----------------------------------------------------------------------===//
 
@@ -119,9 +119,9 @@ std::string sparseflow::target::parsePtxasVersion(StringRef output) {
   size_t position = output.find(", V");
   if (position == StringRef::npos)
     return "";
-  return output.drop_front(position + 3).take_while([](char c) {
-    return isdigit(static_cast<unsigned char>(c)) || c == '.';
-  }).str();
+  return output.drop_front(position + 3)
+      .take_while([](char c) { return isdigit(static_cast<unsigned char>(c)) || c == '.'; })
+      .str();
 }
 
 //===----------------------------------------------------------------------===//
@@ -298,10 +298,9 @@ Expected<AssembledKernel> Ptxas::assemble(StringRef ptx, StringRef chip,
   AssembledKernel result;
   result.report = parsePtxasOutput(run->output);
   if (run->exitCode != 0 || !result.report.errors.empty()) {
-    std::string why = result.report.errors.empty()
-                          ? "exit code " + std::to_string(run->exitCode) + ": " +
-                                StringRef(run->output).trim().str()
-                          : result.report.errors.front();
+    std::string why = result.report.errors.empty() ? "exit code " + std::to_string(run->exitCode) +
+                                                         ": " + StringRef(run->output).trim().str()
+                                                   : result.report.errors.front();
     return createStringError("ptxas " + programVersion + " failed for " + chip + ": " + why);
   }
   ErrorOr<std::unique_ptr<MemoryBuffer>> cubin =

@@ -82,8 +82,8 @@ sparseflow::target::runSubprocess(llvm::ArrayRef<std::string> arguments, unsigne
   }
 
   SubprocessResult result;
-  bool finished = readUntil(pipeEnds[0], Clock::now() + std::chrono::seconds(timeoutSeconds),
-                            result.output);
+  bool finished =
+      readUntil(pipeEnds[0], Clock::now() + std::chrono::seconds(timeoutSeconds), result.output);
   close(pipeEnds[0]);
   if (!finished)
     kill(-child, SIGKILL);

@@ -11,10 +11,10 @@
 #ifndef SPARSEFLOW_PIPELINES_COMPILER_H
 #define SPARSEFLOW_PIPELINES_COMPILER_H
 
-#include "sparseflow/Runtime/ProgramFile.h"
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/IR/MLIRContext.h"
 #include "mlir/IR/OwningOpRef.h"
+#include "sparseflow/Runtime/ProgramFile.h"
 #include "llvm/ADT/ArrayRef.h"
 #include "llvm/Support/Error.h"
 #include <functional>
@@ -88,9 +88,9 @@ struct RecompiledProgram {
   runtime::Manifest manifest;
 };
 
-/// Compiles the programs of one chip again, up to the LLVM and NVVM dialects, for the emulator: from
-/// the file's source, with the configurations that were chosen then. Nothing that the file calls a
-/// kernel or a step is used, so a file that was tampered with can at worst be refused.
+/// Compiles the programs of one chip again, up to the LLVM and NVVM dialects, for the emulator:
+/// from the file's source, with the configurations that were chosen then. Nothing that the file
+/// calls a kernel or a step is used, so a file that was tampered with can at worst be refused.
 llvm::Expected<RecompiledProgram> recompileForEmulation(const runtime::ProgramFile &file,
                                                         llvm::StringRef target);
 

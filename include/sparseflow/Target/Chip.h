@@ -9,8 +9,8 @@
 #ifndef SPARSEFLOW_TARGET_CHIP_H
 #define SPARSEFLOW_TARGET_CHIP_H
 
-#include "sparseflow/Dialect/SF/IR/SFAttributes.h"
 #include "mlir/IR/BuiltinOps.h"
+#include "sparseflow/Dialect/SF/IR/SFAttributes.h"
 #include "llvm/Support/Error.h"
 
 namespace sparseflow::target {

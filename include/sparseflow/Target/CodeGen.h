@@ -8,10 +8,10 @@
 #ifndef SPARSEFLOW_TARGET_CODEGEN_H
 #define SPARSEFLOW_TARGET_CODEGEN_H
 
-#include "sparseflow/Target/Chip.h"
-#include "sparseflow/Target/Ptxas.h"
 #include "mlir/Dialect/GPU/IR/GPUDialect.h"
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "sparseflow/Target/Chip.h"
+#include "sparseflow/Target/Ptxas.h"
 #include "llvm/ADT/SmallVector.h"
 #include <functional>
 #include <string>

@@ -1,17 +1,17 @@
 //===- Manifest.h - From launches to the runtime's manifest -----*- C++ -*-===//
 //
-// The programmatic form of sf-emit-manifest: the compiler wants the structs, not their JSON, and the
-// constants that the manifest names.
+// The programmatic form of sf-emit-manifest: the compiler wants the structs, not their JSON, and
+// the constants that the manifest names.
 //
 //===----------------------------------------------------------------------===//
 
 #ifndef SPARSEFLOW_TARGET_MANIFEST_H
 #define SPARSEFLOW_TARGET_MANIFEST_H
 
-#include "sparseflow/Runtime/Manifest.h"
-#include "sparseflow/Target/Chip.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/IR/BuiltinOps.h"
+#include "sparseflow/Runtime/Manifest.h"
+#include "sparseflow/Target/Chip.h"
 
 namespace sparseflow::target {
 

@@ -7,9 +7,9 @@
 #ifndef SPARSEFLOW_TARGET_PASSES_H
 #define SPARSEFLOW_TARGET_PASSES_H
 
-#include "sparseflow/Target/CodeGen.h"
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/Pass/Pass.h"
+#include "sparseflow/Target/CodeGen.h"
 
 namespace sparseflow::target {
 

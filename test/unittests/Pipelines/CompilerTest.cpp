@@ -1,7 +1,8 @@
 //===- CompilerTest.cpp - The compiler as a function ----------------------===//
 //
-// What the command line cannot show: constants that are lent, files that were tampered with, and the
-// host's devices on what was compiled. Everything is small; where no ptxas is found, nothing runs.
+// What the command line cannot show: constants that are lent, files that were tampered with, and
+// the host's devices on what was compiled. Everything is small; where no ptxas is found, nothing
+// runs.
 //
 //===----------------------------------------------------------------------===//
 
@@ -47,9 +48,9 @@ protected:
     weight.resize(canonicalValuesBytes(features, inner, DType::f16) +
                   canonicalBitmaskBytes(features, inner));
     char *bitmask = weight.data() + canonicalValuesBytes(features, inner, DType::f16);
-    ASSERT_FALSE(errorToBool(compress24(DType::f16, features, inner, dense.data(),
-                                        CompressMode::Verify, weight.data(),
-                                        reinterpret_cast<uint8_t *>(bitmask))));
+    ASSERT_FALSE(
+        errorToBool(compress24(DType::f16, features, inner, dense.data(), CompressMode::Verify,
+                               weight.data(), reinterpret_cast<uint8_t *>(bitmask))));
     options.config = config.str();
     options.cacheDir = "";
   }
@@ -131,12 +132,12 @@ TEST_F(CompilerTest, LentConstantsMayGoAfterwards) {
 }
 
 TEST_F(CompilerTest, ConstantsThatDoNotFit) {
-  EXPECT_EQ(errorOf(source, {}), "expected the bytes of constant 'w', got none; pass them beside the "
-                                 "IR, or carry them in its dialect_resources");
+  EXPECT_EQ(errorOf(source, {}),
+            "expected the bytes of constant 'w', got none; pass them beside the "
+            "IR, or carry them in its dialect_resources");
   std::vector<ExternalConstant> given = constants();
   given.push_back({"v", weight, std::nullopt, std::nullopt});
-  EXPECT_EQ(errorOf(source, given),
-            "expected constants that the IR names, got 'v'; it names 'w'");
+  EXPECT_EQ(errorOf(source, given), "expected constants that the IR names, got 'v'; it names 'w'");
   given = constants();
   given[0].data = given[0].data.drop_back();
   EXPECT_EQ(errorOf(source, given), "constant 'w': expected 4608 bytes for tensor<64x64xf16, "
@@ -160,6 +161,13 @@ TEST_F(CompilerTest, DiagnosticsAreCollectedAndTold) {
   EXPECT_EQ(StringRef(error).take_front(9), "test:2:3:");
   ASSERT_EQ(told.size(), 1u);
   EXPECT_EQ(told[0], error);
+}
+
+TEST_F(CompilerTest, BracketsWithoutEnd) {
+  std::string deep = "func.func @f(%x: ";
+  for (int i = 0; i < 100000; ++i)
+    deep += "tuple<";
+  EXPECT_EQ(errorOf(deep, {}), "test:1: expected brackets to nest at most 200 deep");
 }
 
 TEST_F(CompilerTest, SameInputSameBytesFromManyThreads) {

@@ -4,8 +4,8 @@
 //
 //===----------------------------------------------------------------------===//
 
-#include "sparseflow/Target/CodeGen.h"
 #include "sparseflow/Target/Ptxas.h"
+#include "sparseflow/Target/CodeGen.h"
 #include "gtest/gtest.h"
 
 using namespace sparseflow::target;
@@ -43,13 +43,13 @@ TEST(PtxasOutput, KernelsAndTheirResources) {
 }
 
 TEST(PtxasOutput, DeviceFunctionsAreNotTakenForKernels) {
-  PtxasReport report = parsePtxasOutput(
-      "ptxas info    : Compiling entry function 'k' for 'sm_80'\n"
-      "ptxas info    : Function properties for k\n"
-      "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
-      "ptxas info    : Used 40 registers, 360 bytes cmem[0]\n"
-      "ptxas info    : Function properties for helper\n"
-      "    64 bytes stack frame, 60 bytes spill stores, 60 bytes spill loads\n");
+  PtxasReport report =
+      parsePtxasOutput("ptxas info    : Compiling entry function 'k' for 'sm_80'\n"
+                       "ptxas info    : Function properties for k\n"
+                       "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
+                       "ptxas info    : Used 40 registers, 360 bytes cmem[0]\n"
+                       "ptxas info    : Function properties for helper\n"
+                       "    64 bytes stack frame, 60 bytes spill stores, 60 bytes spill loads\n");
   ASSERT_EQ(report.kernels.size(), 1u);
   EXPECT_EQ(report.kernels[0].stackBytes, 0u);
 }

@@ -43,8 +43,7 @@ TEST(Subprocess, StdinIsEmpty) {
 TEST(Subprocess, AProgramThatHangsIsStoppedWithItsChildren) {
   auto start = std::chrono::steady_clock::now();
   llvm::Expected<SubprocessResult> result = shell("sleep 60 & sleep 60", 1);
-  EXPECT_EQ(llvm::toString(result.takeError()),
-            "'/bin/sh' did not finish in 1 s and was stopped");
+  EXPECT_EQ(llvm::toString(result.takeError()), "'/bin/sh' did not finish in 1 s and was stopped");
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
