@@ -22,7 +22,8 @@ def ConvertSFToSFTile : Pass<"convert-sf-to-sf-tile", "::mlir::ModuleOp"> {
     elementwise operations are `linalg.generic`.
   }];
   let dependentDialects = ["::mlir::gpu::GPUDialect", "::mlir::memref::MemRefDialect", "::mlir::arith::ArithDialect",
-                           "::mlir::math::MathDialect", "::sparseflow::sf_tile::SFTileDialect"];
+                           "::mlir::math::MathDialect", "::mlir::scf::SCFDialect",
+                           "::sparseflow::sf_tile::SFTileDialect"];
 }
 
 def ConvertSFTileToNVVM : Pass<"convert-sf-tile-to-nvvm", "::mlir::gpu::GPUModuleOp"> {
@@ -36,7 +37,8 @@ def ConvertSFTileToNVVM : Pass<"convert-sf-tile-to-nvvm", "::mlir::gpu::GPUModul
     Preconditions: layouts, depth, offsets and roles are assigned (passes 8 to 11).
   }];
   let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::NVVM::NVVMDialect", "::mlir::scf::SCFDialect",
-                           "::mlir::arith::ArithDialect", "::mlir::math::MathDialect"];
+                           "::mlir::arith::ArithDialect", "::mlir::math::MathDialect",
+                           "::sparseflow::sf::SFDialect"];
 }
 
 def ConvertSFToLinalg : Pass<"convert-sf-to-linalg", "::mlir::ModuleOp"> {

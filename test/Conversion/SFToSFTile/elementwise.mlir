@@ -51,3 +51,16 @@ func.func @vector(%x: tensor<100xf32>) -> tensor<100xf32> {
   } -> tensor<100xf32>
   return %y : tensor<100xf32>
 }
+
+// -----
+
+// A transposed operand is read along its own rows; the grid is fixed, because no operand has the result's rows.
+// CHECK-LABEL: func.func @transposed
+// CHECK: sf_tile.launch @kernels::@transposed_elementwise_0(%arg0) <blocks = 4> : (tensor<128x64xf32>) -> tensor<64x128xf32>
+// CHECK: sf_tile.load %{{.*}}[%{{.*}}, %{{.*}}] dims [1, 0] : {{.*}} -> <32x64xf32>
+// CHECK: sf_tile.store %{{.*}} dims [0, 1] : <32x64xf32>
+func.func @transposed(%x: tensor<128x64xf32>) -> tensor<64x128xf32> {
+  %init = tensor.empty() : tensor<64x128xf32>
+  %y = linalg.transpose ins(%x : tensor<128x64xf32>) outs(%init : tensor<64x128xf32>) permutation = [1, 0]
+  return %y : tensor<64x128xf32>
+}

@@ -72,11 +72,11 @@ func.func @reads_destination(%x: tensor<4x8xf32>, %init: tensor<4x8xf32>) -> ten
 
 // -----
 
-func.func @transposed_input(%x: tensor<8x4xf32>, %init: tensor<4x8xf32>) -> tensor<4x8xf32> {
-  // expected-error @below {{expected inputs of shape [], [N], [M,1] or [M,N] against a result [M,N], got 'tensor<8x4xf32>' indexed by affine_map<(d0, d1) -> (d1, d0)>}}
-  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (n, m)>, affine_map<(m, n) -> (m, n)>],
+func.func @rows_of_vector(%x: tensor<4xf32>, %init: tensor<4x8xf32>) -> tensor<4x8xf32> {
+  // expected-error @below {{expected inputs of shape [], [N], [M,1], [M,N] or [N,M] against a result [M,N], got 'tensor<4xf32>' indexed by affine_map<(d0, d1) -> (d0)>}}
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m)>, affine_map<(m, n) -> (m, n)>],
                        iterator_types = ["parallel", "parallel"]}
-      ins(%x : tensor<8x4xf32>) outs(%init : tensor<4x8xf32>) {
+      ins(%x : tensor<4xf32>) outs(%init : tensor<4x8xf32>) {
   ^bb0(%a: f32, %out: f32):
     linalg.yield %a : f32
   } -> tensor<4x8xf32>
@@ -85,17 +85,56 @@ func.func @transposed_input(%x: tensor<8x4xf32>, %init: tensor<4x8xf32>) -> tens
 
 // -----
 
-func.func @index(%x: tensor<4x8xi64>, %init: tensor<4x8xi64>) -> tensor<4x8xi64> {
+func.func @index(%x: tensor<4x8xi32>, %init: tensor<4x8xi32>) -> tensor<4x8xi32> {
   // expected-error @below {{expected an elementwise operation that does not use its indices}}
   %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>, affine_map<(m, n) -> (m, n)>],
                        iterator_types = ["parallel", "parallel"]}
-      ins(%x : tensor<4x8xi64>) outs(%init : tensor<4x8xi64>) {
-  ^bb0(%a: i64, %out: i64):
+      ins(%x : tensor<4x8xi32>) outs(%init : tensor<4x8xi32>) {
+  ^bb0(%a: i32, %out: i32):
     %i = linalg.index 0 : index
-    %0 = arith.index_cast %i : index to i64
-    linalg.yield %0 : i64
-  } -> tensor<4x8xi64>
-  return %y : tensor<4x8xi64>
+    %0 = arith.index_cast %i : index to i32
+    linalg.yield %0 : i32
+  } -> tensor<4x8xi32>
+  return %y : tensor<4x8xi32>
+}
+
+// -----
+
+func.func @no_inputs(%init: tensor<4x8xf32>) -> tensor<4x8xf32> {
+  %one = arith.constant 1.0 : f32
+  // expected-error @below {{expected at least one input; make a result without inputs a constant}}
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>], iterator_types = ["parallel", "parallel"]}
+      outs(%init : tensor<4x8xf32>) {
+  ^bb0(%out: f32):
+    linalg.yield %one : f32
+  } -> tensor<4x8xf32>
+  return %y : tensor<4x8xf32>
+}
+
+// -----
+
+func.func @element_type(%x: tensor<?x64xf64>, %init: tensor<?x64xf64>) -> tensor<?x64xf64> {
+  // expected-error @below {{expected elements of f16, bf16, f32, i8, i32, f8E4M3FN or f8E5M2, got 'tensor<?x64xf64>'}}
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>, affine_map<(m, n) -> (m, n)>],
+                       iterator_types = ["parallel", "parallel"]}
+      ins(%x : tensor<?x64xf64>) outs(%init : tensor<?x64xf64>) {
+  ^bb0(%a: f64, %out: f64):
+    linalg.yield %a : f64
+  } -> tensor<?x64xf64>
+  return %y : tensor<?x64xf64>
+}
+
+// -----
+
+func.func @empty(%x: tensor<?x0xf32>, %init: tensor<?x0xf32>) -> tensor<?x0xf32> {
+  // expected-error @below {{expected dimensions from 1 to 2^30, got 'tensor<?x0xf32>'}}
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>, affine_map<(m, n) -> (m, n)>],
+                       iterator_types = ["parallel", "parallel"]}
+      ins(%x : tensor<?x0xf32>) outs(%init : tensor<?x0xf32>) {
+  ^bb0(%a: f32, %out: f32):
+    linalg.yield %a : f32
+  } -> tensor<?x0xf32>
+  return %y : tensor<?x0xf32>
 }
 
 // -----
