@@ -32,7 +32,7 @@ def main() -> int:
         name, code = suite.split("=")
         passed, failed, skipped = count([*reports.glob(f"{name}.xml"), *reports.glob(f"{name}/*.xml")])
         if not failed and (code != "0" or passed == 0):
-            failed = [f"{name}: the runner ended with exit code {code} after {passed} tests"]
+            failed = [f"the runner ended with exit code {code} after {passed} tests"]
         for each in failed:
             print(f"FAILED {name}: {each}")
         print(f"{name}: {passed} passed, {len(failed)} failed, {skipped} skipped")
