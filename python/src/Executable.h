@@ -49,7 +49,7 @@ public:
 
   py::object call(const py::args &args, const py::kwargs &kwargs);
   std::unique_ptr<CapturedCall> capture(const py::args &args, const py::kwargs &kwargs);
-  /// "cuda:0", "emulator", ...; loads the program there if it is not yet.
+  /// "cuda:0", "emulator", ...; loads the program there on first use.
   std::string device();
   std::string report(const std::string &function, const py::object &symbols);
   void reserve(const std::string &function, const std::vector<int64_t> &symbols, py::handle stream);

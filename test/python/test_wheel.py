@@ -122,14 +122,14 @@ def test_console_scripts_run(tool):
     assert result.returncode == 0 and tool in result.stdout + result.stderr
 
 
-def test_the_stub_has_the_modules_names():
+def test_the_interface_file_has_the_modules_names():
     import ast
 
     from sparseflow import _sparseflow
 
-    stub = Path(_sparseflow.__file__).with_name("_sparseflow.pyi")
+    interface = Path(_sparseflow.__file__).with_name("_sparseflow.pyi")
     declared = {
-        node.name for node in ast.parse(stub.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        node.name for node in ast.parse(interface.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }
     actual = {name for name in vars(_sparseflow) if not name.startswith("_")}
     assert declared == actual - {"DeviceBuffer"}
