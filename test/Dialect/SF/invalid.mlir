@@ -81,7 +81,7 @@ module attributes {a = #sf.kernel_config<tile = 64x8x64, warps = 2x2, atom = mma
 // -----
 
 // expected-error@+1 {{expected powers of two with a product of at most 16 for the warps, got 3x1}}
-module attributes {a = #sf.kernel_config<tile = 192x64x64, warps = 3x1, atom = mma>} {}
+module attributes {a = #sf.kernel_config<tile = 256x64x64, warps = 3x1, atom = mma>} {}
 
 // -----
 

@@ -50,6 +50,16 @@ func.func @i8(%x: tensor<?x4096xi8>, %w: tensor<4096x4096xi8, #sf.weight<sp24>>)
 
 // -----
 
+// Rows of 308 bytes are copied 4 bytes at a time: many copies a thread, so fewer tokens.
+// CHECK-LABEL: @unaligned_rows
+// CHECK: #sf.kernel_config<tile = 256x64x128, warps = 4x2, split_k = 1, raster = 8, atom = mma_sp>]
+func.func @unaligned_rows(%x: tensor<?x308xi8>, %w: tensor<4096x308xi8, #sf.weight<sp24>>) -> tensor<?x4096xi32> {
+  %0 = sf.matmul %x, %w : (tensor<?x308xi8>, tensor<4096x308xi8, #sf.weight<sp24>>) -> tensor<?x4096xi32>
+  return %0 : tensor<?x4096xi32>
+}
+
+// -----
+
 // Two weights have two accumulators: half the tile, so that they fit in registers.
 // CHECK-LABEL: @gated
 // CHECK: #sf.kernel_config<tile = {{128x128x[0-9]+, warps = 2x4|256x64x[0-9]+, warps = 4x2}}, split_k = 1, raster = 8, atom = mma_sp>]

@@ -54,9 +54,20 @@ constexpr TileShape kTiles[] = {
     {128, 32, 2, 2},  {64, 32, 1, 4},   {256, 16, 4, 2}, {128, 16, 2, 2}, {64, 16, 1, 2},
 };
 constexpr int64_t kSplits[] = {1, 2, 4, 8};
+/// Each copy holds addresses and a predicate; more than this spills.
+constexpr int64_t kMaxTokenCopiesPerThread = 8;
 
 int64_t getAccumulatorsPerThread(KernelConfigAttr config, unsigned numWeights) {
   return numWeights * config.getTileFeatures() * config.getTileTokens() / config.getNumThreads();
+}
+
+/// Asynchronous copies by which a thread brings its share of x into one stage. They move 16 bytes,
+/// but only as many as rows of x are aligned to.
+int64_t getTokenCopiesPerThread(const MatmulShape &shape, KernelConfigAttr config) {
+  int64_t rowBytes = shape.inner * shape.elementBits / 8;
+  int64_t copyBytes = rowBytes % 16 == 0 ? 16 : rowBytes % 8 == 0 ? 8 : 4;
+  int64_t bytes = config.getTileTokens() * config.getTileK() * shape.elementBits / 8;
+  return bytes / copyBytes / config.getNumThreads();
 }
 
 int64_t getStages(KernelConfigAttr config, int64_t stageBytes, const ChipInfo &chip) {
@@ -132,7 +143,8 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
                                                 const ChipInfo &chip, int64_t maxAccumulators) {
   SmallVector<KernelConfigAttr> candidates;
   int64_t chunk = 1024 / shape.elementBits;
-  // Rows of x that are no multiple of 16 bytes arrive in more and narrower pieces, whose addresses need registers.
+  // Rows of x that are no multiple of 16 bytes arrive in more and narrower pieces, whose addresses
+  // need registers.
   constexpr int64_t pieceBits = 128;
   if (shape.inner * shape.elementBits % pieceBits)
     maxAccumulators = std::max<int64_t>(maxAccumulators / 2, 1);
@@ -159,6 +171,7 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
         constexpr int64_t minStages = 3;
         int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);
         if (accumulators <= maxAccumulators && !(chunks > 1 && isTight) &&
+            getTokenCopiesPerThread(shape, config) <= kMaxTokenCopiesPerThread &&
             chip.sharedMemoryPerBlock / stageBytes >= minStages)
           candidates.push_back(config);
       }
