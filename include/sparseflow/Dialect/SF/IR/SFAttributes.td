@@ -141,7 +141,7 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config"> {
     | `raster` | feature tiles that are walked before the next token tile, for the L2 | 8 |
     | `atom` | `mma` (dense) or `mma_sp` (2:4) | |
 
-    Preconditions: the tile's features are a multiple of 64 (a packed chunk) and its k of 64 (a chunk's
+    Preconditions: the tile's sizes are powers of two, its features and its k at least 64 (a packed chunk's
     128 bytes hold 64 elements of 16 bits or 128 of 8 bits; the matmul checks which); every warp gets a
     multiple of 16 features and of 8 tokens, the atom's shape; the warps are a power of two, at most 16;
     `stages` is from 2 to 16; `split_k` is from 1 to 64.
