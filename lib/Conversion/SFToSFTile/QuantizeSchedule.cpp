@@ -1,8 +1,8 @@
 //===- QuantizeSchedule.cpp - Quantization with a scale for each group ----===//
 //
 // A row is groups x members, and a scale covers one group; one scale a token is the case of one group. One block takes
-// several rows; when a group fits in registers it is read once: maximum, scale, quotient. Longer groups are read
-// twice, the second time from L2.
+// several rows. With a scale to find, a group is read twice, for the maximum and for the quotients, the second time from
+// the caches; in a loop when it does not fit in registers at once.
 //
 //===----------------------------------------------------------------------===//
 
