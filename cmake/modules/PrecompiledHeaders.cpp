@@ -1,1 +1,1 @@
-// Gives the precompiled header a translation unit to be built for; the header itself is the content.
+// The translation unit that the precompiled header is built for; the header is the content.

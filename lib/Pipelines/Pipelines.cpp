@@ -63,7 +63,8 @@ static constexpr PassEntry entries[] = {
        select.config = config.str();
        manager.addPass(sf::createSFSelectConfigPass(select));
      }},
-    // 6. After the choice: a matmul that runs dense wants its weight packed densely.
+    // 6. After the choice, which may change the type of the elements and with it the packed order:
+    //    not every chip multiplies 8-bit floats.
     {Phase::Pack, "sf-pack-weights",
      [](OpPassManager &manager, const PipelineOptions &) {
        manager.addPass(sf::createSFPackWeightsPass());
@@ -99,10 +100,9 @@ static constexpr PassEntry entries[] = {
      [](OpPassManager &manager, const PipelineOptions &) {
        manager.addNestedPass<gpu::GPUModuleOp>(createConvertSFTileToNVVM());
      }},
-    // 13. Upstream's. Repeated index arithmetic goes before it is spread over LLVM operations;
-    // there is
-    //     no canonicalization before the loops are gone, because it tries the loops' many carried
-    //     values against each other (a fifth of the time to PTX) and O3 gives the same PTX without.
+    // 13. Upstream's. Repeated index arithmetic goes before it is spread over LLVM operations. No
+    //     canonicalization before the loops are gone: it tries the loops' many carried values
+    //     against each other (a fifth of the time to PTX), and O3 gives the same PTX without.
     {Phase::Lower, "to-llvm",
      [](OpPassManager &manager, const PipelineOptions &) {
        // Steps and stages fit 32 bits, and registers are scarce; addresses are made 64 bits wide by

@@ -1,5 +1,5 @@
-// The call path. A call on GPU tensors of a framework with DLPack's C exchange API stays in C++ from
-// the arguments to the launch: no Python code runs on it.
+// The call path. A call on GPU tensors of a framework with DLPack's C exchange API stays in C++
+// from the arguments to the launch: no Python code runs on it.
 #include "Executable.h"
 #include <array>
 #include <cstring>

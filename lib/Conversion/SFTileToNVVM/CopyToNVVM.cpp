@@ -1,8 +1,9 @@
 //===- CopyToNVVM.cpp - Rings and asynchronous copies ---------------------===//
 //
-// Thread t copies the pieces t, t + threads, ... of a stage, counted in storage order, so that a warp writes contiguous shared
-// memory. Where a piece comes from follows from the stage's layout. Pieces outside of the source are filled with zeros by
-// the instruction itself: with a source size of 0 it reads nothing.
+// Thread t copies the pieces t, t + threads, ... of a stage, counted in storage order, so that a
+// warp writes contiguous shared memory. Where a piece comes from follows from the stage's layout.
+// Pieces outside of the source are filled with zeros by the instruction itself: with a source size
+// of 0 it reads nothing.
 //
 //===----------------------------------------------------------------------===//
 
@@ -24,11 +25,13 @@ namespace {
 struct LowerRing : OpConversionPattern<RingOp> {
   using OpConversionPattern::OpConversionPattern;
 
-  LogicalResult matchAndRewrite(RingOp op, OpAdaptor, ConversionPatternRewriter &rewriter) const override {
+  LogicalResult matchAndRewrite(RingOp op, OpAdaptor,
+                                ConversionPatternRewriter &rewriter) const override {
     if (!op.getOffset() || !op.getStride())
       return op.emitOpError("expected an offset; run sf-tile-allocate-smem first");
     Emitter e(rewriter, op.getLoc());
-    rewriter.replaceOpWithMultiple(op, {SmallVector<Value>{e.i32(*op.getOffset()), e.i32(*op.getStride())}});
+    rewriter.replaceOpWithMultiple(
+        op, {SmallVector<Value>{e.i32(*op.getOffset()), e.i32(*op.getStride())}});
     return success();
   }
 };
@@ -36,7 +39,8 @@ struct LowerRing : OpConversionPattern<RingOp> {
 struct LowerCommit : OpConversionPattern<CommitOp> {
   using OpConversionPattern::OpConversionPattern;
 
-  LogicalResult matchAndRewrite(CommitOp op, OpAdaptor, ConversionPatternRewriter &rewriter) const override {
+  LogicalResult matchAndRewrite(CommitOp op, OpAdaptor,
+                                ConversionPatternRewriter &rewriter) const override {
     rewriter.replaceOpWithNewOp<NVVM::CpAsyncCommitGroupOp>(op);
     return success();
   }
@@ -45,7 +49,8 @@ struct LowerCommit : OpConversionPattern<CommitOp> {
 struct LowerWait : OpConversionPattern<WaitOp> {
   using OpConversionPattern::OpConversionPattern;
 
-  LogicalResult matchAndRewrite(WaitOp op, OpAdaptor, ConversionPatternRewriter &rewriter) const override {
+  LogicalResult matchAndRewrite(WaitOp op, OpAdaptor,
+                                ConversionPatternRewriter &rewriter) const override {
     NVVM::CpAsyncWaitGroupOp::create(rewriter, op.getLoc(), static_cast<uint32_t>(op.getPending()));
     NVVM::Barrier0Op::create(rewriter, op.getLoc());
     rewriter.eraseOp(op);
@@ -63,8 +68,8 @@ struct LowerCopyAsync : OpConversionPattern<CopyAsyncOp> {
     auto sourceType = cast<MemRefType>(op.getSource().getType());
     RingType ring = op.getRing().getType();
     GlobalMemory source(e, sourceType, adaptor.getSource());
-    int64_t threads = op->getParentOfType<LLVM::LLVMFuncOp>()
-                          ->getAttrOfType<DenseI32ArrayAttr>(NVVM::NVVMDialect::getReqntidAttrName())[0];
+    int64_t threads = op->getParentOfType<LLVM::LLVMFuncOp>()->getAttrOfType<DenseI32ArrayAttr>(
+        NVVM::NVVMDialect::getReqntidAttrName())[0];
 
     // The widest piece that divides a row of the source.
     int64_t rowBytes = sourceType.getShape().back() * source.elementBits / 8;
@@ -87,8 +92,8 @@ struct LowerCopyAsync : OpConversionPattern<CopyAsyncOp> {
       insides.emplace_back();
       pointers.push_back(finder.find(first, insides.back()));
     }
-    SmallVector<Value> sizes =
-        getSourceSizes(e, insides, op.getPredicate() ? adaptor.getPredicate()[0] : Value(), pieceBytes);
+    SmallVector<Value> sizes = getSourceSizes(
+        e, insides, op.getPredicate() ? adaptor.getPredicate()[0] : Value(), pieceBytes);
     for (auto [round, pointer] : llvm::enumerate(pointers)) {
       int64_t first = round * threads;
       // The last round may need only some of the threads.
@@ -99,18 +104,22 @@ struct LowerCopyAsync : OpConversionPattern<CopyAsyncOp> {
         rewriter.setInsertionPointToStart(ifOp.thenBlock());
       }
       Value target = e.offsetPointer(sharedBase, first * pieceBytes);
-      auto modifier = pieceBytes == 16 ? NVVM::LoadCacheModifierKind::CG : NVVM::LoadCacheModifierKind::CA;
-      NVVM::CpAsyncOp::create(rewriter, op.getLoc(), target, pointer, pieceBytes, modifier, sizes[round]);
+      auto modifier =
+          pieceBytes == 16 ? NVVM::LoadCacheModifierKind::CG : NVVM::LoadCacheModifierKind::CA;
+      NVVM::CpAsyncOp::create(rewriter, op.getLoc(), target, pointer, pieceBytes, modifier,
+                              sizes[round]);
     }
     rewriter.eraseOp(op);
     return success();
   }
 
 private:
-  /// The source size of each round: `pieceBytes`, or 0 where the piece lies outside or the copy is off; null where it is
-  /// always whole. The chip has 7 predicate registers, and LLVM would keep one for every round over the loop: the
-  /// conditions of many rounds travel as bits of one register, from which a shift and a mask make each size.
-  static SmallVector<Value> getSourceSizes(Emitter &e, ArrayRef<Value> insides, Value enabled, int64_t pieceBytes) {
+  /// The source size of each round: `pieceBytes`, or 0 where the piece lies outside or the copy is
+  /// off; null where it is always whole. The chip has 7 predicate registers, and LLVM would keep
+  /// one for every round over the loop: the conditions of many rounds travel as bits of one
+  /// register, from which a shift and a mask make each size.
+  static SmallVector<Value> getSourceSizes(Emitter &e, ArrayRef<Value> insides, Value enabled,
+                                           int64_t pieceBytes) {
     SmallVector<Value> sizes;
     constexpr int64_t manyConditions = 4;
     constexpr size_t roundsPerRegister = 27; // the highest bit of 16 << 27 is the register's
@@ -121,12 +130,14 @@ private:
       }
       return sizes;
     }
-    for (; !insides.empty(); insides = insides.drop_front(std::min(insides.size(), roundsPerRegister))) {
+    for (; !insides.empty();
+         insides = insides.drop_front(std::min(insides.size(), roundsPerRegister))) {
       ArrayRef<Value> rounds = insides.take_front(roundsPerRegister);
       Value bits = e.i32(0);
       for (auto [round, inside] : llvm::enumerate(rounds)) {
         Value bit = e.i32(static_cast<int32_t>(pieceBytes << round));
-        bits = arith::OrIOp::create(e.b, e.loc, bits, inside ? e.select(inside, bit, e.i32(0)) : bit);
+        bits =
+            arith::OrIOp::create(e.b, e.loc, bits, inside ? e.select(inside, bit, e.i32(0)) : bit);
       }
       bits = e.select(enabled, bits, e.i32(0));
       for (size_t round = 0; round < rounds.size(); ++round) {
@@ -137,18 +148,20 @@ private:
     return sizes;
   }
 
-  /// Where in the source the piece of this thread and of a round comes from. A piece that lies outside has an address that
-  /// is not read.
+  /// Where in the source the piece of this thread and of a round comes from. A piece that lies
+  /// outside has an address that is not read.
   class PieceFinder {
   public:
-    PieceFinder(Emitter &e, CopyAsyncOp op, OneToNOpAdaptor adaptor, const GlobalMemory &source, Value thread,
-                int64_t pieceBytes)
-        : e(e), op(op), source(source), thread(thread), perPiece(pieceBytes * 8 / source.elementBits) {
+    PieceFinder(Emitter &e, CopyAsyncOp op, OneToNOpAdaptor adaptor, const GlobalMemory &source,
+                Value thread, int64_t pieceBytes)
+        : e(e), op(op), source(source), thread(thread),
+          perPiece(pieceBytes * 8 / source.elementBits) {
       for (ValueRange offset : adaptor.getOffsets())
         offsets.push_back(e.toI64(offset[0]));
     }
 
-    /// `inside` becomes the condition under which the piece of round `first / threads` lies inside; null if it always does.
+    /// `inside` becomes the condition under which the piece of round `first / threads` lies inside;
+    /// null if it always does.
     Value find(int64_t first, Value &inside) {
       SmallVector<int64_t> constant;
       SmallVector<Value> position = op.getOrder() == CopyOrder::Storage
@@ -159,11 +172,14 @@ private:
           Value index = e.add(offsets[dim], e.add(value, e.i64(constant[dim])));
           inside = e.both(inside, e.lessThan(index, source.sizes[dim]));
         }
-      // Further rounds differ by rows: one addition from the last address. Laundered, so that LLVM does not turn the
-      // additions around and keep an address for every round in registers over the whole loop.
-      if (pointer && position == lastPosition && ArrayRef(constant).drop_front() == ArrayRef(lastConstant).drop_front())
-        pointer = offset(LLVM::LaunderInvariantGroupOp::create(e.b, e.loc, pointer.getType(), pointer),
-                         e.i64(constant[0] - lastConstant[0]), 0);
+      // Further rounds differ by rows: one addition from the last address. Laundered, so that LLVM
+      // does not turn the additions around and keep an address for every round in registers over
+      // the whole loop.
+      if (pointer && position == lastPosition &&
+          ArrayRef(constant).drop_front() == ArrayRef(lastConstant).drop_front())
+        pointer =
+            offset(LLVM::LaunderInvariantGroupOp::create(e.b, e.loc, pointer.getType(), pointer),
+                   e.i64(constant[0] - lastConstant[0]), 0);
       else
         pointer = findFirst(position, constant);
       lastPosition = position;
@@ -187,13 +203,15 @@ private:
 
     Value offset(Value base, Value index, unsigned dim) {
       Value bytes = e.mul(e.mul(index, source.strides[dim]), e.i64(source.elementBits / 8));
-      return LLVM::GEPOp::create(e.b, e.loc, base.getType(), e.b.getI8Type(), base, ArrayRef<LLVM::GEPArg>{bytes});
+      return LLVM::GEPOp::create(e.b, e.loc, base.getType(), e.b.getI8Type(), base,
+                                 ArrayRef<LLVM::GEPArg>{bytes});
     }
 
     /// Whether the box can reach beyond the source. Boxes start inside of it.
     bool mayLeave(unsigned dim) {
       int64_t extent = source.staticSizes[dim], size = op.getSizes()[dim];
-      return ShapedType::isDynamic(extent) || extent % size || getKnownDivisor(op.getOffsets()[dim]) % size;
+      return ShapedType::isDynamic(extent) || extent % size ||
+             getKnownDivisor(op.getOffsets()[dim]) % size;
     }
 
     /// Storage order: the box, flattened, is the stage.
@@ -203,7 +221,9 @@ private:
       int64_t inner = 1, rank = op.getSizes().size();
       for (int64_t dim = rank - 1; dim >= 0; --dim) {
         int64_t unit = dim == rank - 1 ? perPiece : 1, size = op.getSizes()[dim] / unit;
-        Value index = inner == 1 ? piece : arith::DivUIOp::create(e.b, e.loc, piece, e.i32(inner)).getResult();
+        Value index = inner == 1
+                          ? piece
+                          : arith::DivUIOp::create(e.b, e.loc, piece, e.i32(inner)).getResult();
         if (dim)
           index = arith::RemUIOp::create(e.b, e.loc, index, e.i32(size));
         position.push_back(extend(e.mul(index, e.i32(unit))));
@@ -214,8 +234,8 @@ private:
       return position;
     }
 
-    /// Logical order: the stage's layout says which coordinates a piece holds. What the round adds is a constant where the
-    /// thread does not set the same bits.
+    /// Logical order: the stage's layout says which coordinates a piece holds. What the round adds
+    /// is a constant where the thread does not set the same bits.
     SmallVector<Value> findLogicalPosition(int64_t first, SmallVectorImpl<int64_t> &constant) {
       LayoutAttr layout = op.getRing().getType().getLayout();
       SmallVector<ArrayRef<int32_t>> bases = layout.getBases("offset");
@@ -224,13 +244,15 @@ private:
       if (threadBases.empty())
         for (unsigned dim = 0; dim < layout.getRank(); ++dim) {
           auto &list = threadBases.emplace_back();
-          for (ArrayRef<int32_t> basis : ArrayRef(bases).drop_front(llvm::Log2_64(perPiece)).take_front(threadBits))
+          for (ArrayRef<int32_t> basis :
+               ArrayRef(bases).drop_front(llvm::Log2_64(perPiece)).take_front(threadBits))
             list.push_back(basis[dim]);
           threadPosition.push_back(e.applyLinear(thread, list));
         }
       SmallVector<Value> position;
       for (unsigned dim = 0; dim < layout.getRank(); ++dim) {
-        bool disjoint = llvm::all_of(threadBases[dim], [&](uint32_t basis) { return !(basis & round[dim]); });
+        bool disjoint =
+            llvm::all_of(threadBases[dim], [&](uint32_t basis) { return !(basis & round[dim]); });
         constant.push_back(disjoint ? round[dim] : 0);
         auto &cached = positions[{dim, disjoint ? 0 : round[dim]}];
         if (!cached)
@@ -240,7 +262,9 @@ private:
       return position;
     }
 
-    Value extend(Value value) { return arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(), value); }
+    Value extend(Value value) {
+      return arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(), value);
+    }
 
     Emitter &e;
     CopyAsyncOp op;
@@ -259,6 +283,7 @@ private:
 
 } // namespace
 
-void sparseflow::populateCopyPatterns(const TileTypeConverter &converter, RewritePatternSet &patterns) {
+void sparseflow::populateCopyPatterns(const TileTypeConverter &converter,
+                                      RewritePatternSet &patterns) {
   patterns.add<LowerRing, LowerCommit, LowerWait, LowerCopyAsync>(converter, patterns.getContext());
 }

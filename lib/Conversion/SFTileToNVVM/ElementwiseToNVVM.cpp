@@ -1,7 +1,7 @@
 //===- ElementwiseToNVVM.cpp - Splats, maps and reductions ----------------===//
 //
-// A map's region is copied once for every element that a thread holds. What LLVM cannot do to a scalar (8-bit floats, exp
-// without a device library) is replaced on the way.
+// A map's region is copied once for every element that a thread holds. What LLVM cannot do to a
+// scalar (8-bit floats, exp without a device library) is replaced on the way.
 //
 //===----------------------------------------------------------------------===//
 
@@ -24,7 +24,8 @@ namespace {
 struct LowerSplat : OpConversionPattern<SplatOp> {
   using OpConversionPattern::OpConversionPattern;
 
-  LogicalResult matchAndRewrite(SplatOp op, OpAdaptor adaptor, ConversionPatternRewriter &rewriter) const override {
+  LogicalResult matchAndRewrite(SplatOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
     Emitter e(rewriter, op.getLoc());
     TileType tile = op.getResult().getType();
     SmallVector<Value> scalars(getNumElements(tile), adaptor.getValue());
@@ -36,7 +37,8 @@ struct LowerSplat : OpConversionPattern<SplatOp> {
 struct LowerIota : OpConversionPattern<IotaOp> {
   using OpConversionPattern::OpConversionPattern;
 
-  LogicalResult matchAndRewrite(IotaOp op, OpAdaptor, ConversionPatternRewriter &rewriter) const override {
+  LogicalResult matchAndRewrite(IotaOp op, OpAdaptor,
+                                ConversionPatternRewriter &rewriter) const override {
     Emitter e(rewriter, op.getLoc());
     LayoutAttr layout = op.getResult().getType().getLayout();
     Value base = e.threadCoordinate(layout, op.getDim());
@@ -58,7 +60,8 @@ bool isFloat8(Type type) { return isa<Float8E4M3FNType, Float8E5M2Type>(type); }
 Value emitToFloat8(Emitter &e, Value value, Type type) {
   if (!value.getType().isF32())
     value = arith::ExtFOp::create(e.b, e.loc, e.b.getF32Type(), value);
-  StringRef name = isa<Float8E4M3FNType>(type) ? "llvm.nvvm.ff.to.e4m3x2.rn" : "llvm.nvvm.ff.to.e5m2x2.rn";
+  StringRef name =
+      isa<Float8E4M3FNType>(type) ? "llvm.nvvm.ff.to.e4m3x2.rn" : "llvm.nvvm.ff.to.e5m2x2.rn";
   Value zero = arith::ConstantOp::create(e.b, e.loc, e.b.getF32FloatAttr(0));
   Value pair = e.callIntrinsic(name, e.b.getI16Type(), {zero, value});
   return arith::TruncIOp::create(e.b, e.loc, e.b.getI8Type(), pair);
@@ -66,7 +69,8 @@ Value emitToFloat8(Emitter &e, Value value, Type type) {
 
 /// The bits of an 8-bit float as f32; exact (PTX ISA, cvt.rn.f16x2.e4m3x2).
 Value emitFromFloat8(Emitter &e, Value bits, Type type, Type result) {
-  StringRef name = isa<Float8E4M3FNType>(type) ? "llvm.nvvm.e4m3x2.to.f16x2.rn" : "llvm.nvvm.e5m2x2.to.f16x2.rn";
+  StringRef name =
+      isa<Float8E4M3FNType>(type) ? "llvm.nvvm.e4m3x2.to.f16x2.rn" : "llvm.nvvm.e5m2x2.to.f16x2.rn";
   Value pair = arith::ExtUIOp::create(e.b, e.loc, e.b.getI16Type(), bits);
   Value halves = e.callIntrinsic(name, VectorType::get(2, e.b.getF16Type()), pair);
   Value half = LLVM::ExtractElementOp::create(e.b, e.loc, halves, e.i32(0));
@@ -94,7 +98,8 @@ Value emitTanh(Emitter &e, Value x) {
   return arith::SubFOp::create(e.b, e.loc, constant(1), quotient);
 }
 
-/// erf(x) = sign(x) (1 - p(t) exp(-x^2)), t = 1 / (1 + 0.3275911 |x|), within 6e-7 in f32 (Abramowitz, Stegun 7.1.26).
+/// erf(x) = sign(x) (1 - p(t) exp(-x^2)), t = 1 / (1 + 0.3275911 |x|), within 6e-7 in f32
+/// (Abramowitz, Stegun 7.1.26).
 Value emitErf(Emitter &e, Value x) {
   auto constant = [&](float value) -> Value {
     return arith::ConstantOp::create(e.b, e.loc, e.b.getF32FloatAttr(value));
@@ -105,9 +110,12 @@ Value emitErf(Emitter &e, Value x) {
   Value sum = constant(1.061405429f);
   for (float coefficient : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f})
     sum = math::FmaOp::create(e.b, e.loc, sum, t, constant(coefficient));
-  Value square = arith::MulFOp::create(e.b, e.loc, magnitude, arith::NegFOp::create(e.b, e.loc, magnitude));
-  Value tail = arith::MulFOp::create(e.b, e.loc, arith::MulFOp::create(e.b, e.loc, sum, t), emitExp(e, square));
-  return math::CopySignOp::create(e.b, e.loc, arith::SubFOp::create(e.b, e.loc, constant(1), tail), x);
+  Value square =
+      arith::MulFOp::create(e.b, e.loc, magnitude, arith::NegFOp::create(e.b, e.loc, magnitude));
+  Value tail = arith::MulFOp::create(e.b, e.loc, arith::MulFOp::create(e.b, e.loc, sum, t),
+                                     emitExp(e, square));
+  return math::CopySignOp::create(e.b, e.loc, arith::SubFOp::create(e.b, e.loc, constant(1), tail),
+                                  x);
 }
 
 /// The replacement of one scalar operation; null where a copy will do.
@@ -167,7 +175,8 @@ struct LowerMap : OpConversionPattern<MapOp> {
       SmallVector<Value> arguments;
       for (auto [scalars, place] : llvm::zip_equal(inputs, places))
         arguments.push_back(scalars[place[i]]);
-      for (auto [result, value] : llvm::zip_equal(results, emitRegion(e, op.getBody().front(), arguments)))
+      for (auto [result, value] :
+           llvm::zip_equal(results, emitRegion(e, op.getBody().front(), arguments)))
         result.push_back(value);
     }
     SmallVector<SmallVector<Value>> packed;
@@ -184,18 +193,21 @@ private:
       return success();
     WalkResult result = op.getBody().walk([](Operation *inner) {
       auto isFp8 = [](Type type) { return isFloat8(type); };
-      return llvm::any_of(inner->getOperandTypes(), isFp8) || llvm::any_of(inner->getResultTypes(), isFp8)
+      return llvm::any_of(inner->getOperandTypes(), isFp8) ||
+                     llvm::any_of(inner->getResultTypes(), isFp8)
                  ? WalkResult::interrupt()
                  : WalkResult::advance();
     });
     if (!result.wasInterrupted())
       return success();
-    return op.emitOpError("expected a chip with 8-bit floats, sm_89 or later, got ") << target.getChip();
+    return op.emitOpError("expected a chip with 8-bit floats, sm_89 or later, got ")
+           << target.getChip();
   }
 
   /// For each register of the result, the register of an input that broadcasts.
   static SmallVector<unsigned> getBroadcastRegisters(LayoutAttr layout, TileType input) {
-    SmallVector<bool> kept = llvm::map_to_vector(input.getShape(), [](int64_t s) { return s != 1; });
+    SmallVector<bool> kept =
+        llvm::map_to_vector(input.getShape(), [](int64_t s) { return s != 1; });
     SmallVector<unsigned> contribution;
     unsigned next = 1;
     for (ArrayRef<int32_t> basis : layout.getBases("register")) {
@@ -242,8 +254,10 @@ struct LowerCompress : OpConversionPattern<CompressOp> {
         for (unsigned j = 0; j < 4; ++j)
           if (j != i) {
             auto predicate = j < i ? arith::CmpIPredicate::sge : arith::CmpIPredicate::sgt;
-            Value beats = arith::CmpIOp::create(rewriter, e.loc, predicate, magnitudes[j], magnitudes[i]);
-            beaten = e.add(beaten, arith::ExtUIOp::create(rewriter, e.loc, rewriter.getI32Type(), beats));
+            Value beats =
+                arith::CmpIOp::create(rewriter, e.loc, predicate, magnitudes[j], magnitudes[i]);
+            beaten = e.add(beaten,
+                           arith::ExtUIOp::create(rewriter, e.loc, rewriter.getI32Type(), beats));
           }
         keep.push_back(e.lessThan(beaten, e.i32(2)));
       }
@@ -253,7 +267,8 @@ struct LowerCompress : OpConversionPattern<CompressOp> {
         Value high = e.select(keep[3], value(3), e.select(keep[2], value(2), value(1)));
         return std::pair(low, high);
       };
-      auto [low, high] = pick([&](unsigned i) { return clearNegativeZero(e, group[i], magnitudes[i]); });
+      auto [low, high] =
+          pick([&](unsigned i) { return clearNegativeZero(e, group[i], magnitudes[i]); });
       auto [lowIndex, highIndex] = pick([&](unsigned i) { return e.i32(i); });
       kept.append({low, high});
       Value nibble = arith::OrIOp::create(rewriter, e.loc, lowIndex, e.mul(highIndex, e.i32(4)));
@@ -295,9 +310,10 @@ struct LowerDecompress : OpConversionPattern<DecompressOp> {
     TileType keptType = op.getKept().getType(), metadataType = op.getMetadata().getType();
     Type element = keptType.getElementType();
     SmallVector<Value> kept = e.unpack(adaptor.getKept(), element, getNumElements(keptType));
-    SmallVector<Value> nibbles =
-        e.unpack(adaptor.getMetadata(), metadataType.getElementType(), getNumElements(metadataType));
-    Value zero = arith::ConstantOp::create(rewriter, e.loc, rewriter.getZeroAttr(getScalarType(element)));
+    SmallVector<Value> nibbles = e.unpack(adaptor.getMetadata(), metadataType.getElementType(),
+                                          getNumElements(metadataType));
+    Value zero =
+        arith::ConstantOp::create(rewriter, e.loc, rewriter.getZeroAttr(getScalarType(element)));
     SmallVector<Value> dense;
     for (auto [group, nibble] : llvm::enumerate(nibbles)) {
       Value bits = arith::ExtUIOp::create(rewriter, e.loc, rewriter.getI32Type(), nibble);
@@ -320,7 +336,8 @@ struct LowerDecompress : OpConversionPattern<DecompressOp> {
 // reduce
 //===----------------------------------------------------------------------===//
 
-/// In registers, then across lanes by shuffles, then across warps through shared memory: a fixed tree.
+/// In registers, then across lanes by shuffles, then across warps through shared memory: a fixed
+/// tree.
 struct LowerReduce : OpConversionPattern<ReduceOp> {
   using OpConversionPattern::OpConversionPattern;
 
@@ -342,7 +359,8 @@ struct LowerReduce : OpConversionPattern<ReduceOp> {
                      : arith::MaxSIOp::create(rewriter, e.loc, x, y).getResult();
     };
 
-    // Registers, halving along every bit of the dimension, highest first so that the others keep their order.
+    // Registers, halving along every bit of the dimension, highest first so that the others keep
+    // their order.
     SmallVector<Value> values(adaptor.getInput());
     SmallVector<ArrayRef<int32_t>> registers = layout.getBases("register");
     for (int bit = registers.size() - 1; bit >= 0; --bit) {
@@ -358,8 +376,9 @@ struct LowerReduce : OpConversionPattern<ReduceOp> {
     for (auto [bit, basis] : llvm::enumerate(layout.getBases("lane")))
       if (basis[dim])
         for (Value &value : values) {
-          Value other = NVVM::ShflOp::create(rewriter, e.loc, value.getType(), fullMask, value, e.i32(1 << bit),
-                                             clamp, NVVM::ShflKind::bfly, UnitAttr());
+          Value other =
+              NVVM::ShflOp::create(rewriter, e.loc, value.getType(), fullMask, value,
+                                   e.i32(1 << bit), clamp, NVVM::ShflKind::bfly, UnitAttr());
           value = combine(value, other);
         }
     for (auto [axis, along] : llvm::enumerate(layout.getAlong()))
@@ -370,9 +389,10 @@ struct LowerReduce : OpConversionPattern<ReduceOp> {
   }
 
 private:
-  /// Every warp writes its values, [warp][register][lane], and reads those of the warps along the axis in order.
-  static void combineWarps(Emitter &e, ReduceOp op, LayoutAttr layout, unsigned axis, SmallVector<Value> &values,
-                           function_ref<Value(Value, Value)> combine) {
+  /// Every warp writes its values, [warp][register][lane], and reads those of the warps along the
+  /// axis in order.
+  static void combineWarps(Emitter &e, ReduceOp op, LayoutAttr layout, unsigned axis,
+                           SmallVector<Value> &values, function_ref<Value(Value, Value)> combine) {
     int64_t warpBytes = values.size() * 128, stride = 1;
     for (int64_t size : layout.getWarps().drop_front(axis + 1))
       stride *= size;
@@ -402,6 +422,8 @@ private:
 
 } // namespace
 
-void sparseflow::populateElementwisePatterns(const TileTypeConverter &converter, RewritePatternSet &patterns) {
-  patterns.add<LowerSplat, LowerIota, LowerMap, LowerCompress, LowerDecompress, LowerReduce>(converter, patterns.getContext());
+void sparseflow::populateElementwisePatterns(const TileTypeConverter &converter,
+                                             RewritePatternSet &patterns) {
+  patterns.add<LowerSplat, LowerIota, LowerMap, LowerCompress, LowerDecompress, LowerReduce>(
+      converter, patterns.getContext());
 }

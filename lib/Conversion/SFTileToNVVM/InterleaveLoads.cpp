@@ -1,8 +1,9 @@
 //===- InterleaveLoads.cpp - Spread fragment reads over the products ------===//
 //
-// The schedule reads the fragments of the next product before the current one. As one burst the reads would hold two full
-// sets of fragments in registers, and stall on shared memory while the tensor cores run dry. Spread over the current
-// product, each read takes over registers that the product has finished with: the 64x64 warp tile needs it to fit.
+// The schedule reads the fragments of the next product before the current one. As one burst the
+// reads would hold two full sets of fragments in registers, and stall on shared memory while the
+// tensor cores run dry. Spread over the current product, each read takes over registers that the
+// product has finished with: the 64x64 warp tile needs it to fit.
 //
 //===----------------------------------------------------------------------===//
 
@@ -17,8 +18,10 @@ static bool isSharedRead(Operation *op) {
   if (isa<NVVM::LdMatrixOp>(op))
     return true;
   auto load = dyn_cast<LLVM::LoadOp>(op);
-  auto pointer = load ? dyn_cast<LLVM::LLVMPointerType>(load.getAddr().getType()) : LLVM::LLVMPointerType();
-  return pointer && pointer.getAddressSpace() == static_cast<unsigned>(NVVM::NVVMMemorySpace::Shared);
+  auto pointer =
+      load ? dyn_cast<LLVM::LLVMPointerType>(load.getAddr().getType()) : LLVM::LLVMPointerType();
+  return pointer &&
+         pointer.getAddressSpace() == static_cast<unsigned>(NVVM::NVVMMemorySpace::Shared);
 }
 
 static bool isProduct(Operation *op) {
@@ -28,10 +31,12 @@ static bool isProduct(Operation *op) {
 
 /// What only takes values apart or puts them together.
 static bool isShuffle(Operation *op) {
-  return isa<LLVM::ExtractValueOp, LLVM::ExtractElementOp, LLVM::InsertElementOp, LLVM::BitcastOp>(op);
+  return isa<LLVM::ExtractValueOp, LLVM::ExtractElementOp, LLVM::InsertElementOp, LLVM::BitcastOp>(
+      op);
 }
 
-/// Whether a product of `run` uses what `read` brings. `followers` receives the shuffles of the read's results.
+/// Whether a product of `run` uses what `read` brings. `followers` receives the shuffles of the
+/// read's results.
 static bool feeds(Operation *read, const llvm::SmallPtrSetImpl<Operation *> &run,
                   llvm::SetVector<Operation *> &followers) {
   SmallVector<Operation *> work = {read};

@@ -15,7 +15,8 @@ namespace {
 struct LowerKernel : OpConversionPattern<KernelOp> {
   using OpConversionPattern::OpConversionPattern;
 
-  LogicalResult matchAndRewrite(KernelOp op, OpAdaptor, ConversionPatternRewriter &rewriter) const override {
+  LogicalResult matchAndRewrite(KernelOp op, OpAdaptor,
+                                ConversionPatternRewriter &rewriter) const override {
     TypeConverter::SignatureConversion signature(op.getNumArguments());
     for (auto [i, type] : llvm::enumerate(op.getArgumentTypes())) {
       SmallVector<Type> types;
@@ -48,7 +49,8 @@ struct LowerKernel : OpConversionPattern<KernelOp> {
 struct LowerReturn : OpConversionPattern<ReturnOp> {
   using OpConversionPattern::OpConversionPattern;
 
-  LogicalResult matchAndRewrite(ReturnOp op, OpAdaptor, ConversionPatternRewriter &rewriter) const override {
+  LogicalResult matchAndRewrite(ReturnOp op, OpAdaptor,
+                                ConversionPatternRewriter &rewriter) const override {
     rewriter.replaceOpWithNewOp<LLVM::ReturnOp>(op, ValueRange());
     return success();
   }
@@ -57,11 +59,18 @@ struct LowerReturn : OpConversionPattern<ReturnOp> {
 struct LowerTileId : OpConversionPattern<TileIdOp> {
   using OpConversionPattern::OpConversionPattern;
 
-  LogicalResult matchAndRewrite(TileIdOp op, OpAdaptor adaptor, ConversionPatternRewriter &rewriter) const override {
+  LogicalResult matchAndRewrite(TileIdOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
     Emitter e(rewriter, op.getLoc());
-    auto divide = [&](Value x, Value y) -> Value { return arith::DivUIOp::create(e.b, e.loc, x, y); };
-    auto remainder = [&](Value x, Value y) -> Value { return arith::RemUIOp::create(e.b, e.loc, x, y); };
-    auto subtract = [&](Value x, Value y) -> Value { return arith::SubIOp::create(e.b, e.loc, x, y); };
+    auto divide = [&](Value x, Value y) -> Value {
+      return arith::DivUIOp::create(e.b, e.loc, x, y);
+    };
+    auto remainder = [&](Value x, Value y) -> Value {
+      return arith::RemUIOp::create(e.b, e.loc, x, y);
+    };
+    auto subtract = [&](Value x, Value y) -> Value {
+      return arith::SubIOp::create(e.b, e.loc, x, y);
+    };
     Value block = NVVM::BlockIdXOp::create(rewriter, e.loc, rewriter.getI32Type());
     Value tileTokens = e.i32(op.getTileTokens());
     Value tokenTiles =
@@ -97,7 +106,8 @@ struct LowerTileId : OpConversionPattern<TileIdOp> {
     }
     SmallVector<Value> results;
     for (Value value : {feature, token, split})
-      results.push_back(arith::IndexCastOp::create(rewriter, e.loc, rewriter.getIndexType(), value));
+      results.push_back(
+          arith::IndexCastOp::create(rewriter, e.loc, rewriter.getIndexType(), value));
     rewriter.replaceOp(op, results);
     return success();
   }
@@ -114,7 +124,8 @@ struct LowerDim : OpConversionPattern<memref::DimOp> {
       return rewriter.notifyMatchFailure(op, "expected a constant dimension of a ranked memref");
     Emitter e(rewriter, op.getLoc());
     GlobalMemory memory(e, type, adaptor.getSource());
-    rewriter.replaceOpWithNewOp<arith::IndexCastOp>(op, rewriter.getIndexType(), memory.sizes[*dim]);
+    rewriter.replaceOpWithNewOp<arith::IndexCastOp>(op, rewriter.getIndexType(),
+                                                    memory.sizes[*dim]);
     return success();
   }
 };
@@ -132,6 +143,8 @@ struct LowerView : OpConversionPattern<ViewOp> {
 
 } // namespace
 
-void sparseflow::populateKernelPatterns(const TileTypeConverter &converter, RewritePatternSet &patterns) {
-  patterns.add<LowerKernel, LowerReturn, LowerTileId, LowerDim, LowerView>(converter, patterns.getContext());
+void sparseflow::populateKernelPatterns(const TileTypeConverter &converter,
+                                        RewritePatternSet &patterns) {
+  patterns.add<LowerKernel, LowerReturn, LowerTileId, LowerDim, LowerView>(converter,
+                                                                           patterns.getContext());
 }

@@ -40,12 +40,15 @@ TileTypeConverter::TileTypeConverter() {
       return failure();
     Type element = type.getElementType();
     unsigned count = llvm::divideCeil(getNumElements(type), getElementsPerRegister(element));
-    Type word = element.getIntOrFloatBitWidth() == 32 ? element : IntegerType::get(type.getContext(), 32);
+    Type word =
+        element.getIntOrFloatBitWidth() == 32 ? element : IntegerType::get(type.getContext(), 32);
     results.append(count, word);
     return success();
   });
-  addConversion([](MemRefType type, SmallVectorImpl<Type> &results) -> std::optional<LogicalResult> {
-    results.push_back(LLVM::LLVMPointerType::get(type.getContext(), static_cast<unsigned>(NVVM::NVVMMemorySpace::Global)));
+  addConversion([](MemRefType type,
+                   SmallVectorImpl<Type> &results) -> std::optional<LogicalResult> {
+    results.push_back(LLVM::LLVMPointerType::get(
+        type.getContext(), static_cast<unsigned>(NVVM::NVVMMemorySpace::Global)));
     auto [strides, offset] = type.getStridesAndOffset();
     unsigned dynamic = type.getNumDynamicDims() + llvm::count_if(strides, ShapedType::isDynamic);
     results.append(dynamic, IntegerType::get(type.getContext(), 64));
@@ -124,7 +127,8 @@ Value Emitter::threadCoordinate(LayoutAttr layout, unsigned dim) {
   Value result = applyLinear(laneId(), bases);
   for (auto [axis, along] : llvm::enumerate(layout.getAlong()))
     if (along == int64_t(dim))
-      result = add(result, mul(warpCoordinate(layout.getWarps(), axis), i32(layout.getWarpTile()[dim])));
+      result =
+          add(result, mul(warpCoordinate(layout.getWarps(), axis), i32(layout.getWarpTile()[dim])));
   return result;
 }
 
@@ -148,8 +152,8 @@ Value Emitter::applyLinear(Value value, ArrayRef<uint32_t> bases) {
 }
 
 Value Emitter::sharedPointer(Value bytes) {
-  auto type = LLVM::LLVMPointerType::get(
-      b.getContext(), static_cast<unsigned>(NVVM::NVVMMemorySpace::Shared));
+  auto type = LLVM::LLVMPointerType::get(b.getContext(),
+                                         static_cast<unsigned>(NVVM::NVVMMemorySpace::Shared));
   Value base = LLVM::AddressOfOp::create(b, loc, type, kSharedMemorySymbol);
   return LLVM::GEPOp::create(b, loc, type, b.getI8Type(), base, ArrayRef<LLVM::GEPArg>{bytes});
 }
@@ -158,8 +162,9 @@ Value Emitter::offsetPointer(Value pointer, int64_t bytes) {
   if (bytes == 0)
     return pointer;
   return LLVM::GEPOp::create(b, loc, pointer.getType(), b.getI8Type(), pointer,
-                             bytes <= INT32_MAX ? ArrayRef<LLVM::GEPArg>{static_cast<int32_t>(bytes)}
-                                                : ArrayRef<LLVM::GEPArg>{i64(bytes)});
+                             bytes <= INT32_MAX
+                                 ? ArrayRef<LLVM::GEPArg>{static_cast<int32_t>(bytes)}
+                                 : ArrayRef<LLVM::GEPArg>{i64(bytes)});
 }
 
 SmallVector<Value> Emitter::unpack(ValueRange registers, Type type, unsigned count) {
@@ -192,7 +197,8 @@ SmallVector<Value> Emitter::pack(ValueRange scalars, Type type) {
 }
 
 Value Emitter::callIntrinsic(StringRef name, Type result, ValueRange operands) {
-  return LLVM::CallIntrinsicOp::create(b, loc, result, b.getStringAttr(name), operands).getResult(0);
+  return LLVM::CallIntrinsicOp::create(b, loc, result, b.getStringAttr(name), operands)
+      .getResult(0);
 }
 
 //===----------------------------------------------------------------------===//
@@ -228,8 +234,9 @@ int64_t sparseflow::getKnownDivisor(Value index) {
   if (matchPattern(index, m_ConstantInt(&constant)))
     return constant.isZero() ? any : int64_t(1) << constant.countr_zero();
   if (auto mul = index.getDefiningOp<arith::MulIOp>())
-    return static_cast<int64_t>(std::min<uint64_t>(
-        any, llvm::SaturatingMultiply<uint64_t>(getKnownDivisor(mul.getLhs()), getKnownDivisor(mul.getRhs()))));
+    return static_cast<int64_t>(
+        std::min<uint64_t>(any, llvm::SaturatingMultiply<uint64_t>(getKnownDivisor(mul.getLhs()),
+                                                                   getKnownDivisor(mul.getRhs()))));
   if (auto add = index.getDefiningOp<arith::AddIOp>())
     return std::min(getKnownDivisor(add.getLhs()), getKnownDivisor(add.getRhs()));
   return 1;

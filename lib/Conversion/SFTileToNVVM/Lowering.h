@@ -1,8 +1,8 @@
 //===- Lowering.h - What the pattern sets share -----------------*- C++ -*-===//
 //
-// Tiles become 32-bit registers: one for each element of 32 bits, one for 2, 4 or 8 smaller elements. A memref becomes its
-// pointer, its dynamic extents and its dynamic strides; a ring its byte offset in shared memory and its stride. Layouts become the
-// arithmetic of this file.
+// Tiles become 32-bit registers: one for each element of 32 bits, one for 2, 4 or 8 smaller
+// elements. A memref becomes its pointer, its dynamic extents and its dynamic strides; a ring its
+// byte offset in shared memory and its stride. Layouts become the arithmetic of this file.
 //
 //===----------------------------------------------------------------------===//
 
@@ -54,19 +54,22 @@ public:
   /// Position of this thread's warp along axis `axis` of a row-major grid.
   mlir::Value warpCoordinate(llvm::ArrayRef<int64_t> grid, unsigned axis);
 
-  /// What this thread's lane and warp add to the coordinate of a tile's elements along `dim`; registers add disjoint bits.
+  /// What this thread's lane and warp add to the coordinate of a tile's elements along `dim`;
+  /// registers add disjoint bits.
   mlir::Value threadCoordinate(sf_tile::LayoutAttr layout, unsigned dim);
 
-  /// XOR of `bases[i]` over the set bits i of `value`, an i32; grouped so that bits that move by the same distance cost one
-  /// mask and one shift.
+  /// XOR of `bases[i]` over the set bits i of `value`, an i32; grouped so that bits that move by
+  /// the same distance cost one mask and one shift.
   mlir::Value applyLinear(mlir::Value value, llvm::ArrayRef<uint32_t> bases);
 
   /// The pointer `bytes` (an i32) into shared memory.
   mlir::Value sharedPointer(mlir::Value bytes);
   mlir::Value offsetPointer(mlir::Value pointer, int64_t bytes);
 
-  /// 32-bit registers as scalars of `type`, and back. 8-bit floats and i4 are their bits as integers.
-  llvm::SmallVector<mlir::Value> unpack(mlir::ValueRange registers, mlir::Type type, unsigned count);
+  /// 32-bit registers as scalars of `type`, and back. 8-bit floats and i4 are their bits as
+  /// integers.
+  llvm::SmallVector<mlir::Value> unpack(mlir::ValueRange registers, mlir::Type type,
+                                        unsigned count);
   llvm::SmallVector<mlir::Value> pack(mlir::ValueRange scalars, mlir::Type type);
 
   mlir::Value callIntrinsic(llvm::StringRef name, mlir::Type result, mlir::ValueRange operands);
@@ -75,7 +78,8 @@ public:
   mlir::Location loc;
 };
 
-/// The scalar that stands for an element in registers: itself, or an integer of its width for what LLVM has no arithmetic of.
+/// The scalar that stands for an element in registers: itself, or an integer of its width for what
+/// LLVM has no arithmetic of.
 mlir::Type getScalarType(mlir::Type elementType);
 
 /// A converted memref.
@@ -93,14 +97,16 @@ struct GlobalMemory {
 /// Largest power of two that is known to divide an index.
 int64_t getKnownDivisor(mlir::Value index);
 
-/// Spreads the reads of shared memory in front of a run of matrix products, which the run does not use, over the run.
+/// Spreads the reads of shared memory in front of a run of matrix products, which the run does not
+/// use, over the run.
 void interleaveLoads(mlir::Block &block);
 
 void populateKernelPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
 void populateCopyPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
 void populateMemoryPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
 void populateMmaPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
-void populateElementwisePatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
+void populateElementwisePatterns(const TileTypeConverter &converter,
+                                 mlir::RewritePatternSet &patterns);
 
 } // namespace sparseflow
 

@@ -1,7 +1,7 @@
 //===- MemoryToNVVM.cpp - Tiles to and from memory ------------------------===//
 //
-// An access is as wide as the layouts allow: the low register bits that run along the last dimension of memory make one
-// vector of up to 16 bytes, if the memory's rows keep it aligned.
+// An access is as wide as the layouts allow: the low register bits that run along the last
+// dimension of memory make one vector of up to 16 bytes, if the memory's rows keep it aligned.
 //
 //===----------------------------------------------------------------------===//
 
@@ -71,25 +71,29 @@ struct LowerRingLoad : OpConversionPattern<LoadOp> {
   }
 
 private:
-  static void emitRead(Emitter &e, const SharedReadPlan &plan, Value pointer, SmallVectorImpl<Value> &registers) {
+  static void emitRead(Emitter &e, const SharedReadPlan &plan, Value pointer,
+                       SmallVectorImpl<Value> &registers) {
     unsigned words = plan.vectorBytes / 4;
     Type i32 = e.b.getI32Type();
     if (plan.ldmatrix) {
       Type type = words == 1 ? i32
-                             : Type(LLVM::LLVMStructType::getLiteral(e.b.getContext(), SmallVector<Type>(words, i32)));
+                             : Type(LLVM::LLVMStructType::getLiteral(
+                                   e.b.getContext(), SmallVector<Type>(words, i32)));
       MLIRContext *context = e.b.getContext();
       Value result = NVVM::LdMatrixOp::create(
           e.b, e.loc, type, pointer, words, NVVM::MMALayout::row,
           NVVM::LdStMatrixShapeAttr::get(context, 8, 8), NVVM::LdStMatrixEltType::B16);
       for (unsigned i = 0; i < words; ++i)
-        registers.push_back(words == 1 ? result : LLVM::ExtractValueOp::create(e.b, e.loc, result, i).getResult());
+        registers.push_back(
+            words == 1 ? result : LLVM::ExtractValueOp::create(e.b, e.loc, result, i).getResult());
       return;
     }
     Type type = words == 1 ? i32 : Type(VectorType::get(words, i32));
     Value result = LLVM::LoadOp::create(e.b, e.loc, type, pointer, plan.vectorBytes);
     for (unsigned i = 0; i < words; ++i)
-      registers.push_back(words == 1 ? result
-                                     : LLVM::ExtractElementOp::create(e.b, e.loc, result, e.i32(i)).getResult());
+      registers.push_back(
+          words == 1 ? result
+                     : LLVM::ExtractElementOp::create(e.b, e.loc, result, e.i32(i)).getResult());
   }
 
   /// Stages are read as i32; tiles of f32 are f32.
@@ -106,7 +110,8 @@ private:
 // Global memory
 //===----------------------------------------------------------------------===//
 
-/// How a tile's elements meet a memref: for every vector of registers its address and whether it lies inside.
+/// How a tile's elements meet a memref: for every vector of registers its address and whether it
+/// lies inside.
 class GlobalAccess {
 public:
   GlobalAccess(Emitter &e, const GlobalMemory &memory, TileType tile, ArrayRef<int64_t> dims,
@@ -117,10 +122,12 @@ public:
       Value index = e.toI64(indices[i]);
       bool moves = dims[i] >= 0;
       if (moves)
-        index = e.add(index, arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(), e.threadCoordinate(layout, dims[i])));
+        index = e.add(index, arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(),
+                                                    e.threadCoordinate(layout, dims[i])));
       start.push_back(index);
       int64_t extent = memory.staticSizes[i], size = moves ? tile.getShape()[dims[i]] : 1;
-      // Tiles start inside, so a tile that divides the extent and starts at its multiple never leaves.
+      // Tiles start inside, so a tile that divides the extent and starts at its multiple never
+      // leaves.
       checked.push_back(moves && (ShapedType::isDynamic(extent) || extent % size ||
                                   getKnownDivisor(indexSources[i]) % size));
     }
@@ -129,8 +136,8 @@ public:
 
   unsigned getVectorElements() const { return vector; }
 
-  /// The pointer to the vector that starts at register `first`. `inside` is set when it may lie outside; with `clamp`
-  /// the pointer is valid all the same.
+  /// The pointer to the vector that starts at register `first`. `inside` is set when it may lie
+  /// outside; with `clamp` the pointer is valid all the same.
   Value getPointer(unsigned first, bool clamp, Value &inside) {
     Value address;
     for (unsigned i = 0; i < dims.size(); ++i) {
@@ -140,7 +147,8 @@ public:
         inside = e.both(inside, e.lessThan(index, memory.sizes[i]));
         if (clamp) {
           int64_t length = i + 1 == dims.size() ? vector : 1;
-          index = e.minimum(index, arith::SubIOp::create(e.b, e.loc, memory.sizes[i], e.i64(length)));
+          index =
+              e.minimum(index, arith::SubIOp::create(e.b, e.loc, memory.sizes[i], e.i64(length)));
         }
       }
       Value scaled = e.mul(index, memory.strides[i]);
@@ -150,7 +158,9 @@ public:
       return memory.base;
     Value bytes = memory.elementBits >= 8
                       ? e.mul(address, e.i64(memory.elementBits / 8))
-                      : arith::ShRUIOp::create(e.b, e.loc, address, e.i64(llvm::Log2_32(8 / memory.elementBits))).getResult();
+                      : arith::ShRUIOp::create(e.b, e.loc, address,
+                                               e.i64(llvm::Log2_32(8 / memory.elementBits)))
+                            .getResult();
     return LLVM::GEPOp::create(e.b, e.loc, memory.base.getType(), e.b.getI8Type(), memory.base,
                                ArrayRef<LLVM::GEPArg>{bytes});
   }
@@ -171,13 +181,16 @@ private:
     }
     finishVector();
   }
-  /// Rows and outer strides keep a vector aligned when its length divides them; dynamic strides are as aligned as rows.
+  /// Rows and outer strides keep a vector aligned when its length divides them; dynamic strides are
+  /// as aligned as rows.
   void finishVector() {
     int64_t aligned = vector;
     for (auto [i, stride] : llvm::enumerate(memory.staticStrides))
       if (i + 1 < dims.size() && !ShapedType::isDynamic(stride))
         aligned = std::gcd(aligned, stride);
-    aligned = ShapedType::isDynamic(memory.staticSizes.back()) ? 1 : std::gcd(aligned, memory.staticSizes.back());
+    aligned = ShapedType::isDynamic(memory.staticSizes.back())
+                  ? 1
+                  : std::gcd(aligned, memory.staticSizes.back());
     // A view may begin at any byte of the buffer that it cuts, which itself is aligned.
     if (memory.byteOffset)
       aligned = std::gcd(aligned, std::max<int64_t>(memory.byteOffset * 8 / memory.elementBits, 1));
@@ -229,15 +242,18 @@ struct LowerGlobalLoad : OpConversionPattern<LoadOp> {
     for (unsigned first = 0; first < getNumElements(tile); first += vector) {
       Value inside;
       Value pointer = access.getPointer(first, /*clamp=*/true, inside);
-      Value loaded = LLVM::LoadOp::create(rewriter, e.loc, type, pointer, std::max(1u, vector * bits / 8));
+      Value loaded =
+          LLVM::LoadOp::create(rewriter, e.loc, type, pointer, std::max(1u, vector * bits / 8));
       if (inside)
         loaded = e.select(inside, loaded, LLVM::ZeroOp::create(rewriter, e.loc, type));
       Type elements = vector == 1 ? scalarType : Type(VectorType::get(vector, scalarType));
       if (type != elements)
         loaded = LLVM::BitcastOp::create(rewriter, e.loc, elements, loaded);
       for (unsigned i = 0; i < vector; ++i)
-        scalars.push_back(vector == 1 ? loaded
-                                      : LLVM::ExtractElementOp::create(rewriter, e.loc, loaded, e.i32(i)).getResult());
+        scalars.push_back(
+            vector == 1
+                ? loaded
+                : LLVM::ExtractElementOp::create(rewriter, e.loc, loaded, e.i32(i)).getResult());
     }
     rewriter.replaceOpWithMultiple(op, {e.pack(scalars, element)});
     return success();
@@ -252,7 +268,8 @@ struct LowerStore : OpConversionPattern<StoreOp> {
     Emitter e(rewriter, op.getLoc());
     TileType tile = op.getValue().getType();
     GlobalMemory memory(e, op.getDest().getType(), adaptor.getDest());
-    SmallVector<Value> scalars = e.unpack(adaptor.getValue(), tile.getElementType(), getNumElements(tile));
+    SmallVector<Value> scalars =
+        e.unpack(adaptor.getValue(), tile.getElementType(), getNumElements(tile));
     if (op.getPacking()) {
       storePacked(e, op, memory, flatten(adaptor.getIndices()), scalars);
       rewriter.eraseOp(op);
@@ -282,15 +299,17 @@ struct LowerStore : OpConversionPattern<StoreOp> {
 
 private:
   /// Every element goes to the offset, from the indices on, that the packing gives its coordinates.
-  static void storePacked(Emitter &e, StoreOp op, const GlobalMemory &memory, ArrayRef<Value> indices,
-                          ArrayRef<Value> scalars) {
+  static void storePacked(Emitter &e, StoreOp op, const GlobalMemory &memory,
+                          ArrayRef<Value> indices, ArrayRef<Value> scalars) {
     LayoutAttr layout = op.getValue().getType().getLayout();
     LinearLayout toOffset = op.getPacking()->toLinearLayout().invert();
     auto offsetOf = [&](int64_t row, int64_t column) -> uint32_t {
       return toOffset.apply({{"dim0", uint64_t(row)}, {"dim1", uint64_t(column)}}, "offset");
     };
     auto basesOf = [&](StringRef input) {
-      return llvm::map_to_vector(layout.getBases(input), [&](ArrayRef<int32_t> basis) { return offsetOf(basis[0], basis[1]); });
+      return llvm::map_to_vector(layout.getBases(input), [&](ArrayRef<int32_t> basis) {
+        return offsetOf(basis[0], basis[1]);
+      });
     };
     SmallVector<uint32_t> registers = basesOf("register");
     Value offset = e.applyLinear(e.laneId(), basesOf("lane"));
@@ -298,12 +317,15 @@ private:
     for (auto [axis, dim] : llvm::enumerate(layout.getAlong())) {
       SmallVector<uint32_t> bases;
       for (int64_t step = 1; dim >= 0 && step < layout.getWarps()[axis]; step *= 2)
-        bases.push_back(dim == 0 ? offsetOf(step * warpTile[0], 0) : offsetOf(0, step * warpTile[1]));
+        bases.push_back(dim == 0 ? offsetOf(step * warpTile[0], 0)
+                                 : offsetOf(0, step * warpTile[1]));
       if (!bases.empty())
         offset = e.bitXor(offset, e.applyLinear(e.warpCoordinate(layout.getWarps(), axis), bases));
     }
     unsigned vector = 1;
-    for (unsigned bit = 0; bit < registers.size() && registers[bit] == vector && vector * memory.elementBits < 128; ++bit)
+    for (unsigned bit = 0;
+         bit < registers.size() && registers[bit] == vector && vector * memory.elementBits < 128;
+         ++bit)
       vector *= 2;
 
     Value start = e.i64(0);
@@ -314,11 +336,12 @@ private:
       uint32_t constant = 0;
       for (auto [bit, basis] : llvm::enumerate(registers))
         constant ^= (first >> bit & 1) ? basis : 0;
-      Value element = e.add(start, arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(), e.bitXor(offset, e.i32(constant))));
+      Value element = e.add(start, arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(),
+                                                          e.bitXor(offset, e.i32(constant))));
       Value bits = e.mul(element, e.i64(memory.elementBits));
       Value bytes = arith::ShRUIOp::create(e.b, e.loc, bits, e.i64(3));
-      Value pointer = LLVM::GEPOp::create(e.b, e.loc, memory.base.getType(), e.b.getI8Type(), memory.base,
-                                          ArrayRef<LLVM::GEPArg>{bytes});
+      Value pointer = LLVM::GEPOp::create(e.b, e.loc, memory.base.getType(), e.b.getI8Type(),
+                                          memory.base, ArrayRef<LLVM::GEPArg>{bytes});
       LLVM::StoreOp::create(e.b, e.loc, packVector(e, scalars.slice(first, vector), type), pointer,
                             std::max(1u, vector * memory.elementBits / 8));
     }
@@ -326,16 +349,19 @@ private:
 
   static Value packVector(Emitter &e, ArrayRef<Value> scalars, Type type) {
     if (scalars.size() == 1)
-      return scalars[0].getType() == type ? scalars[0]
-                                          : LLVM::BitcastOp::create(e.b, e.loc, type, scalars[0]).getResult();
+      return scalars[0].getType() == type
+                 ? scalars[0]
+                 : LLVM::BitcastOp::create(e.b, e.loc, type, scalars[0]).getResult();
     auto vector = VectorType::get(scalars.size(), scalars[0].getType());
     Value elements = LLVM::PoisonOp::create(e.b, e.loc, vector);
     for (auto [i, scalar] : llvm::enumerate(scalars))
       elements = LLVM::InsertElementOp::create(e.b, e.loc, elements, scalar, e.i32(i));
-    return vector == type ? elements : LLVM::BitcastOp::create(e.b, e.loc, type, elements).getResult();
+    return vector == type ? elements
+                          : LLVM::BitcastOp::create(e.b, e.loc, type, elements).getResult();
   }
 
-  /// True for one of the threads that hold copies of the same elements; null when there are no copies.
+  /// True for one of the threads that hold copies of the same elements; null when there are no
+  /// copies.
   static Value getOwner(Emitter &e, TileType tile) {
     LayoutAttr layout = tile.getLayout();
     int64_t copies = 0;
@@ -344,7 +370,8 @@ private:
         copies |= 1 << bit;
     Value owner;
     auto require = [&](Value value) {
-      owner = e.both(owner, arith::CmpIOp::create(e.b, e.loc, arith::CmpIPredicate::eq, value, e.i32(0)));
+      owner = e.both(owner,
+                     arith::CmpIOp::create(e.b, e.loc, arith::CmpIPredicate::eq, value, e.i32(0)));
     };
     if (copies)
       require(arith::AndIOp::create(e.b, e.loc, e.laneId(), e.i32(copies)));
@@ -357,6 +384,7 @@ private:
 
 } // namespace
 
-void sparseflow::populateMemoryPatterns(const TileTypeConverter &converter, RewritePatternSet &patterns) {
+void sparseflow::populateMemoryPatterns(const TileTypeConverter &converter,
+                                        RewritePatternSet &patterns) {
   patterns.add<LowerRingLoad, LowerGlobalLoad, LowerStore>(converter, patterns.getContext());
 }

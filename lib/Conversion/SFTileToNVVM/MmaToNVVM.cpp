@@ -1,8 +1,9 @@
 //===- MmaToNVVM.cpp - Tensor-core instructions ---------------------------===//
 //
-// A warp's product is one instruction for each m16 block and n8 block of its tile. Where an instruction's registers stand among
-// the tile's follows from the order in which Atoms.cpp builds the layouts: operands count blocks above an
-// instruction's own registers; the accumulator counts features (row half, blocks) below tokens.
+// A warp's product is one instruction for each m16 block and n8 block of its tile. Where an
+// instruction's registers stand among the tile's follows from the order in which Atoms.cpp builds
+// the layouts: operands count blocks above an instruction's own registers; the accumulator counts
+// features (row half, blocks) below tokens.
 //
 //===----------------------------------------------------------------------===//
 
@@ -29,9 +30,11 @@ struct LowerMma : OpConversionPattern<MmaOp> {
     Type word = rewriter.getI32Type();
     Type operand = atom.halfVectors ? Type(VectorType::get(2, rewriter.getF16Type())) : word;
     Type accElement = atom.accumulatesIntegers() ? word : Type(rewriter.getF32Type());
-    auto resultType = LLVM::LLVMStructType::getLiteral(getContext(), SmallVector<Type>(4, accElement));
+    auto resultType =
+        LLVM::LLVMStructType::getLiteral(getContext(), SmallVector<Type>(4, accElement));
     auto toOperand = [&](Value reg) -> Value {
-      return operand == word ? reg : LLVM::BitcastOp::create(rewriter, e.loc, operand, reg).getResult();
+      return operand == word ? reg
+                             : LLVM::BitcastOp::create(rewriter, e.loc, operand, reg).getResult();
     };
     SmallVector<Value> aOperands = llvm::map_to_vector(a, toOperand);
     SmallVector<Value> bOperands = llvm::map_to_vector(b, toOperand);
@@ -63,6 +66,7 @@ struct LowerMma : OpConversionPattern<MmaOp> {
 
 } // namespace
 
-void sparseflow::populateMmaPatterns(const TileTypeConverter &converter, RewritePatternSet &patterns) {
+void sparseflow::populateMmaPatterns(const TileTypeConverter &converter,
+                                     RewritePatternSet &patterns) {
   patterns.add<LowerMma>(converter, patterns.getContext());
 }

@@ -20,7 +20,8 @@ using namespace mlir;
 using namespace sparseflow;
 
 namespace {
-struct ConvertSFTileToNVVMPass : sparseflow::impl::ConvertSFTileToNVVMBase<ConvertSFTileToNVVMPass> {
+struct ConvertSFTileToNVVMPass
+    : sparseflow::impl::ConvertSFTileToNVVMBase<ConvertSFTileToNVVMPass> {
   void runOnOperation() override {
     gpu::GPUModuleOp module = getOperation();
     declareSharedMemory(module);
@@ -36,8 +37,8 @@ struct ConvertSFTileToNVVMPass : sparseflow::impl::ConvertSFTileToNVVMBase<Conve
 
     ConversionTarget target(*context);
     target.addIllegalDialect<sf_tile::SFTileDialect, memref::MemRefDialect>();
-    target.addLegalDialect<arith::ArithDialect, math::MathDialect, LLVM::LLVMDialect, NVVM::NVVMDialect,
-                           gpu::GPUDialect>();
+    target.addLegalDialect<arith::ArithDialect, math::MathDialect, LLVM::LLVMDialect,
+                           NVVM::NVVMDialect, gpu::GPUDialect>();
     target.addLegalOp<scf::IfOp>();
     scf::populateSCFStructuralTypeConversionsAndLegality(converter, patterns, target);
     ConversionConfig config;

@@ -1,7 +1,8 @@
 //===- ElementwiseSchedule.cpp - Elementwise operations as kernels --------===//
 //
-// What the fusion could not put into a product's epilogue: one block maps a tile of rows x columns. Operands broadcast by
-// their indexing maps. sf.dequantize and the static sf.quantize are the same schedule with their own scalar function.
+// What the fusion could not put into a product's epilogue: one block maps a tile of rows x columns.
+// Operands broadcast by their indexing maps. sf.dequantize and the static sf.quantize are the same
+// schedule with their own scalar function.
 //
 //===----------------------------------------------------------------------===//
 
@@ -23,13 +24,14 @@ static constexpr int64_t kTileElements = kThreads * 16;
 /// Where an operand is transposed, tiles are 32 x 64, so that a block uses whole sectors of it too.
 static constexpr int64_t kTransposedColumns = 64;
 
-LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *op, StringRef stem, StringRef label,
-                                           ArrayRef<ElementwiseOperand> operands, int64_t columns,
-                                           ScalarBuilder scalars) {
+LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *op, StringRef stem,
+                                           StringRef label, ArrayRef<ElementwiseOperand> operands,
+                                           int64_t columns, ScalarBuilder scalars) {
   Schedule s(kernels, op, stem);
   auto result = cast<RankedTensorType>(op->getResult(0).getType());
   bool matrix = result.getRank() == 2;
-  bool isTransposing = llvm::any_of(operands, [](const ElementwiseOperand &operand) { return operand.isTransposed; });
+  bool isTransposing = llvm::any_of(
+      operands, [](const ElementwiseOperand &operand) { return operand.isTransposed; });
   int64_t maxColumns = isTransposing ? kTransposedColumns : kTileElements / 2;
   int64_t tileColumns = std::min<int64_t>(llvm::PowerOf2Ceil(columns), maxColumns);
   int64_t tileRows = matrix ? kTileElements / tileColumns : 1;
@@ -41,7 +43,8 @@ LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *
     inputs.push_back(operand.tensor);
   SmallVector<MemRefType> types = getKernelArgumentTypes(inputs, op->getResultTypes());
 
-  // The rows of the launch are those of a matrix operand or, when all broadcast, there is a fixed number.
+  // The rows of the launch are those of a matrix operand or, when all broadcast, there is a fixed
+  // number.
   std::optional<int64_t> rowsOf, rowsPerBlock;
   for (auto [i, operand] : llvm::enumerate(operands))
     if (matrix && !rowsOf && !operand.isTransposed &&
@@ -53,11 +56,13 @@ LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *
   int64_t blocks = columnTiles * (rowsOf ? 1 : llvm::divideCeil(fixedRows, tileRows));
 
   auto dispatch = s.dispatch(
-      inputs[rowsOf.value_or(0)], {-1}, label, op->getResultTypes(), [&](size_t) -> SmallVector<Value> {
+      inputs[rowsOf.value_or(0)], {-1}, label, op->getResultTypes(),
+      [&](size_t) -> SmallVector<Value> {
         KernelOp kernel = s.startKernel(types, kThreads, {}, "");
         SmallVector<Value> arguments(kernel.getBody().getArguments());
-        Value rows = rowsOf ? memref::DimOp::create(s.b, s.loc, arguments[*rowsOf], s.index(0)).getResult()
-                            : s.index(fixedRows);
+        Value rows =
+            rowsOf ? memref::DimOp::create(s.b, s.loc, arguments[*rowsOf], s.index(0)).getResult()
+                   : s.index(fixedRows);
         auto tile = TileIdOp::create(s.b, s.loc, rows, columnTiles, tileRows, 1, 1);
         Axis rowAxis = {s.mul(tile.getToken(), tileRows), tileRows};
         Axis columnAxis = {s.mul(tile.getFeature(), tileColumns), tileColumns};
@@ -68,12 +73,14 @@ LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *
           // The rows of a transposed operand are the result's columns.
           Axis tokens = operand.isTransposed ? columnAxis : rowAxis;
           Axis features = operand.isTransposed ? rowAxis : columnAxis;
-          tiles.push_back(loadBroadcast(s, argument, operand.broadcast, tokens, features, operand.isTransposed));
+          tiles.push_back(loadBroadcast(s, argument, operand.broadcast, tokens, features,
+                                        operand.isTransposed));
           elements.push_back(cast<TileType>(tiles.back().getType()).getElementType());
         }
         SmallVector<Type> results;
         for (Type type : op->getResultTypes())
-          results.push_back(TileType::get({tileRows, tileColumns}, cast<RankedTensorType>(type).getElementType()));
+          results.push_back(TileType::get({tileRows, tileColumns},
+                                          cast<RankedTensorType>(type).getElementType()));
         auto map = MapOp::create(s.b, s.loc, results, tiles);
         {
           OpBuilder::InsertionGuard guard(s.b);
@@ -81,7 +88,8 @@ LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *
                                         SmallVector<Location>(elements.size(), s.loc));
           YieldOp::create(s.b, s.loc, scalars(s.b, s.loc, body->getArguments()));
         }
-        for (auto [value, dest] : llvm::zip(map.getResults(), ArrayRef(arguments).drop_front(inputs.size()))) {
+        for (auto [value, dest] :
+             llvm::zip(map.getResults(), ArrayRef(arguments).drop_front(inputs.size()))) {
           SmallVector<Value> indices = {rowAxis.start, columnAxis.start};
           SmallVector<int64_t> dims = {0, 1};
           int64_t rank = cast<MemRefType>(dest.getType()).getRank();
@@ -89,8 +97,9 @@ LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *
                           s.b.getDenseI64ArrayAttr(ArrayRef(dims).take_back(rank)), LayoutAttr());
         }
         s.finishKernel();
-        return llvm::to_vector(s.launch(kernel, inputs, op->getResultTypes(),
-                                        GridAttr::get(s.b.getContext(), blocks, rowsOf, rowsPerBlock)));
+        return llvm::to_vector(
+            s.launch(kernel, inputs, op->getResultTypes(),
+                     GridAttr::get(s.b.getContext(), blocks, rowsOf, rowsPerBlock)));
       });
   op->replaceAllUsesWith(dispatch);
   op->erase();
@@ -120,10 +129,13 @@ static std::optional<sf::Broadcast> getBroadcast(AffineMap map, RankedTensorType
 }
 
 LogicalResult sparseflow::scheduleElementwise(gpu::GPUModuleOp kernels, linalg::GenericOp op) {
-  auto result = dyn_cast<RankedTensorType>(op->getNumResults() ? op->getResult(0).getType() : Type());
-  if (op.getNumParallelLoops() != op.getNumLoops() || !result || result.getRank() < 1 || result.getRank() > 2)
-    return op.emitOpError("expected an elementwise operation on a vector or matrix: all iterators parallel, one or "
-                          "two of them");
+  auto result =
+      dyn_cast<RankedTensorType>(op->getNumResults() ? op->getResult(0).getType() : Type());
+  if (op.getNumParallelLoops() != op.getNumLoops() || !result || result.getRank() < 1 ||
+      result.getRank() > 2)
+    return op.emitOpError(
+        "expected an elementwise operation on a vector or matrix: all iterators parallel, one or "
+        "two of them");
   for (OpOperand &init : op.getDpsInitsMutable()) {
     if (!op.getMatchingIndexingMap(&init).isIdentity())
       return op.emitOpError("expected results that are indexed by the identity, got ")
@@ -136,21 +148,24 @@ LogicalResult sparseflow::scheduleElementwise(gpu::GPUModuleOp kernels, linalg::
   SmallVector<ElementwiseOperand> operands;
   for (OpOperand *input : op.getDpsInputOperands()) {
     auto type = dyn_cast<RankedTensorType>(input->get().getType());
-    if (type && op.getMatchingIndexingMap(input) == AffineMap::getPermutationMap(ArrayRef<unsigned>{1, 0}, op.getContext())) {
+    if (type && op.getMatchingIndexingMap(input) ==
+                    AffineMap::getPermutationMap(ArrayRef<unsigned>{1, 0}, op.getContext())) {
       operands.push_back({input->get(), sf::Broadcast::Full, /*isTransposed=*/true});
       continue;
     }
     std::optional<sf::Broadcast> broadcast =
         type ? getBroadcast(op.getMatchingIndexingMap(input), type) : std::nullopt;
     if (!broadcast)
-      return op.emitOpError("expected inputs of shape [], [N], [M,1], [M,N] or [N,M] against a result [M,N], got ")
+      return op.emitOpError("expected inputs of shape [], [N], [M,1], [M,N] or [N,M] against a "
+                            "result [M,N], got ")
              << input->get().getType() << " indexed by "
              << AffineMapAttr::get(op.getMatchingIndexingMap(input));
     operands.push_back({input->get(), *broadcast});
   }
   if (op->walk([](linalg::IndexOp) { return WalkResult::interrupt(); }).wasInterrupted())
     return op.emitOpError("expected an elementwise operation that does not use its indices");
-  return buildElementwise(kernels, op, "elementwise", "elementwise", operands, result.getShape().back(),
+  return buildElementwise(kernels, op, "elementwise", "elementwise", operands,
+                          result.getShape().back(),
                           [&](OpBuilder &b, Location, ValueRange arguments) {
                             SmallVector<Value> all(arguments);
                             return cloneScalars(b, *op.getBody(), all);
@@ -173,15 +188,18 @@ static sf::Broadcast getScaleBroadcast(sf::ScaleGranularity granularity) {
 LogicalResult sparseflow::scheduleDequantize(gpu::GPUModuleOp kernels, sf::DequantizeOp op) {
   auto result = cast<RankedTensorType>(op.getResult().getType());
   if (sf::getWeightEncoding(result))
-    return op.emitOpError("expected a dequantized weight to be a constant or an operand of sf.matmul, whose "
-                          "epilogue takes the scales; got ")
+    return op.emitOpError(
+               "expected a dequantized weight to be a constant or an operand of sf.matmul, whose "
+               "epilogue takes the scales; got ")
            << result;
   if (op.getGranularity() == sf::ScaleGranularity::Group)
     return scheduleGroupedDequantize(kernels, op);
   return buildElementwise(
       kernels, op, "dequantize", "sf.dequantize",
-      {{op.getInput(), sf::Broadcast::Full}, {op.getScale(), getScaleBroadcast(op.getGranularity())}},
-      result.getDimSize(1), [&](OpBuilder &b, Location loc, ValueRange arguments) -> SmallVector<Value> {
+      {{op.getInput(), sf::Broadcast::Full},
+       {op.getScale(), getScaleBroadcast(op.getGranularity())}},
+      result.getDimSize(1),
+      [&](OpBuilder &b, Location loc, ValueRange arguments) -> SmallVector<Value> {
         return {sf::emitDequantize(b, loc, arguments[0], arguments[1], result.getElementType())};
       });
 }
@@ -192,8 +210,10 @@ LogicalResult sparseflow::scheduleQuantize(gpu::GPUModuleOp kernels, sf::Quantiz
   auto result = cast<RankedTensorType>(op.getResult().getType());
   return buildElementwise(
       kernels, op, "quantize", "sf.quantize",
-      {{op.getInput(), sf::Broadcast::Full}, {op.getScale(), getScaleBroadcast(op.getGranularity())}},
-      result.getDimSize(1), [&](OpBuilder &b, Location loc, ValueRange arguments) -> SmallVector<Value> {
+      {{op.getInput(), sf::Broadcast::Full},
+       {op.getScale(), getScaleBroadcast(op.getGranularity())}},
+      result.getDimSize(1),
+      [&](OpBuilder &b, Location loc, ValueRange arguments) -> SmallVector<Value> {
         Value x = sf::emitToF32(b, loc, arguments[0]);
         return {sf::emitQuantize(b, loc, x, arguments[1], result.getElementType())};
       });

@@ -1,9 +1,10 @@
 //===- MatmulSchedule.cpp - sf.matmul as kernels --------------------------===//
 //
-// One block computes a tile of features x tokens of Y^T = W * X^T. Its pipeline brings, a k-tile a stage, a box of each
-// packed weight (as it lies in memory) and a box of X; the consumer walks the stage in the atom's steps. The epilogue
-// runs on the accumulators in registers and stores straight to Y: the packed order of W gives a lane 8 contiguous
-// features. With split-K every block writes its accumulators to a workspace and a second kernel adds them in order.
+// One block computes a tile of features x tokens of Y^T = W * X^T. Its pipeline brings, a k-tile a
+// stage, a box of each packed weight (as it lies in memory) and a box of X; the consumer walks the
+// stage in the atom's steps. The epilogue runs on the accumulators in registers and stores straight
+// to Y: the packed order of W gives a lane 8 contiguous features. With split-K every block writes
+// its accumulators to a workspace and a second kernel adds them in order.
 //
 //===----------------------------------------------------------------------===//
 
@@ -34,8 +35,10 @@ public:
 
 private:
   SmallVector<Value> buildVariant(sf::KernelConfigAttr config);
-  /// The kernel with tensor cores; with `partial` it stores accumulators instead of running the epilogue.
-  KernelOp buildMainKernel(sf::KernelConfigAttr config, ValueRange inputs, Type output, bool partial);
+  /// The kernel with tensor cores; with `partial` it stores accumulators instead of running the
+  /// epilogue.
+  KernelOp buildMainKernel(sf::KernelConfigAttr config, ValueRange inputs, Type output,
+                           bool partial);
   /// The accumulators of one block's tile, one for each weight.
   SmallVector<Value> buildPipeline(ValueRange arguments, sf::KernelConfigAttr config, TileIdOp tile,
                                    Value firstToken);
@@ -110,7 +113,8 @@ SmallVector<Value> MatmulSchedule::buildVariant(sf::KernelConfigAttr config) {
 
 KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange inputs,
                                          Type output, bool partial) {
-  KernelOp kernel = s.startKernel(getKernelArgumentTypes(inputs, output), config.getNumThreads(), config, partial ? "partial" : "");
+  KernelOp kernel = s.startKernel(getKernelArgumentTypes(inputs, output), config.getNumThreads(),
+                                  config, partial ? "partial" : "");
   SmallVector<Value> arguments(kernel.getBody().getArguments());
   Value y = arguments.back();
 
@@ -141,7 +145,8 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
 
 SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::KernelConfigAttr config,
                                                  TileIdOp tile, Value firstToken) {
-  int64_t tileF = config.getTileFeatures(), tileT = config.getTileTokens(), tileK = config.getTileK();
+  int64_t tileF = config.getTileFeatures(), tileT = config.getTileTokens(),
+          tileK = config.getTileK();
   int64_t keptRatio = atom->sparse ? 2 : 1;
   int64_t chunkK = packedChunkInner(elementBytes);
   int64_t chunksF = llvm::divideCeil(features, kPackedChunkFeatures);
@@ -199,8 +204,9 @@ SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::Kerne
                         ArrayRef<int64_t>{tileF / kPackedChunkFeatures, tileK / chunkK, length},
                         CopyOrder::Storage);
   }
-  CopyAsyncOp::create(s.b, s.loc, arguments[0], ValueRange{firstToken, s.mul(step, tileK)}, rings[0],
-                      stage, Value(), ArrayRef<int64_t>{tileT, tileK}, CopyOrder::Logical);
+  CopyAsyncOp::create(s.b, s.loc, arguments[0], ValueRange{firstToken, s.mul(step, tileK)},
+                      rings[0], stage, Value(), ArrayRef<int64_t>{tileT, tileK},
+                      CopyOrder::Logical);
   YieldOp::create(s.b, s.loc, ValueRange());
 
   llvm::append_range(argTypes, ValueRange(inits).getTypes());
@@ -225,8 +231,9 @@ SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::Kerne
         metadata[w] = load(sources[w * ringsPerWeight + 1].second,
                            {tileF, groups * atom->selectors()}, kStep * groups);
       Value a = load(values, {tileF, atom->keptPerStep()}, k / keptRatio);
-      accumulators[w] = MmaOp::create(s.b, s.loc, accType, a, x, accumulators[w], metadata[w],
-                                      selector * groups, AtomAttr::get(s.b.getContext(), atom->name));
+      accumulators[w] =
+          MmaOp::create(s.b, s.loc, accType, a, x, accumulators[w], metadata[w], selector * groups,
+                        AtomAttr::get(s.b.getContext(), atom->name));
     }
   }
   YieldOp::create(s.b, s.loc, accumulators);
@@ -246,7 +253,8 @@ Value MatmulSchedule::buildEpilogue(ValueRange accumulators, ValueRange operands
   SmallVector<Type> scalars;
   for (Value input : inputs)
     scalars.push_back(cast<TileType>(input.getType()).getElementType());
-  Block *body = s.b.createBlock(&map.getBody(), {}, scalars, SmallVector<Location>(scalars.size(), s.loc));
+  Block *body =
+      s.b.createBlock(&map.getBody(), {}, scalars, SmallVector<Location>(scalars.size(), s.loc));
   SmallVector<Value> results;
   if (op.hasEpilogue())
     results = cloneScalars(s.b, op.getEpilogue().front(), body->getArguments());
@@ -258,8 +266,8 @@ Value MatmulSchedule::buildEpilogue(ValueRange accumulators, ValueRange operands
 
 SmallVector<Value> MatmulSchedule::buildReduction(sf::KernelConfigAttr config, ValueRange inputs) {
   constexpr int64_t threads = 128, rows = 4, columns = 256;
-  KernelOp kernel = s.startKernel(getKernelArgumentTypes(inputs, op.getResultType()), threads, config,
-                                  "reduce");
+  KernelOp kernel =
+      s.startKernel(getKernelArgumentTypes(inputs, op.getResultType()), threads, config, "reduce");
   SmallVector<Value> arguments(kernel.getBody().getArguments());
   int64_t columnTiles = llvm::divideCeil(features, columns);
   Value numTokens = memref::DimOp::create(s.b, s.loc, arguments[0], s.index(0));
@@ -273,15 +281,16 @@ SmallVector<Value> MatmulSchedule::buildReduction(sf::KernelConfigAttr config, V
     for (int64_t split = 0; split < config.getSplitK(); ++split) {
       Value column =
           s.add(featureAxis.start, s.index((split * numWeights + w) * paddedFeatures(config)));
-      Value part = LoadOp::create(s.b, s.loc, accType, arguments[0],
-                                  ValueRange{tokenAxis.start, column}, DenseI64ArrayAttr(),
-                                  DenseI64ArrayAttr());
+      Value part =
+          LoadOp::create(s.b, s.loc, accType, arguments[0], ValueRange{tokenAxis.start, column},
+                         DenseI64ArrayAttr(), DenseI64ArrayAttr());
       sums[w] = split ? addTiles(sums[w], part) : part;
     }
   Value result = buildEpilogue(sums, ValueRange(arguments).drop_front().drop_back(), tokenAxis,
                                featureAxis, /*transposed=*/false);
   StoreOp::create(s.b, s.loc, result, arguments.back(),
-                  ValueRange{tokenAxis.start, featureAxis.start}, DenseI64ArrayAttr(), LayoutAttr());
+                  ValueRange{tokenAxis.start, featureAxis.start}, DenseI64ArrayAttr(),
+                  LayoutAttr());
   s.finishKernel();
   return s.launch(kernel, inputs, op.getResultType(),
                   GridAttr::get(s.b.getContext(), columnTiles, 0, rows));
@@ -294,8 +303,10 @@ Value MatmulSchedule::addTiles(Value x, Value y) {
   Type element = type.getElementType();
   Block *body = s.b.createBlock(&map.getBody(), {}, {element, element}, {s.loc, s.loc});
   Value sum = isa<FloatType>(element)
-                  ? arith::AddFOp::create(s.b, s.loc, body->getArgument(0), body->getArgument(1)).getResult()
-                  : arith::AddIOp::create(s.b, s.loc, body->getArgument(0), body->getArgument(1)).getResult();
+                  ? arith::AddFOp::create(s.b, s.loc, body->getArgument(0), body->getArgument(1))
+                        .getResult()
+                  : arith::AddIOp::create(s.b, s.loc, body->getArgument(0), body->getArgument(1))
+                        .getResult();
   YieldOp::create(s.b, s.loc, sum);
   return map.getResult(0);
 }

@@ -1,8 +1,9 @@
 //===- QuantizeSchedule.cpp - Quantization with a scale for each group ----===//
 //
-// A row is groups x members, and a scale covers one group; one scale a token is the case of one group. One block takes
-// several rows. With a scale to find, a group is read twice, for the maximum and for the quotients, the second time from
-// the caches; in a loop when it does not fit in registers at once.
+// A row is groups x members, and a scale covers one group; one scale a token is the case of one
+// group. One block takes several rows. With a scale to find, a group is read twice, for the maximum
+// and for the quotients, the second time from the caches; in a loop when it does not fit in
+// registers at once.
 //
 //===----------------------------------------------------------------------===//
 
@@ -31,7 +32,8 @@ constexpr int64_t kTileElements = kThreads * 16;
 struct GroupedSchedule {
   GroupedSchedule(gpu::GPUModuleOp kernels, Operation *op, StringRef stem, StringRef label,
                   int64_t columns, int64_t groupSize)
-      : s(kernels, op, stem), op(op), label(label), groups(columns / groupSize), members(groupSize) {
+      : s(kernels, op, stem), op(op), label(label), groups(columns / groupSize),
+        members(groupSize) {
     tileMembers = std::min<int64_t>(llvm::PowerOf2Ceil(members), kMaxMembers);
     int64_t room = std::max<int64_t>(kTileElements / tileMembers, 1);
     tileGroups = std::min<int64_t>(llvm::PowerOf2Ceil(groups), room);
@@ -46,7 +48,8 @@ struct GroupedSchedule {
     return MemRefType::get({type.getDimSize(0), groups, members}, type.getElementType(), strided);
   }
 
-  /// Replaces the operation by one kernel; `body` gets the kernel's arguments and the block's first row and group.
+  /// Replaces the operation by one kernel; `body` gets the kernel's arguments and the block's first
+  /// row and group.
   void build(ValueRange inputs, ArrayRef<MemRefType> types,
              function_ref<void(ValueRange arguments, Value row, Value group)> body) {
     auto dispatch =
@@ -57,8 +60,9 @@ struct GroupedSchedule {
           auto tile = TileIdOp::create(s.b, s.loc, rows, groupTiles, tileRows, 1, 1);
           body(arguments, s.mul(tile.getToken(), tileRows), s.mul(tile.getFeature(), tileGroups));
           s.finishKernel();
-          return llvm::to_vector(s.launch(kernel, inputs, op->getResultTypes(),
-                                          GridAttr::get(s.b.getContext(), groupTiles, 0, tileRows)));
+          return llvm::to_vector(
+              s.launch(kernel, inputs, op->getResultTypes(),
+                       GridAttr::get(s.b.getContext(), groupTiles, 0, tileRows)));
         });
     op->replaceAllUsesWith(dispatch);
     op->erase();
@@ -79,7 +83,8 @@ struct GroupedSchedule {
     SmallVector<Value> indices = {row, group, member};
     int64_t rank = cast<MemRefType>(memref.getType()).getRank();
     StoreOp::create(s.b, s.loc, tile, memref, ArrayRef(indices).take_front(rank),
-                    s.b.getDenseI64ArrayAttr(ArrayRef<int64_t>{0, 1, 2}.take_front(rank)), LayoutAttr());
+                    s.b.getDenseI64ArrayAttr(ArrayRef<int64_t>{0, 1, 2}.take_front(rank)),
+                    LayoutAttr());
   }
   Value map(ValueRange tiles, Type element, function_ref<Value(ValueRange)> scalar) {
     SmallVector<int64_t> shape(3, 1);
@@ -122,13 +127,13 @@ struct GroupedSchedule {
       auto type = TileType::get({tileRows, tileGroups, tileMembers}, f32);
       Value zero = arith::ConstantOp::create(s.b, s.loc, s.b.getF32FloatAttr(0));
       Value init = SplatOp::create(s.b, s.loc, type, zero);
-      auto loop = scf::ForOp::create(s.b, s.loc, s.index(0), s.index(members), s.index(tileMembers), init);
+      auto loop =
+          scf::ForOp::create(s.b, s.loc, s.index(0), s.index(members), s.index(tileMembers), init);
       OpBuilder::InsertionGuard guard(s.b);
       s.b.setInsertionPointToStart(loop.getBody());
-      Value larger = map({loop.getRegionIterArg(0), magnitude(loop.getInductionVar())}, f32,
-                         [&](ValueRange v) -> Value {
-                           return arith::MaximumFOp::create(s.b, s.loc, v[0], v[1]);
-                         });
+      Value larger = map(
+          {loop.getRegionIterArg(0), magnitude(loop.getInductionVar())}, f32,
+          [&](ValueRange v) -> Value { return arith::MaximumFOp::create(s.b, s.loc, v[0], v[1]); });
       scf::YieldOp::create(s.b, s.loc, larger);
       tile = loop.getResult(0);
     }
@@ -147,7 +152,8 @@ LogicalResult sparseflow::scheduleGroupedQuantize(gpu::GPUModuleOp kernels, sf::
   auto type = cast<RankedTensorType>(op.getResult().getType());
   int64_t columns = type.getDimSize(1);
   bool grouped = op.getGranularity() == sf::ScaleGranularity::Group;
-  GroupedSchedule g(kernels, op, "quantize", "sf.quantize", columns, grouped ? op.getGroupSize() : columns);
+  GroupedSchedule g(kernels, op, "quantize", "sf.quantize", columns,
+                    grouped ? op.getGroupSize() : columns);
   Schedule &s = g.s;
   SmallVector<Value> inputs = {op.getInput()};
   SmallVector<MemRefType> types = {g.groupedType(op.getInput())};
@@ -175,7 +181,8 @@ LogicalResult sparseflow::scheduleGroupedQuantize(gpu::GPUModuleOp kernels, sf::
     g.forEachPart([&](Value member) {
       Value tile = g.load(x, row, group, member);
       Value quantized = g.map({tile, scale}, type.getElementType(), [&](ValueRange v) {
-        return sf::emitQuantize(s.b, s.loc, sf::emitToF32(s.b, s.loc, v[0]), v[1], type.getElementType());
+        return sf::emitQuantize(s.b, s.loc, sf::emitToF32(s.b, s.loc, v[0]), v[1],
+                                type.getElementType());
       });
       g.store(quantized, q, row, group, member);
     });
@@ -185,7 +192,8 @@ LogicalResult sparseflow::scheduleGroupedQuantize(gpu::GPUModuleOp kernels, sf::
 
 LogicalResult sparseflow::scheduleGroupedDequantize(gpu::GPUModuleOp kernels, sf::DequantizeOp op) {
   auto type = cast<RankedTensorType>(op.getResult().getType());
-  GroupedSchedule g(kernels, op, "dequantize", "sf.dequantize", type.getDimSize(1), op.getGroupSize());
+  GroupedSchedule g(kernels, op, "dequantize", "sf.dequantize", type.getDimSize(1),
+                    op.getGroupSize());
   Schedule &s = g.s;
   SmallVector<Value> inputs = {op.getInput(), op.getScale()};
   SmallVector<MemRefType> types = {

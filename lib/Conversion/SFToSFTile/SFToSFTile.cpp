@@ -38,11 +38,13 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
   }
 
 private:
-  /// Named elementwise operations become linalg.generic. A fill stays: it is a destination, or there is no kernel for it.
+  /// Named elementwise operations become linalg.generic. A fill stays: it is a destination, or
+  /// there is no kernel for it.
   static void generalizeElementwise(ModuleOp module) {
     SmallVector<linalg::LinalgOp> named;
     module.walk([&](linalg::LinalgOp op) {
-      if (!isa<linalg::GenericOp, linalg::FillOp>(op) && op.getNumParallelLoops() == op.getNumLoops())
+      if (!isa<linalg::GenericOp, linalg::FillOp>(op) &&
+          op.getNumParallelLoops() == op.getNumLoops())
         named.push_back(op);
     });
     IRRewriter rewriter(module.getContext());
@@ -56,11 +58,14 @@ private:
   /// What every kernel can take and give. Rows and columns are counted in 32 bits.
   static LogicalResult checkTensor(Operation *op, RankedTensorType tensor) {
     if (!getKernelArgumentType(tensor))
-      return op->emitOpError("expected tensors of rank 0 to 2 of which at most the leading dimension of a "
-                             "matrix is dynamic, got ")
+      return op->emitOpError(
+                 "expected tensors of rank 0 to 2 of which at most the leading dimension of a "
+                 "matrix is dynamic, got ")
              << tensor;
     if (!toDType(tensor.getElementType()) && !tensor.getElementType().isSignlessInteger(32))
-      return op->emitOpError("expected elements of f16, bf16, f32, i8, i32, f8E4M3FN or f8E5M2, got ") << tensor;
+      return op->emitOpError(
+                 "expected elements of f16, bf16, f32, i8, i32, f8E4M3FN or f8E5M2, got ")
+             << tensor;
     constexpr int64_t maxExtent = int64_t(1) << 30;
     for (int64_t size : tensor.getShape())
       if (!ShapedType::isDynamic(size) && (size < 1 || size > maxExtent))
@@ -82,7 +87,8 @@ private:
         .Case([&](sf::DecompressOp op) { return scheduleDecompress(kernels, op); })
         .Case([&](linalg::GenericOp op) { return scheduleElementwise(kernels, op); })
         .Default([](Operation *op) {
-          return op->emitOpError("expected an operation with a schedule; none is known for this one");
+          return op->emitOpError(
+              "expected an operation with a schedule; none is known for this one");
         });
   }
 

@@ -48,7 +48,8 @@ MemRefType sparseflow::getKernelArgumentType(RankedTensorType type) {
     if (type.isDynamicDim(i))
       return {};
   if (type.getRank() < 2)
-    return type.hasStaticShape() ? MemRefType::get(type.getShape(), type.getElementType()) : MemRefType();
+    return type.hasStaticShape() ? MemRefType::get(type.getShape(), type.getElementType())
+                                 : MemRefType();
   if (type.getRank() > 2)
     return {};
   auto strided = StridedLayoutAttr::get(context, 0, {ShapedType::kDynamic, 1});
@@ -61,7 +62,8 @@ Schedule::Schedule(gpu::GPUModuleOp kernels, Operation *op, StringRef stem)
 
 SmallVector<MemRefType> sparseflow::getKernelArgumentTypes(ValueRange inputs, TypeRange results) {
   SmallVector<MemRefType> types;
-  for (Type type : llvm::concat<const Type>(SmallVector<Type>(inputs.getTypes()), SmallVector<Type>(results)))
+  for (Type type :
+       llvm::concat<const Type>(SmallVector<Type>(inputs.getTypes()), SmallVector<Type>(results)))
     types.push_back(getKernelArgumentType(cast<RankedTensorType>(type)));
   return types;
 }
@@ -94,7 +96,8 @@ ValueRange Schedule::launch(sf_tile::KernelOp kernel, ValueRange inputs, TypeRan
 sf_tile::DispatchOp Schedule::dispatch(Value rows, ArrayRef<int64_t> maxRows, StringRef label,
                                        TypeRange results,
                                        function_ref<SmallVector<Value>(size_t)> build) {
-  auto dispatch = sf_tile::DispatchOp::create(b, loc, results, rows, maxRows, label, maxRows.size());
+  auto dispatch =
+      sf_tile::DispatchOp::create(b, loc, results, rows, maxRows, label, maxRows.size());
   OpBuilder::InsertionGuard guard(b);
   for (size_t i = 0; i < maxRows.size(); ++i) {
     b.createBlock(&dispatch.getVariants()[i]);
@@ -156,6 +159,6 @@ Value sparseflow::loadBroadcast(Schedule &s, Value memref, sf::Broadcast broadca
     break;
   }
   auto type = sf_tile::TileType::get(shape, cast<MemRefType>(memref.getType()).getElementType());
-  return sf_tile::LoadOp::create(s.b, s.loc, type, memref, indices,
-                                 s.b.getDenseI64ArrayAttr(dims), DenseI64ArrayAttr());
+  return sf_tile::LoadOp::create(s.b, s.loc, type, memref, indices, s.b.getDenseI64ArrayAttr(dims),
+                                 DenseI64ArrayAttr());
 }

@@ -1,7 +1,8 @@
 //===- Schedule.h - What the schedule builders share ------------*- C++ -*-===//
 //
-// A schedule builder writes the kernels of one operation as `sf_tile` and returns the values that replace its results.
-// It says what is computed in which order on which tiles; layouts, depths, offsets and synchronization come later.
+// A schedule builder writes the kernels of one operation as `sf_tile` and returns the values that
+// replace its results. It says what is computed in which order on which tiles; layouts, depths,
+// offsets and synchronization come later.
 //
 //===----------------------------------------------------------------------===//
 
@@ -20,10 +21,12 @@ namespace sparseflow {
 /// The stored element type; none if `type` is not one of them.
 std::optional<DType> toDType(mlir::Type type);
 
-/// The memref that a kernel takes for a tensor: a packed or canonical weight is its bytes; a matrix may have a row stride.
-/// Null for a tensor that kernels cannot take (a dynamic dimension that does not lead).
+/// The memref that a kernel takes for a tensor: a packed or canonical weight is its bytes; a matrix
+/// may have a row stride. Null for a tensor that kernels cannot take (a dynamic dimension that does
+/// not lead).
 mlir::MemRefType getKernelArgumentType(mlir::RankedTensorType type);
-llvm::SmallVector<mlir::MemRefType> getKernelArgumentTypes(mlir::ValueRange inputs, mlir::TypeRange results);
+llvm::SmallVector<mlir::MemRefType> getKernelArgumentTypes(mlir::ValueRange inputs,
+                                                           mlir::TypeRange results);
 
 /// Writes the kernels of one operation, and their launches where the operation stands.
 class Schedule {
@@ -32,19 +35,20 @@ public:
   Schedule(mlir::gpu::GPUModuleOp kernels, mlir::Operation *op, llvm::StringRef stem);
 
   /// Starts a kernel with those arguments and moves the builder into its body.
-  sf_tile::KernelOp startKernel(llvm::ArrayRef<mlir::MemRefType> arguments, int64_t threads, mlir::Attribute config,
-                                llvm::StringRef suffix);
+  sf_tile::KernelOp startKernel(llvm::ArrayRef<mlir::MemRefType> arguments, int64_t threads,
+                                mlir::Attribute config, llvm::StringRef suffix);
   /// Ends the kernel and moves the builder back.
   void finishKernel();
 
   /// Launches `kernel` on the host side.
-  mlir::ValueRange launch(sf_tile::KernelOp kernel, mlir::ValueRange inputs, mlir::TypeRange results,
-                          sf_tile::GridAttr grid);
+  mlir::ValueRange launch(sf_tile::KernelOp kernel, mlir::ValueRange inputs,
+                          mlir::TypeRange results, sf_tile::GridAttr grid);
 
   /// Builds a dispatch with one region for each of `maxRows`.
-  sf_tile::DispatchOp dispatch(mlir::Value rows, llvm::ArrayRef<int64_t> maxRows, llvm::StringRef label,
-                               mlir::TypeRange results,
-                               llvm::function_ref<llvm::SmallVector<mlir::Value>(size_t variant)> build);
+  sf_tile::DispatchOp
+  dispatch(mlir::Value rows, llvm::ArrayRef<int64_t> maxRows, llvm::StringRef label,
+           mlir::TypeRange results,
+           llvm::function_ref<llvm::SmallVector<mlir::Value>(size_t variant)> build);
 
   mlir::Value index(int64_t value);
   mlir::Value add(mlir::Value a, mlir::Value b);
@@ -59,9 +63,9 @@ private:
   mlir::OpBuilder::InsertPoint host;
 };
 
-/// Copies the scalar operations of `source` into a new block of `target` whose arguments are of `types`; the copies of the
-/// terminator's operands are returned, and the builder is left at the block's end. Values from outside are
-/// constants and are copied too.
+/// Copies the scalar operations of `source` into a new block of `target` whose arguments are of
+/// `types`; the copies of the terminator's operands are returned, and the builder is left at the
+/// block's end. Values from outside are constants and are copied too.
 llvm::SmallVector<mlir::Value> cloneScalars(mlir::OpBuilder &builder, mlir::Block &source,
                                             mlir::ValueRange arguments);
 
@@ -71,10 +75,10 @@ struct Axis {
   int64_t size;      ///< Extent of the tile.
 };
 
-/// Loads what an epilogue or elementwise operand of shape [], [N], [M,1] or [M,N] gives to the tile (tokens, features). The
-/// tile's dimensions are (features, tokens) when `transposed`.
-mlir::Value loadBroadcast(Schedule &schedule, mlir::Value memref, sf::Broadcast broadcast, Axis tokens, Axis features,
-                          bool transposed);
+/// Loads what an epilogue or elementwise operand of shape [], [N], [M,1] or [M,N] gives to the tile
+/// (tokens, features). The tile's dimensions are (features, tokens) when `transposed`.
+mlir::Value loadBroadcast(Schedule &schedule, mlir::Value memref, sf::Broadcast broadcast,
+                          Axis tokens, Axis features, bool transposed);
 
 /// One tensor that an elementwise kernel reads, and how it meets the result.
 struct ElementwiseOperand {
@@ -83,10 +87,13 @@ struct ElementwiseOperand {
   bool isTransposed = false; ///< A matrix [columns, rows].
 };
 /// Emits the scalar function of an elementwise kernel: one argument an operand, one value a result.
-using ScalarBuilder = llvm::function_ref<llvm::SmallVector<mlir::Value>(mlir::OpBuilder &, mlir::Location, mlir::ValueRange)>;
-/// Replaces `op` by a kernel that maps its operands, element by element, to its results of `columns` columns.
-mlir::LogicalResult buildElementwise(mlir::gpu::GPUModuleOp kernels, mlir::Operation *op, llvm::StringRef stem,
-                                     llvm::StringRef label, llvm::ArrayRef<ElementwiseOperand> operands, int64_t columns,
+using ScalarBuilder = llvm::function_ref<llvm::SmallVector<mlir::Value>(
+    mlir::OpBuilder &, mlir::Location, mlir::ValueRange)>;
+/// Replaces `op` by a kernel that maps its operands, element by element, to its results of
+/// `columns` columns.
+mlir::LogicalResult buildElementwise(mlir::gpu::GPUModuleOp kernels, mlir::Operation *op,
+                                     llvm::StringRef stem, llvm::StringRef label,
+                                     llvm::ArrayRef<ElementwiseOperand> operands, int64_t columns,
                                      ScalarBuilder scalars);
 
 /// Scales that cover consecutive members of a row, found or given.

@@ -141,9 +141,8 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
   if (!llvm::isPowerOf2_64(tileFeatures) || !llvm::isPowerOf2_64(tileTokens) ||
       !llvm::isPowerOf2_64(tileK))
     return emitError() << "expected powers of two for the tile, got " << tileFeatures << "x"
-                       << tileTokens << "x" << tileK << "; use "
-                       << llvm::PowerOf2Ceil(tileFeatures) << "x" << llvm::PowerOf2Ceil(tileTokens)
-                       << "x" << llvm::PowerOf2Ceil(tileK);
+                       << tileTokens << "x" << tileK << "; use " << llvm::PowerOf2Ceil(tileFeatures)
+                       << "x" << llvm::PowerOf2Ceil(tileTokens) << "x" << llvm::PowerOf2Ceil(tileK);
   if (warpsFeatures < 1 || warpsTokens < 1 || !llvm::isPowerOf2_64(warpsFeatures) ||
       !llvm::isPowerOf2_64(warpsTokens) || warpsFeatures * warpsTokens > kMaxWarps)
     return emitError() << "expected powers of two with a product of at most " << kMaxWarps

@@ -1,8 +1,9 @@
 //===- Atoms.cpp - The table of tensor-core instructions ------------------===//
 //
-// Fragment conventions: PTX ISA, 9.7.14.5 (mma) and 9.7.14.6 (mma.sp): "Matrix Fragments for ...". All instructions here
-// share one pattern once k is counted in bytes: a 32-bit register holds 4 consecutive bytes of a row, 4 lanes make
-// 16 bytes, the next register bits go to row + 8 (a only) and to the next 16 bytes.
+// Fragment conventions: PTX ISA, 9.7.14.5 (mma) and 9.7.14.6 (mma.sp): "Matrix Fragments for ...".
+// All instructions here share one pattern once k is counted in bytes: a 32-bit register holds 4
+// consecutive bytes of a row, 4 lanes make 16 bytes, the next register bits go to row + 8 (a only)
+// and to the next 16 bytes.
 //
 //===----------------------------------------------------------------------===//
 
@@ -19,9 +20,12 @@ using namespace sparseflow::sf_tile;
 #define SPARSE_INTRINSIC(suffix) "llvm.nvvm.mma.sp.ordered.metadata." suffix
 
 static constexpr Atom kAtoms[] = {
-    {"mma_m16n8k16_f16", DType::f16, false, 16, 8, 16, "llvm.nvvm.mma.m16n8k16.row.col.f32.f32", true, 80},
-    {"mma_m16n8k16_bf16", DType::bf16, false, 16, 8, 16, "llvm.nvvm.mma.m16n8k16.row.col.bf16", false, 80},
-    {"mma_m16n8k32_s8", DType::i8, false, 16, 8, 32, "llvm.nvvm.mma.m16n8k32.row.col.s8", false, 80},
+    {"mma_m16n8k16_f16", DType::f16, false, 16, 8, 16, "llvm.nvvm.mma.m16n8k16.row.col.f32.f32",
+     true, 80},
+    {"mma_m16n8k16_bf16", DType::bf16, false, 16, 8, 16, "llvm.nvvm.mma.m16n8k16.row.col.bf16",
+     false, 80},
+    {"mma_m16n8k32_s8", DType::i8, false, 16, 8, 32, "llvm.nvvm.mma.m16n8k32.row.col.s8", false,
+     80},
     {"mma_m16n8k32_e4m3", DType::e4m3, false, 16, 8, 32,
      "llvm.nvvm.mma.m16n8k32.row.col.f32.e4m3.e4m3.f32", false, 89},
     {"mma_m16n8k32_e5m2", DType::e5m2, false, 16, 8, 32,
@@ -30,7 +34,8 @@ static constexpr Atom kAtoms[] = {
      SPARSE_INTRINSIC("m16n8k32.row.col.f32.f32"), true, 80},
     {"mma_sp_m16n8k32_bf16", DType::bf16, true, 16, 8, 32,
      SPARSE_INTRINSIC("m16n8k32.row.col.bf16"), false, 80},
-    {"mma_sp_m16n8k64_s8", DType::i8, true, 16, 8, 64, SPARSE_INTRINSIC("m16n8k64.row.col.s8"), false, 80},
+    {"mma_sp_m16n8k64_s8", DType::i8, true, 16, 8, 64, SPARSE_INTRINSIC("m16n8k64.row.col.s8"),
+     false, 80},
     {"mma_sp_m16n8k64_e4m3", DType::e4m3, true, 16, 8, 64,
      SPARSE_INTRINSIC("m16n8k64.row.col.f32.e4m3.e4m3.f32"), false, 89},
     {"mma_sp_m16n8k64_e5m2", DType::e5m2, true, 16, 8, 64,
@@ -64,7 +69,8 @@ struct LayoutBuilder {
 };
 } // namespace
 
-// Row g + 8h of m16 block i of a 64-feature chunk is feature 8g + 2i + h; further chunks follow in steps of 64.
+// Row g + 8h of m16 block i of a 64-feature chunk is feature 8g + 2i + h; further chunks follow in
+// steps of 64.
 static void addBlockRegisters(LayoutBuilder &builder, unsigned features) {
   builder.addRegister(2, 0);
   builder.addRegister(4, 0);
@@ -123,7 +129,8 @@ LinearLayout Atom::metadataLayout(unsigned features) const {
   LayoutBuilder builder;
   unsigned groups = k / 4 * selectors();
   if (elementBytes() == 2) {
-    // A register: 4 groups of row g, then of row g + 8; lane bit 0 the other half of the step, lane bit 1 the step.
+    // A register: 4 groups of row g, then of row g + 8; lane bit 0 the other half of the step, lane
+    // bit 1 the step.
     for (auto [f, g] : {std::pair(0, 1), std::pair(0, 2), std::pair(1, 0)})
       builder.addRegister(f, g);
     addBlockRegisters(builder, features);

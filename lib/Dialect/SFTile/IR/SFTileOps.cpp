@@ -46,8 +46,8 @@ void KernelOp::print(OpAsmPrinter &printer) {
 
 LogicalResult KernelOp::verify() {
   if (!getFunctionType().getResults().empty())
-    return emitOpError("expected no results, got ") << getFunctionType().getResults().size()
-                                                    << "; write through a memref argument";
+    return emitOpError("expected no results, got ")
+           << getFunctionType().getResults().size() << "; write through a memref argument";
   int64_t threads = getThreads();
   if (threads < 32 || threads > 1024 || threads % 32)
     return emitOpError("expected `threads` to be a multiple of 32 up to 1024, got ") << threads;
@@ -68,9 +68,9 @@ LogicalResult KernelOp::verify() {
 //===----------------------------------------------------------------------===//
 
 LogicalResult TileIdOp::verify() {
-  for (auto [name, value] : {std::pair("feature_tiles", getFeatureTiles()),
-                             std::pair("tile_tokens", getTileTokens()),
-                             std::pair("splits", getSplits()), std::pair("raster", getRaster())})
+  for (auto [name, value] :
+       {std::pair("feature_tiles", getFeatureTiles()), std::pair("tile_tokens", getTileTokens()),
+        std::pair("splits", getSplits()), std::pair("raster", getRaster())})
     if (static_cast<int64_t>(value) < 1)
       return emitOpError("expected `") << name << "` to be positive, got " << value;
   return success();
@@ -100,8 +100,8 @@ LogicalResult CopyAsyncOp::verify() {
     return emitOpError("expected integer or float elements, got ") << source.getElementType();
   int64_t bytes = product(getSizes()) * source.getElementTypeBitWidth() / 8;
   if (bytes != ring.getStageBytes())
-    return emitOpError("expected a box of ") << ring.getStageBytes() << " bytes, a stage's size, got "
-                                             << bytes;
+    return emitOpError("expected a box of ")
+           << ring.getStageBytes() << " bytes, a stage's size, got " << bytes;
   return success();
 }
 
@@ -114,7 +114,8 @@ LogicalResult ViewOp::verify() {
     return emitOpError("expected integer or float elements, got ")
            << source.getElementType() << " and " << result.getElementType();
   if (static_cast<int64_t>(getByteOffset()) < 0)
-    return emitOpError("expected a byte_offset of at least 0, got ") << static_cast<int64_t>(getByteOffset());
+    return emitOpError("expected a byte_offset of at least 0, got ")
+           << static_cast<int64_t>(getByteOffset());
   int64_t have = source.getNumElements() * source.getElementTypeBitWidth() / 8;
   int64_t want = getByteOffset() + result.getNumElements() * result.getElementTypeBitWidth() / 8;
   if (want > have)
@@ -140,8 +141,8 @@ static LogicalResult verifyDimMap(Operation *op, ArrayRef<int64_t> dims, MemRefT
                                   TileType tile, size_t numIndices) {
   if (static_cast<int64_t>(numIndices) != memref.getRank() ||
       static_cast<int64_t>(dims.size()) != memref.getRank())
-    return op->emitOpError("expected ") << memref.getRank() << " indices and dims, got "
-                                        << numIndices << " and " << dims.size();
+    return op->emitOpError("expected ")
+           << memref.getRank() << " indices and dims, got " << numIndices << " and " << dims.size();
   if (memref.getElementType() != tile.getElementType())
     return op->emitOpError("expected equal element types, got ")
            << memref.getElementType() << " and " << tile.getElementType();
@@ -163,7 +164,8 @@ LogicalResult LoadOp::verify() {
       return emitOpError("expected equal element types, got ")
              << ring.getElementType() << " and " << getResult().getType().getElementType();
     if (getResult().getType().getRank() != ring.getRank())
-      return emitOpError("expected a tile of rank ") << ring.getRank() << ", the ring's, got " << getResult().getType();
+      return emitOpError("expected a tile of rank ")
+             << ring.getRank() << ", the ring's, got " << getResult().getType();
     if (getStart() && static_cast<int64_t>(getStart()->size()) != ring.getRank())
       return emitOpError("expected ") << ring.getRank() << " start coordinates";
     for (auto [i, size] : llvm::enumerate(getResult().getType().getShape())) {
@@ -191,7 +193,8 @@ LogicalResult StoreOp::verify() {
   TileType tile = getValue().getType();
   if (tile.getRank() != 2 || getPacking()->getWarpTile() != SmallVector<int64_t>(tile.getShape()) ||
       !getPacking()->toLinearLayout().isBijective())
-    return emitOpError("expected a packing that maps `offset` one to one onto a tile of rank 2, got ")
+    return emitOpError(
+               "expected a packing that maps `offset` one to one onto a tile of rank 2, got ")
            << *getPacking() << " and " << tile;
   return success();
 }
@@ -213,8 +216,8 @@ LogicalResult PipelineOp::verify() {
     SmallVector<Type> expected = {IndexType::get(getContext()), IndexType::get(getContext())};
     llvm::append_range(expected, tail);
     if (region.getArgumentTypes() != TypeRange(expected))
-      return emitOpError("expected the ") << what << "'s arguments to be (" << expected << "), got ("
-                                          << region.getArgumentTypes() << ")";
+      return emitOpError("expected the ") << what << "'s arguments to be (" << expected
+                                          << "), got (" << region.getArgumentTypes() << ")";
     return success();
   };
   if (getInits().getTypes() != getResultTypes())
@@ -270,9 +273,9 @@ LogicalResult MmaOp::verify() {
   int64_t keptRatio = atom.sparse ? 2 : 1;
   if (a.getShape()[0] != acc.getShape()[0] || b.getShape()[0] != acc.getShape()[1] ||
       a.getShape()[1] * keptRatio != b.getShape()[1])
-    return emitOpError("expected a: features x k") << (atom.sparse ? "/2" : "")
-                                                   << ", b: tokens x k, acc: features x tokens, got "
-                                                   << a << ", " << b << ", " << acc;
+    return emitOpError("expected a: features x k")
+           << (atom.sparse ? "/2" : "") << ", b: tokens x k, acc: features x tokens, got " << a
+           << ", " << b << ", " << acc;
   if (b.getShape()[1] != atom.k)
     return emitOpError("expected one step of ") << atom.k << " along k, got " << b.getShape()[1];
   if (atom.sparse != static_cast<bool>(getMetadata()))
@@ -281,9 +284,10 @@ LogicalResult MmaOp::verify() {
   Type element = getElementType(getContext(), atom.type);
   Type accElement = atom.accumulatesIntegers() ? Type(IntegerType::get(getContext(), 32))
                                                : Type(Float32Type::get(getContext()));
-  if (a.getElementType() != element || b.getElementType() != element || acc.getElementType() != accElement)
-    return emitOpError("expected a and b of ") << element << ", accumulated in " << accElement << ", got "
-                                               << a << ", " << b << ", " << acc;
+  if (a.getElementType() != element || b.getElementType() != element ||
+      acc.getElementType() != accElement)
+    return emitOpError("expected a and b of ") << element << ", accumulated in " << accElement
+                                               << ", got " << a << ", " << b << ", " << acc;
   if (!atom.sparse)
     return success();
   TileType metadata = getMetadata().getType();
@@ -308,8 +312,8 @@ LogicalResult MapOp::verify() {
     shape.assign(resultShape.begin(), resultShape.end());
   }
   if (getBody().getNumArguments() != getInputs().size())
-    return emitOpError("expected ") << getInputs().size() << " region arguments, got "
-                                    << getBody().getNumArguments();
+    return emitOpError("expected ")
+           << getInputs().size() << " region arguments, got " << getBody().getNumArguments();
   for (auto [input, argument] : llvm::zip_equal(getInputs(), getBody().getArguments())) {
     auto tile = cast<TileType>(input.getType());
     if (tile.getElementType() != argument.getType())
@@ -337,8 +341,8 @@ LogicalResult ReduceOp::verify() {
   shape[dim] = 1;
   if (ArrayRef<int64_t>(shape) != result.getShape() ||
       input.getElementType() != result.getElementType())
-    return emitOpError("expected the result to be the input with size 1 in dim ") << dim << ", got "
-                                                                                  << result;
+    return emitOpError("expected the result to be the input with size 1 in dim ")
+           << dim << ", got " << result;
   return success();
 }
 
@@ -349,9 +353,12 @@ static LogicalResult verifyGroups(Operation *op, TileType dense, TileType kept, 
            type.getShape()[1] * by == dense.getShape()[1];
   };
   if (dense.getRank() != 2 || dense.getShape()[1] % 4)
-    return op->emitOpError("expected a dense tile of rank 2 whose columns are a multiple of 4, got ") << dense;
+    return op->emitOpError(
+               "expected a dense tile of rank 2 whose columns are a multiple of 4, got ")
+           << dense;
   if (!divided(kept, 2) || kept.getElementType() != dense.getElementType())
-    return op->emitOpError("expected kept elements of half the columns and the same type, got ") << kept;
+    return op->emitOpError("expected kept elements of half the columns and the same type, got ")
+           << kept;
   if (!divided(metadata, 4) || !metadata.getElementType().isInteger(4))
     return op->emitOpError("expected metadata of a quarter of the columns as i4, got ") << metadata;
   return success();

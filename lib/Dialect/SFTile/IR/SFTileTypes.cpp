@@ -1,6 +1,7 @@
 //===- SFTileTypes.cpp - Tiles and rings ----------------------------------===//
 //
-// Assembly: `tile<256x128xf32[, layout]>`, `ring<4 x 128x64xf16[, layout]>`, `ring<? x ...>` before the depth is known.
+// Assembly: `tile<256x128xf32[, layout]>`, `ring<4 x 128x64xf16[, layout]>`, `ring<? x ...>` before
+// the depth is known.
 //
 //===----------------------------------------------------------------------===//
 

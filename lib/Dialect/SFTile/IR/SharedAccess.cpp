@@ -28,7 +28,8 @@ llvm::Expected<SharedReadPlan> sf_tile::planSharedRead(RingType ring, TileType t
   unsigned bits = tile.getElementType().getIntOrFloatBitWidth();
   LinearLayout stage = ring.getLayout().toLinearLayout();
   if (!stage.isBijective())
-    return llvm::createStringError("expected a stage's layout to be a bijection, got " + stage.toString());
+    return llvm::createStringError("expected a stage's layout to be a bijection, got " +
+                                   stage.toString());
   LinearLayout inverse = stage.invert();
   // The offset, in bits: elements may be smaller than a byte.
   auto offsetOf = [&](ArrayRef<int64_t> coords) -> uint64_t {
@@ -58,7 +59,8 @@ llvm::Expected<SharedReadPlan> sf_tile::planSharedRead(RingType ring, TileType t
   unsigned vectorBits = bits << contiguous;
 
   SharedReadPlan plan;
-  // ldmatrix: 32 bits in a lane's registers, 128 bits over lane bits 0 and 1, rows over lane bits 2 to 4.
+  // ldmatrix: 32 bits in a lane's registers, 128 bits over lane bits 0 and 1, rows over lane bits 2
+  // to 4.
   plan.ldmatrix = vectorBits == 32 && lanes[0] == 32 && lanes[1] == 64;
   if (plan.ldmatrix) {
     unsigned matrixBits = std::min<unsigned>(2, registers.size() - contiguous);

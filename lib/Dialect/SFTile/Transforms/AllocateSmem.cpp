@@ -17,7 +17,8 @@ using namespace sparseflow;
 using namespace sparseflow::sf_tile;
 
 namespace {
-/// The swizzle permutes 16-byte pieces inside 8 rows of 128 bytes; a stage that starts at its period keeps the proof.
+/// The swizzle permutes 16-byte pieces inside 8 rows of 128 bytes; a stage that starts at its
+/// period keeps the proof.
 constexpr int64_t kRingAlignment = 1024;
 
 struct AllocateSmemPass : sf_tile::impl::SFTileAllocateSmemBase<AllocateSmemPass> {
@@ -63,7 +64,8 @@ private:
     WalkResult result = kernel.walk([](ReduceOp reduce) -> WalkResult {
       if (reduce.getResult().getType().getLayout())
         return success();
-      return reduce.emitOpError("expected layouts to be assigned; run sf-tile-assign-layouts first");
+      return reduce.emitOpError(
+          "expected layouts to be assigned; run sf-tile-assign-layouts first");
     });
     return failure(result.wasInterrupted());
   }

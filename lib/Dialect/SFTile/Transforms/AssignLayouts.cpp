@@ -1,8 +1,9 @@
 //===- AssignLayouts.cpp - sf-tile-assign-layouts -------------------------===//
 //
-// Tiles that must agree form groups: the inputs and results of a map, the input and result of a reduction, carried values.
-// A group takes its layout from a matrix instruction or a compression when one of its tiles belongs to one, and otherwise
-// gets the layout for streaming its largest tile through memory. A tile with dimensions of size 1 gets the slice.
+// Tiles that must agree form groups: the inputs and results of a map, the input and result of a
+// reduction, carried values. A group takes its layout from a matrix instruction or a compression
+// when one of its tiles belongs to one, and otherwise gets the layout for streaming its largest
+// tile through memory. A tile with dimensions of size 1 gets the slice.
 //
 //===----------------------------------------------------------------------===//
 
@@ -31,8 +32,9 @@ static bool isTile(Value value) { return isa<TileType>(value.getType()); }
 // The layouts themselves
 //===----------------------------------------------------------------------===//
 
-/// A thread holds 16 contiguous bytes along the last dimension, a warp contiguous rows; warps go to the leading dimensions
-/// first, so that a reduction along the last one stays inside a warp where it can.
+/// A thread holds 16 contiguous bytes along the last dimension, a warp contiguous rows; warps go to
+/// the leading dimensions first, so that a reduction along the last one stays inside a warp where
+/// it can.
 static LayoutAttr getStreamingLayout(MLIRContext *context, ArrayRef<int64_t> shape,
                                      unsigned elementBytes, int64_t warps) {
   int64_t rank = shape.size();
@@ -86,11 +88,12 @@ static bool isMadeOf(RingType ring, int64_t rows, int64_t columns) {
          llvm::all_of(ring.getShape(), [](int64_t size) { return llvm::isPowerOf2_64(size); });
 }
 
-/// A stage of `b`: panels of 128 bytes along k; in a panel one row after the other, its 16-byte pieces permuted by the row.
-/// Null if the stage holds no whole panel.
+/// A stage of `b`: panels of 128 bytes along k; in a panel one row after the other, its 16-byte
+/// pieces permuted by the row. Null if the stage holds no whole panel.
 static LayoutAttr getSwizzledStage(RingType ring) {
   unsigned bytes = ring.getElementType().getIntOrFloatBitWidth() / 8;
-  uint64_t rows = ring.getShape()[0], columns = ring.getShape()[1], piece = 16 / bytes, panel = 128 / bytes;
+  uint64_t rows = ring.getShape()[0], columns = ring.getShape()[1], piece = 16 / bytes,
+           panel = 128 / bytes;
   if (!isMadeOf(ring, 1, panel))
     return {};
   std::vector<LinearLayout::Basis> bases;
@@ -103,8 +106,8 @@ static LayoutAttr getSwizzledStage(RingType ring) {
   return getStageLayout(ring.getContext(), bases, ring.getShape());
 }
 
-/// A stage of packed weights or metadata: chunks as they lie in memory, then chunks along k, then along features. Null if
-/// the stage holds no whole chunk.
+/// A stage of packed weights or metadata: chunks as they lie in memory, then chunks along k, then
+/// along features. Null if the stage holds no whole chunk.
 static LayoutAttr getPackedStage(RingType ring, const LinearLayout &chunk) {
   LinearLayout flat = chunk.flattenIns("offset");
   StringRef column = flat.getOutDims()[1].name;
@@ -112,7 +115,8 @@ static LayoutAttr getPackedStage(RingType ring, const LinearLayout &chunk) {
     return {};
   std::vector<LinearLayout::Basis> bases;
   for (unsigned bit = 0; bit < flat.getTotalInBits(); ++bit)
-    bases.push_back({flat.getBasis("offset", bit, "feature"), flat.getBasis("offset", bit, column)});
+    bases.push_back(
+        {flat.getBasis("offset", bit, "feature"), flat.getBasis("offset", bit, column)});
   for (int64_t c = flat.getOutSize(column); c < ring.getShape()[1]; c *= 2)
     bases.push_back({0, uint64_t(c)});
   for (int64_t f = flat.getOutSize("feature"); f < ring.getShape()[0]; f *= 2)
@@ -120,7 +124,8 @@ static LayoutAttr getPackedStage(RingType ring, const LinearLayout &chunk) {
   return getStageLayout(ring.getContext(), bases, ring.getShape());
 }
 
-/// Drops the lowest register bits that tell the members of a group apart and halves or quarters the columns.
+/// Drops the lowest register bits that tell the members of a group apart and halves or quarters the
+/// columns.
 static LayoutAttr divideColumns(LayoutAttr layout, unsigned log2) {
   SmallVector<DenseI32ArrayAttr> bases;
   for (StringAttr name : layout.getInputs()) {
@@ -152,7 +157,8 @@ struct AssignLayoutsPass : sf_tile::impl::SFTileAssignLayoutsBase<AssignLayoutsP
         return seed(mma);
       return success();
     });
-    if (result.wasInterrupted() || failed(assignStreaming(kernel)) || failed(proveConflictFree(kernel)))
+    if (result.wasInterrupted() || failed(assignStreaming(kernel)) ||
+        failed(proveConflictFree(kernel)))
       signalPassFailure();
   }
 
@@ -194,33 +200,37 @@ private:
 
   /// Gives every tile of `member`'s group the layout, or the slice of it that its shape leaves.
   LogicalResult assign(Value member, LayoutAttr layout) {
-    for (auto it = groups.findLeader(member.getAsOpaquePointer()); it != groups.member_end(); ++it) {
+    for (auto it = groups.findLeader(member.getAsOpaquePointer()); it != groups.member_end();
+         ++it) {
       Value value = Value::getFromOpaquePointer(*it);
       auto type = cast<TileType>(value.getType());
-      SmallVector<bool> kept = llvm::map_to_vector(type.getShape(), [](int64_t s) { return s != 1; });
+      SmallVector<bool> kept =
+          llvm::map_to_vector(type.getShape(), [](int64_t s) { return s != 1; });
       LayoutAttr own = layout.slice(kept);
       if (type.getLayout() && type.getLayout() != own)
-        return emitError(value.getLoc()) << "expected one layout for a tile, got " << type.getLayout()
-                                         << " and " << own;
+        return emitError(value.getLoc())
+               << "expected one layout for a tile, got " << type.getLayout() << " and " << own;
       if (own.getBlockTile() != SmallVector<int64_t>(type.getShape()))
-        return emitError(value.getLoc()) << "expected a tile that the layout " << own << " covers, got "
-                                         << type;
+        return emitError(value.getLoc())
+               << "expected a tile that the layout " << own << " covers, got " << type;
       value.setType(type.withLayout(own));
     }
     return success();
   }
 
-  LogicalResult assignRing(Value tile, StringRef parts, function_ref<LayoutAttr(RingType)> getLayout) {
+  LogicalResult assignRing(Value tile, StringRef parts,
+                           function_ref<LayoutAttr(RingType)> getLayout) {
     auto load = tile.getDefiningOp<LoadOp>();
     if (!load || !load.isFromRing())
       return success();
     auto ring = cast<RingType>(load.getSource().getType());
     LayoutAttr layout = getLayout(ring);
     if (!layout)
-      return load.emitOpError("expected a stage of whole ") << parts << " and of power-of-two sizes, got " << ring;
+      return load.emitOpError("expected a stage of whole ")
+             << parts << " and of power-of-two sizes, got " << ring;
     if (ring.getLayout() && ring.getLayout() != layout)
-      return load.emitOpError("expected one layout for the ring, got ") << ring.getLayout() << " and "
-                                                                        << layout;
+      return load.emitOpError("expected one layout for the ring, got ")
+             << ring.getLayout() << " and " << layout;
     load.getSource().setType(ring.withLayout(layout));
     return success();
   }
@@ -229,13 +239,15 @@ private:
     const Atom &atom = mma.getAtom().getAtom();
     auto config = dyn_cast_or_null<sf::KernelConfigAttr>(getOperation().getConfigAttr());
     if (!config)
-      return mma.emitOpError("expected the kernel to have a configuration, which says how warps divide tiles");
+      return mma.emitOpError(
+          "expected the kernel to have a configuration, which says how warps divide tiles");
     MLIRContext *context = &getContext();
     SmallVector<int64_t> warps = {config.getWarpsFeatures(), config.getWarpsTokens()};
     int64_t features = config.getWarpTileFeatures(), tokens = config.getWarpTileTokens();
     if (features % kPackedChunkFeatures)
       return mma.emitOpError("expected a warp's tile to have a multiple of ")
-             << kPackedChunkFeatures << " features, got " << features << "; use fewer warps along features";
+             << kPackedChunkFeatures << " features, got " << features
+             << "; use fewer warps along features";
     auto layout = [&](const LinearLayout &map, ArrayRef<int64_t> along) {
       return LayoutAttr::fromLinearLayout(context, map, warps, along);
     };
@@ -258,7 +270,8 @@ private:
     });
   }
 
-  /// Layouts of the groups that no instruction dictates. Dense tiles that are compressed, or come from it, pass theirs on.
+  /// Layouts of the groups that no instruction dictates. Dense tiles that are compressed, or come
+  /// from it, pass theirs on.
   LogicalResult assignStreaming(KernelOp kernel) {
     auto derive = [&](Value dense, Value kept, Value metadata) -> LogicalResult {
       if (failed(assignGroup(kernel, dense)))
@@ -291,19 +304,23 @@ private:
       return success();
     SmallVector<int64_t> shape(cast<TileType>(member.getType()).getRank(), 1);
     unsigned elementBytes = 1;
-    for (auto it = groups.findLeader(member.getAsOpaquePointer()); it != groups.member_end(); ++it) {
+    for (auto it = groups.findLeader(member.getAsOpaquePointer()); it != groups.member_end();
+         ++it) {
       Value value = Value::getFromOpaquePointer(*it);
       auto type = cast<TileType>(value.getType());
-      bool touchesMemory = isa_and_nonnull<LoadOp>(value.getDefiningOp()) ||
-                           llvm::any_of(value.getUsers(), [](Operation *op) { return isa<StoreOp>(op); });
+      bool touchesMemory =
+          isa_and_nonnull<LoadOp>(value.getDefiningOp()) ||
+          llvm::any_of(value.getUsers(), [](Operation *op) { return isa<StoreOp>(op); });
       for (auto [size, other] : llvm::zip_equal(shape, type.getShape()))
         size = std::max(size, other);
       if (touchesMemory)
         elementBytes = std::max(elementBytes, type.getElementType().getIntOrFloatBitWidth() / 8);
     }
     if (!llvm::all_of(shape, [](int64_t s) { return llvm::isPowerOf2_64(s); }))
-      return emitError(member.getLoc()) << "expected tiles of power-of-two sizes, got " << member.getType();
-    return assign(member, getStreamingLayout(&getContext(), shape, elementBytes, kernel.getThreads() / 32));
+      return emitError(member.getLoc())
+             << "expected tiles of power-of-two sizes, got " << member.getType();
+    return assign(member,
+                  getStreamingLayout(&getContext(), shape, elementBytes, kernel.getThreads() / 32));
   }
 
   LogicalResult proveConflictFree(KernelOp kernel) {
@@ -313,8 +330,8 @@ private:
       SmallVector<int64_t> start(load.getResult().getType().getRank(), 0);
       if (load.getStart())
         start.assign(load.getStart()->begin(), load.getStart()->end());
-      llvm::Expected<SharedReadPlan> plan =
-          planSharedRead(cast<RingType>(load.getSource().getType()), load.getResult().getType(), start);
+      llvm::Expected<SharedReadPlan> plan = planSharedRead(
+          cast<RingType>(load.getSource().getType()), load.getResult().getType(), start);
       if (!plan)
         return load.emitOpError("cannot read the ring: ") << llvm::toString(plan.takeError());
       BankConflicts conflicts = plan->getBankConflicts();

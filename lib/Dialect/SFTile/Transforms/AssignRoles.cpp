@@ -1,17 +1,17 @@
 //===- AssignRoles.cpp - sf-tile-assign-roles -----------------------------===//
 //
-// Cooperative roles: all warps produce and consume. Fragments are read one matrix product ahead, over the border between
-// stages too, so the tensor cores never wait for shared memory:
+// Cooperative roles: all warps produce and consume. Fragments are read one matrix product ahead,
+// over the border between stages too, so the tensor cores never wait for shared memory:
 //
 //   fill stages 0 .. S-1; wait for stage 0; read the fragments of its first product
 //   for each step k:
 //     for each product but the last:  read the next one's fragments; multiply
-//     wait for stage k+1              // and a barrier: every warp has issued its last read of stage k
-//     read the fragments of the first product of stage k+1; multiply
-//     fill stage k again, with step k+S
+//     wait for stage k+1              // and a barrier: every warp has issued its last read of
+//     stage k read the fragments of the first product of stage k+1; multiply fill stage k again,
+//     with step k+S
 //
-// Of the S groups in flight the wait leaves S - 2, those after step k+1. Copies beyond the domain write zeros: the reads that
-// run ahead of the last step then find a stage that was written.
+// Of the S groups in flight the wait leaves S - 2, those after step k+1. Copies beyond the domain
+// write zeros: the reads that run ahead of the last step then find a stage that was written.
 //
 //===----------------------------------------------------------------------===//
 
@@ -48,10 +48,12 @@ struct AssignRolesPass : sf_tile::impl::SFTileAssignRolesBase<AssignRolesPass> {
   }
 
 private:
-  /// Issues the copies of `step` into `stage`, or zeros if the step does not exist, and commits their group.
+  /// Issues the copies of `step` into `stage`, or zeros if the step does not exist, and commits
+  /// their group.
   static void produce(OpBuilder &b, PipelineOp pipeline, Value step, Value stage) {
     Location loc = pipeline.getLoc();
-    Value exists = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::slt, step, pipeline.getUpper());
+    Value exists =
+        arith::CmpIOp::create(b, loc, arith::CmpIPredicate::slt, step, pipeline.getUpper());
     IRMapping mapping;
     mapping.map(pipeline.getProducer().getArguments(), ValueRange{step, stage});
     for (Operation &op : pipeline.getProducer().front().without_terminator()) {
@@ -69,7 +71,8 @@ private:
     CommitOp::create(b, loc);
   }
 
-  /// The consumer, cut at its products: products[i] needs the operations of operands[i] and no later ones.
+  /// The consumer, cut at its products: products[i] needs the operations of operands[i] and no
+  /// later ones.
   struct Consumer {
     SmallVector<MmaOp> products;
     SmallVector<SmallVector<Operation *>> operands;
@@ -101,8 +104,10 @@ private:
   }
 
   static Attribute getNoUnroll(MLIRContext *context) {
-    auto disable = LLVM::LoopUnrollAttr::get(context, BoolAttr::get(context, true), {}, {}, {}, {}, {}, {});
-    return LLVM::LoopAnnotationAttr::get(context, {}, {}, {}, disable, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {});
+    auto disable =
+        LLVM::LoopUnrollAttr::get(context, BoolAttr::get(context, true), {}, {}, {}, {}, {}, {});
+    return LLVM::LoopAnnotationAttr::get(context, {}, {}, {}, disable, {}, {}, {}, {}, {}, {}, {},
+                                         {}, {}, {}, {});
   }
 
   static LogicalResult makeCooperative(PipelineOp pipeline) {
@@ -117,7 +122,8 @@ private:
     Value one = index(1), zero = index(0), depth = index(stages);
     Block &body = pipeline.getConsumer().front();
     /// Copies the operand reads of product `i` and returns the values that the product may use.
-    auto read = [&](size_t i, Value step, Value stage, IRMapping &mapping,
+    auto read = [&](
+                    size_t i, Value step, Value stage, IRMapping &mapping,
                     function_ref<bool(Operation *)> wanted = [](Operation *) { return true; }) {
       mapping.map(body.getArgument(0), step);
       mapping.map(body.getArgument(1), stage);
@@ -156,10 +162,12 @@ private:
       IRMapping mapping;
       mapping.map(body.getArguments().drop_front(2),
                   loop.getRegionIterArgs().slice(1, numValues - 1));
-      for (auto [value, carried] : llvm::zip_equal(ahead, loop.getRegionIterArgs().drop_front(numValues)))
+      for (auto [value, carried] :
+           llvm::zip_equal(ahead, loop.getRegionIterArgs().drop_front(numValues)))
         mapping.map(value, carried);
 
-      // Metadata needs few registers but for long; read after the product, it takes over those of its own.
+      // Metadata needs few registers but for long; read after the product, it takes over those of
+      // its own.
       auto isFragment = [](Operation *op) { return !isMetadata(op); };
       size_t last = consumer->products.size() - 1;
       for (size_t i = 0; i < last; ++i) {

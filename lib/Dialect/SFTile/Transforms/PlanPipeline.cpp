@@ -42,14 +42,15 @@ private:
     std::optional<int64_t> wanted = config ? config.getStages() : std::nullopt;
     if (wanted && *wanted > capacity)
       return pipeline.emitOpError("expected at most ")
-             << capacity << " stages of " << stageBytes << " bytes on " << target.getChip() << ", got "
-             << *wanted << " in the kernel's configuration";
+             << capacity << " stages of " << stageBytes << " bytes on " << target.getChip()
+             << ", got " << *wanted << " in the kernel's configuration";
     if (capacity < 2)
       return pipeline.emitOpError("expected two stages to fit in the ")
-             << target.getSharedMemoryPerBlock() << " bytes of shared memory of " << target.getChip()
-             << ", got stages of " << stageBytes << "; choose a smaller tile";
-    int64_t stages = wanted.value_or(std::clamp<int64_t>(
-        llvm::divideCeil(bytesInFlight, stageBytes) + 1, 2, std::min<int64_t>(capacity, maxStages)));
+             << target.getSharedMemoryPerBlock() << " bytes of shared memory of "
+             << target.getChip() << ", got stages of " << stageBytes << "; choose a smaller tile";
+    int64_t stages =
+        wanted.value_or(std::clamp<int64_t>(llvm::divideCeil(bytesInFlight, stageBytes) + 1, 2,
+                                            std::min<int64_t>(capacity, maxStages)));
 
     pipeline.setStages(stages);
     for (Value ring : pipeline.getRings())

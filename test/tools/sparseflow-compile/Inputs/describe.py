@@ -4,7 +4,8 @@ import json
 import struct
 import sys
 
-data = open(sys.argv[1], "rb").read()
+with open(sys.argv[1], "rb") as file:
+    data = file.read()
 (size,) = struct.unpack("<Q", data[:8])
 header = json.loads(data[8 : 8 + size])
 manifest = json.loads(header.pop("__metadata__")["sparseflow.manifest"])

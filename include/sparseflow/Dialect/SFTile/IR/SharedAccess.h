@@ -1,7 +1,8 @@
 //===- SharedAccess.h - How a tile is read from a stage ---------*- C++ -*-===//
 //
-// The composition of a tile's layout with a stage's decides which instruction reads it and at which addresses. The layout
-// pass proves from this plan that the banks do not conflict; the lowering emits exactly the plan.
+// The composition of a tile's layout with a stage's decides which instruction reads it and at which
+// addresses. The layout pass proves from this plan that the banks do not conflict; the lowering
+// emits exactly the plan.
 //
 //===----------------------------------------------------------------------===//
 
@@ -22,16 +23,18 @@ struct SharedReadPlan {
   llvm::SmallVector<uint32_t, 5> lane;
   /// What each bit of the warp's index along each axis of the grid adds.
   llvm::SmallVector<llvm::SmallVector<uint32_t, 4>, 2> warp;
-  /// For each bit of the instruction's number. Instruction i brings registers [i * vectorBytes, ...) of the tile.
+  /// For each bit of the instruction's number. Instruction i brings registers [i * vectorBytes,
+  /// ...) of the tile.
   llvm::SmallVector<uint32_t, 8> instruction;
   uint32_t start = 0;
 
   BankConflicts getBankConflicts() const;
 };
 
-/// Plans the read of `tile`, from the static coordinates `start`, out of a stage of `ring`. Fails, with a reason, when the
-/// layouts do not fit.
-llvm::Expected<SharedReadPlan> planSharedRead(RingType ring, TileType tile, llvm::ArrayRef<int64_t> start);
+/// Plans the read of `tile`, from the static coordinates `start`, out of a stage of `ring`. Fails,
+/// with a reason, when the layouts do not fit.
+llvm::Expected<SharedReadPlan> planSharedRead(RingType ring, TileType tile,
+                                              llvm::ArrayRef<int64_t> start);
 
 } // namespace sparseflow::sf_tile
 
