@@ -348,6 +348,8 @@ struct LowerReduce : OpConversionPattern<ReduceOp> {
     Type element = tile.getElementType();
     if (element.getIntOrFloatBitWidth() != 32)
       return op.emitOpError("expected 32-bit elements, got ") << element;
+    if (op.crossesWarps() && !op.getScratchOffset())
+      return op.emitOpError("expected a scratch_offset; run sf-tile-allocate-smem first");
     LayoutAttr layout = tile.getLayout();
     unsigned dim = op.getDim();
     auto combine = [&](Value x, Value y) -> Value {

@@ -35,27 +35,28 @@ static bool isShuffle(Operation *op) {
       op);
 }
 
-/// Whether a product of `run` uses what `read` brings. `followers` receives the shuffles of the
-/// read's results.
-static bool feeds(Operation *read, const llvm::SmallPtrSetImpl<Operation *> &run,
-                  llvm::SetVector<Operation *> &followers) {
+/// Whether `read` may move down to any product before `last`: nothing up to there uses what it
+/// brings but shuffles, which move along and are put into `followers`.
+static bool isMovable(Operation *read, Operation *last, llvm::SetVector<Operation *> &followers) {
   SmallVector<Operation *> work = {read};
   while (!work.empty())
     for (Operation *user : work.pop_back_val()->getUsers()) {
-      if (run.contains(user))
-        return true;
-      if (user->getBlock() == read->getBlock() && isShuffle(user) && followers.insert(user))
+      Operation *inBlock = read->getBlock()->findAncestorOpInBlock(*user);
+      if (!inBlock || last->isBeforeInBlock(inBlock))
+        continue;
+      if (inBlock != user || !isShuffle(user))
+        return false;
+      if (followers.insert(user))
         work.push_back(user);
     }
-  return false;
+  return true;
 }
 
 static void interleave(ArrayRef<Operation *> reads, ArrayRef<Operation *> products) {
-  llvm::SmallPtrSet<Operation *, 32> run(products.begin(), products.end());
   SmallVector<std::pair<Operation *, llvm::SetVector<Operation *>>> movable;
   for (Operation *read : reads) {
     llvm::SetVector<Operation *> followers;
-    if (!feeds(read, run, followers))
+    if (isMovable(read, products.back(), followers))
       movable.emplace_back(read, followers);
   }
   // The last quarter of the products covers the latency of the last reads.

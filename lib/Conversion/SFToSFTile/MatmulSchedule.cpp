@@ -72,6 +72,14 @@ LogicalResult MatmulSchedule::run() {
   if (!encoding || !encoding.isPacked())
     return op.emitOpError("expected packed weights, got ")
            << op.getWeightType() << "; run sf-pack-weights before tiling";
+  // Rows of x arrive in pieces of at least this many bytes; K of a 2:4 weight always fits.
+  constexpr int64_t pieceBytes = 4;
+  if (inner * elementBytes % pieceBytes) {
+    int64_t multiple = pieceBytes / elementBytes;
+    return op.emitOpError("expected K to be a multiple of ")
+           << multiple << " for a dense product of " << elementType << ", got " << inner
+           << "; pad K of x and of the weight with zeros to " << llvm::alignTo(inner, multiple);
+  }
   atom = findAtom(*toDType(elementType), encoding.isSparse());
 
   SmallVector<sf::KernelConfigAttr> configs;

@@ -63,9 +63,9 @@ private:
   mlir::OpBuilder::InsertPoint host;
 };
 
-/// Copies the scalar operations of `source` into a new block of `target` whose arguments are of
-/// `types`; the copies of the terminator's operands are returned, and the builder is left at the
-/// block's end. Values from outside are constants and are copied too.
+/// Copies the scalar operations of `source`, its block arguments replaced by `arguments`, to where
+/// the builder stands, and returns what the terminator's operands became. Values from outside of
+/// `source` are constants, which are copied too.
 llvm::SmallVector<mlir::Value> cloneScalars(mlir::OpBuilder &builder, mlir::Block &source,
                                             mlir::ValueRange arguments);
 

@@ -17,6 +17,15 @@ func.func @not_packed(%x: tensor<?x64xf16>, %w: tensor<64x64xf16, #sf.weight<sp2
 
 // -----
 
+func.func @dense_inner(%x: tensor<?x61xf16>, %w: tensor<64x61xf16, #sf.weight<dense, pack = mma>>) -> tensor<?x64xf16> {
+  // expected-error @below {{expected K to be a multiple of 2 for a dense product of 'f16', got 61; pad K of x and of the weight with zeros to 62}}
+  %y = sf.matmul %x, %w {configs = [#sf.kernel_config<tile = 64x8x64, warps = 1x1, atom = mma>]}
+      : (tensor<?x61xf16>, tensor<64x61xf16, #sf.weight<dense, pack = mma>>) -> tensor<?x64xf16>
+  return %y : tensor<?x64xf16>
+}
+
+// -----
+
 func.func @rank(%x: tensor<2x4x8xf32>) -> tensor<2x4x8xf32> {
   %init = tensor.empty() : tensor<2x4x8xf32>
   // expected-error @below {{expected tensors of rank 0 to 2 of which at most the leading dimension of a matrix is dynamic, got 'tensor<2x4x8xf32>'}}

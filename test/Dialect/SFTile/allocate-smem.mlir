@@ -17,25 +17,36 @@ gpu.module @kernels {
 
 #wide = #sf_tile.layout<register = [[0, 1], [1, 0]], lane = [[0, 2], [0, 4], [0, 8], [0, 16], [0, 32]], warps = [1, 2], along = [0, 1]>
 #narrow = #sf_tile.layout<register = [[1, 0]], lane = [[0, 0], [0, 0], [0, 0], [0, 0], [0, 0]], warps = [1, 2], along = [0, -1]>
+#rows = #sf_tile.layout<register = [[0, 1], [1, 0]], lane = [[0, 2], [0, 4], [0, 8], [0, 16], [0, 32]], warps = [2, 1], along = [0, 1]>
+#columns = #sf_tile.layout<register = [[1, 0]], lane = [[0, 0], [0, 0], [0, 0], [0, 0], [0, 0]], warps = [2, 1], along = [0, -1]>
 
-// Scratch of a reduction, 4 bytes for each register of the result and thread, lies over the rings.
+// Scratch of a reduction across warps, 4 bytes for each register of the result and thread, follows the rings; a reduction
+// inside of each warp needs none.
 // CHECK-LABEL: sf_tile.kernel @scratch
 // CHECK-SAME: shared_bytes = 512 : i64
 // CHECK: sf_tile.reduce add %{{.*}} {dim = 1 : i64, scratch_offset = 0 : i64}
-// CHECK-LABEL: sf_tile.kernel @aliased
-// CHECK-SAME: shared_bytes = 2048 : i64
+// CHECK-LABEL: sf_tile.kernel @behind_the_rings
+// CHECK-SAME: shared_bytes = 2560 : i64
 // CHECK: sf_tile.ring {offset = 0 : i64, stride = 1024 : i64}
-// CHECK: sf_tile.reduce add %{{.*}} {dim = 1 : i64, scratch_offset = 0 : i64}
+// CHECK: sf_tile.reduce add %{{.*}} {dim = 1 : i64, scratch_offset = 2048 : i64}
+// CHECK-LABEL: sf_tile.kernel @inside_of_warps
+// CHECK-SAME: shared_bytes = 0 : i64
+// CHECK: sf_tile.reduce add %{{.*}} {dim = 1 : i64} :
 gpu.module @kernels {
   sf_tile.kernel @scratch(%x: memref<2x128xf32>, %i: index) attributes {threads = 64 : i64} {
     %t = sf_tile.load %x[%i, %i] : memref<2x128xf32> -> !sf_tile.tile<2x128xf32, #wide>
     %s = sf_tile.reduce add %t {dim = 1} : !sf_tile.tile<2x128xf32, #wide> -> !sf_tile.tile<2x1xf32, #narrow>
     sf_tile.return
   }
-  sf_tile.kernel @aliased(%x: memref<2x128xf32>, %i: index) attributes {threads = 64 : i64} {
+  sf_tile.kernel @behind_the_rings(%x: memref<2x128xf32>, %i: index) attributes {threads = 64 : i64} {
     %ring = sf_tile.ring : !sf_tile.ring<2 x 8x64xf16>
     %t = sf_tile.load %x[%i, %i] : memref<2x128xf32> -> !sf_tile.tile<2x128xf32, #wide>
     %s = sf_tile.reduce add %t {dim = 1} : !sf_tile.tile<2x128xf32, #wide> -> !sf_tile.tile<2x1xf32, #narrow>
+    sf_tile.return
+  }
+  sf_tile.kernel @inside_of_warps(%x: memref<4x64xf32>, %i: index) attributes {threads = 64 : i64} {
+    %t = sf_tile.load %x[%i, %i] : memref<4x64xf32> -> !sf_tile.tile<4x64xf32, #rows>
+    %s = sf_tile.reduce add %t {dim = 1} : !sf_tile.tile<4x64xf32, #rows> -> !sf_tile.tile<4x1xf32, #columns>
     sf_tile.return
   }
 }

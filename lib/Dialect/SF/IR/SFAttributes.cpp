@@ -6,6 +6,8 @@
 
 #include "sparseflow/Dialect/SF/IR/SFAttributes.h"
 
+#include "sparseflow/Support/PackedLayout.h"
+
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
 #include "llvm/ADT/STLExtras.h"
@@ -108,7 +110,8 @@ LogicalResult WeightAttr::verifyEncoding(ArrayRef<int64_t> shape, Type elementTy
 
 // The limits exist so that a bad configuration is a sentence here and not a failure deep inside a
 // kernel.
-static constexpr int64_t kChunkFeatures = 64, kChunkElements = 64;
+static constexpr int64_t kChunkFeatures = kPackedChunkFeatures;
+static constexpr int64_t kChunkElements = packedChunkInner(/*elementBytes=*/2);
 static constexpr int64_t kAtomFeatures = 16, kAtomTokens = 8;
 static constexpr int64_t kMaxWarps = 16, kMaxStages = 16, kMaxSplitK = 64, kMaxRaster = 64,
                          kMaxTile = 1024;

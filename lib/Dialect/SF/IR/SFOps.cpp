@@ -7,6 +7,8 @@
 
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
 
+#include "sparseflow/Support/PackedLayout.h"
+
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
@@ -201,7 +203,7 @@ static LogicalResult verifyConfigs(MatmulOp op) {
   if (configs.empty())
     return op.emitOpError("expected at least one kernel configuration, got an empty list; leave "
                           "`configs` out to have it chosen");
-  int64_t chunkElements = 1024 / op.getXType().getElementTypeBitWidth();
+  int64_t chunkElements = packedChunkInner(op.getXType().getElementTypeBitWidth() / 8);
   int64_t previous = 0;
   for (auto [i, attr] : llvm::enumerate(configs)) {
     auto config = cast<KernelConfigAttr>(attr);

@@ -10,6 +10,9 @@
 
 #include "CostModel.h"
 
+#include "sparseflow/Dialect/SF/IR/PipelineDepth.h"
+#include "sparseflow/Support/PackedLayout.h"
+
 #include "llvm/Support/MathExtras.h"
 
 using namespace mlir;
@@ -38,8 +41,6 @@ constexpr double kLaunchMicroseconds = 2.5;
 /// Registers beside the accumulators: fragments, addresses.
 constexpr int64_t kOtherRegisters = 100;
 constexpr int64_t kRegistersPerMultiprocessor = 65536, kThreadsPerMultiprocessor = 1536;
-/// What sf-tile-plan-pipeline aims at by default.
-constexpr int64_t kBytesInFlight = 128 * 1024, kMaxStages = 8;
 /// Blocks need some shared memory beside the ring.
 constexpr int64_t kReservedShared = 1024;
 
@@ -70,24 +71,17 @@ int64_t getTokenCopiesPerThread(const MatmulShape &shape, KernelConfigAttr confi
   return bytes / copyBytes / config.getNumThreads();
 }
 
-int64_t getStages(KernelConfigAttr config, int64_t stageBytes, const ChipInfo &chip) {
-  if (config.getStages())
-    return *config.getStages();
-  int64_t capacity = chip.sharedMemoryPerBlock / stageBytes;
-  int64_t wanted = divideCeil(kBytesInFlight, stageBytes) + 1;
-  return std::min({capacity, wanted, kMaxStages});
-}
-
 } // namespace
 
 std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t tokens,
                                                KernelConfigAttr config, const ChipInfo &chip) {
   int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);
-  int64_t stages = getStages(config, stageBytes, chip);
+  int64_t stages = config.getStages().value_or(
+      planPipelineDepth(stageBytes, chip.sharedMemoryPerBlock).value_or(0));
   int64_t sharedBytes = stages * stageBytes;
   int64_t registers = getAccumulatorsPerThread(config, shape.numWeights) + kOtherRegisters;
   int64_t threads = config.getNumThreads();
-  if (stages < 2 || sharedBytes > chip.sharedMemoryPerBlock ||
+  if (stages < kMinPipelineStages || sharedBytes > chip.sharedMemoryPerBlock ||
       threads * std::min<int64_t>(registers, 255) > kRegistersPerMultiprocessor)
     return std::nullopt;
   int64_t residentBlocks = std::min(
@@ -142,7 +136,7 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
 SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const MatmulShape &shape,
                                                 const ChipInfo &chip, int64_t maxAccumulators) {
   SmallVector<KernelConfigAttr> candidates;
-  int64_t chunk = 1024 / shape.elementBits;
+  int64_t chunk = packedChunkInner(shape.elementBits / 8);
   // Rows of x that are no multiple of 16 bytes arrive in more and narrower pieces, whose addresses
   // need registers.
   constexpr int64_t pieceBits = 128;

@@ -346,6 +346,16 @@ LogicalResult ReduceOp::verify() {
   return success();
 }
 
+bool ReduceOp::crossesWarps() {
+  LayoutAttr layout = getInput().getType().getLayout();
+  if (!layout)
+    return false;
+  for (auto [along, warps] : llvm::zip_equal(layout.getAlong(), layout.getWarps()))
+    if (along == int64_t(getDim()) && warps > 1)
+      return true;
+  return false;
+}
+
 /// Dense columns, half as many kept, and a nibble for every four.
 static LogicalResult verifyGroups(Operation *op, TileType dense, TileType kept, TileType metadata) {
   auto divided = [&](TileType type, int64_t by) {

@@ -1,11 +1,11 @@
 //===- AllocateSmem.cpp - sf-tile-allocate-smem ---------------------------===//
 
-#include "sparseflow/Dialect/SFTile/Transforms/Passes.h"
+#include "SharedMemory.h"
 
 #include "sparseflow/Dialect/SF/IR/SFAttributes.h"
+#include "sparseflow/Dialect/SFTile/Transforms/Passes.h"
 
 #include "mlir/IR/BuiltinOps.h"
-#include "llvm/Support/MathExtras.h"
 
 namespace sparseflow::sf_tile {
 #define GEN_PASS_DEF_SFTILEALLOCATESMEM
@@ -17,35 +17,29 @@ using namespace sparseflow;
 using namespace sparseflow::sf_tile;
 
 namespace {
-/// The swizzle permutes 16-byte pieces inside 8 rows of 128 bytes; a stage that starts at its
-/// period keeps the proof.
-constexpr int64_t kRingAlignment = 1024;
-
 struct AllocateSmemPass : sf_tile::impl::SFTileAllocateSmemBase<AllocateSmemPass> {
   void runOnOperation() override {
     KernelOp kernel = getOperation();
     Builder builder(&getContext());
-    int64_t end = 0, scratch = 0;
     SmallVector<RingOp> rings;
     kernel.walk([&](RingOp ring) { rings.push_back(ring); });
     if (failed(checkPreconditions(kernel, rings)))
       return signalPassFailure();
-    int64_t stages = 1;
+    int64_t stride = 0, stages = 1;
     for (RingOp ring : rings) {
-      ring.setOffset(end);
-      end = llvm::alignTo(end + ring.getType().getStageBytes(), kRingAlignment);
+      ring.setOffset(stride);
+      stride += getAlignedStageBytes(ring.getType());
       stages = std::max(stages, ring.getType().getStages());
     }
     for (RingOp ring : rings)
-      ring.setStride(end);
-    end *= stages;
-    // 4 bytes for each thread and register of the result.
+      ring.setStride(stride);
+    // Behind the rings: a reduction may run while stages are in flight.
+    int64_t ringBytes = stages * stride;
     kernel.walk([&](ReduceOp reduce) {
-      reduce.setScratchOffsetAttr(builder.getI64IntegerAttr(0));
-      int64_t registers = reduce.getResult().getType().getLayout().getNumRegisters();
-      scratch = std::max(scratch, registers * 4 * static_cast<int64_t>(kernel.getThreads()));
+      if (reduce.crossesWarps())
+        reduce.setScratchOffsetAttr(builder.getI64IntegerAttr(ringBytes));
     });
-    int64_t bytes = std::max(end, scratch);
+    int64_t bytes = ringBytes + getScratchBytes(kernel);
     sf::TargetAttr target = sf::getTarget(kernel);
     if (bytes > target.getSharedMemoryPerBlock()) {
       kernel.emitOpError("expected at most ")

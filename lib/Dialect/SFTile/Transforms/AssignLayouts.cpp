@@ -93,7 +93,7 @@ static bool isMadeOf(RingType ring, int64_t rows, int64_t columns) {
 static LayoutAttr getSwizzledStage(RingType ring) {
   unsigned bytes = ring.getElementType().getIntOrFloatBitWidth() / 8;
   uint64_t rows = ring.getShape()[0], columns = ring.getShape()[1], piece = 16 / bytes,
-           panel = 128 / bytes;
+           panel = packedChunkInner(bytes);
   if (!isMadeOf(ring, 1, panel))
     return {};
   std::vector<LinearLayout::Basis> bases;

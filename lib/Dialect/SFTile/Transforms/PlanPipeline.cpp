@@ -1,12 +1,12 @@
 //===- PlanPipeline.cpp - sf-tile-plan-pipeline ---------------------------===//
 
+#include "SharedMemory.h"
+
+#include "sparseflow/Dialect/SF/IR/PipelineDepth.h"
+#include "sparseflow/Dialect/SF/IR/SFAttributes.h"
 #include "sparseflow/Dialect/SFTile/Transforms/Passes.h"
 
-#include "sparseflow/Dialect/SF/IR/SFAttributes.h"
-
-#include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/IR/BuiltinOps.h"
-#include "llvm/Support/MathExtras.h"
 
 namespace sparseflow::sf_tile {
 #define GEN_PASS_DEF_SFTILEPLANPIPELINE
@@ -32,25 +32,24 @@ private:
   LogicalResult plan(PipelineOp pipeline) {
     int64_t stageBytes = 0;
     for (Value ring : pipeline.getRings())
-      stageBytes += cast<RingType>(ring.getType()).getStageBytes();
+      stageBytes += getAlignedStageBytes(cast<RingType>(ring.getType()));
     if (stageBytes == 0)
       return pipeline.emitOpError("expected a pipeline with rings, whose stages hold whole bytes");
     sf::TargetAttr target = sf::getTarget(getOperation());
-    int64_t capacity = target.getSharedMemoryPerBlock() / stageBytes;
+    int64_t sharedBytes = target.getSharedMemoryPerBlock() - getScratchBytes(getOperation());
+    std::optional<int64_t> planned =
+        sf::planPipelineDepth(stageBytes, sharedBytes, bytesInFlight, maxStages);
+    if (!planned)
+      return pipeline.emitOpError("expected two stages to fit in the ")
+             << sharedBytes << " bytes of shared memory of " << target.getChip()
+             << ", got stages of " << stageBytes << "; choose a smaller tile";
 
     auto config = dyn_cast_or_null<sf::KernelConfigAttr>(getOperation().getConfigAttr());
-    std::optional<int64_t> wanted = config ? config.getStages() : std::nullopt;
-    if (wanted && *wanted > capacity)
+    int64_t stages = config ? config.getStages().value_or(*planned) : *planned;
+    if (stages * stageBytes > sharedBytes)
       return pipeline.emitOpError("expected at most ")
-             << capacity << " stages of " << stageBytes << " bytes on " << target.getChip()
-             << ", got " << *wanted << " in the kernel's configuration";
-    if (capacity < 2)
-      return pipeline.emitOpError("expected two stages to fit in the ")
-             << target.getSharedMemoryPerBlock() << " bytes of shared memory of "
-             << target.getChip() << ", got stages of " << stageBytes << "; choose a smaller tile";
-    int64_t stages =
-        wanted.value_or(std::clamp<int64_t>(llvm::divideCeil(bytesInFlight, stageBytes) + 1, 2,
-                                            std::min<int64_t>(capacity, maxStages)));
+             << sharedBytes / stageBytes << " stages of " << stageBytes << " bytes on "
+             << target.getChip() << ", got " << stages << " in the kernel's configuration";
 
     pipeline.setStages(stages);
     for (Value ring : pipeline.getRings())

@@ -298,12 +298,18 @@ def SFTile_ReduceOp : SFTile_Op<"reduce", [Pure]> {
   let summary = "combines a tile along one dimension";
   let description = [{
     The result has size 1 in `dim`. The order of combination is fixed by the layout, so equal inputs give equal bits.
+    Where the layout divides `dim` among warps, they combine their parts in shared memory at `scratch_offset`, which
+    `sf-tile-allocate-smem` sets.
   }];
   let arguments = (ins SFTile_ReduceKindAttr:$kind, SFTile_TileType:$input, I64Attr:$dim,
                        OptionalAttr<I64Attr>:$scratch_offset);
   let results = (outs SFTile_TileType:$result);
   let assemblyFormat = "$kind $input attr-dict `:` type($input) `->` type($result)";
   let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    /// Whether the input's layout divides `dim` among warps.
+    bool crossesWarps();
+  }];
 }
 
 def SFTile_CompressOp : SFTile_Op<"compress", [Pure]> {

@@ -3,6 +3,7 @@
 #ifndef SPARSEFLOW_DIALECT_SFTILE_TRANSFORMS_PASSES_H
 #define SPARSEFLOW_DIALECT_SFTILE_TRANSFORMS_PASSES_H
 
+#include "sparseflow/Dialect/SF/IR/PipelineDepth.h"
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
 
 #include "mlir/Pass/Pass.h"

@@ -27,24 +27,32 @@ def SFTilePlanPipeline : Pass<"sf-tile-plan-pipeline", "::sparseflow::sf_tile::K
   let summary = "Pipeline depth: choose how many stages the rings have";
   let description = [{
     The producer must run far enough ahead to hide the latency of global memory: enough stages that `bytes-in-flight`
-    are on their way while one stage is read. The depth is the smallest that does so, at least 2, at most what
-    the chip's shared memory holds and what the loop can use. A depth in the kernel's configuration is taken as it is, and
-    is an error when it does not fit.
+    are on their way while one stage is read. In order:
+
+    1. The bytes of a stage: those of all its rings, each aligned as `sf-tile-allocate-smem` will align it.
+    2. The room: the chip's shared memory for one block, less the scratch of reductions across warps. A stage of which
+       two do not fit is an error.
+    3. The depth: the smallest that keeps `bytes-in-flight` under way, at least 2, at most what fits and `max-stages`.
+       A depth in the kernel's configuration is taken as it is, and is an error when it does not fit.
+    4. The depth becomes part of the rings' types and of the pipeline.
+
+    `sf-select-config` foresees the depth by the same rule.
   }];
   let dependentDialects = ["::sparseflow::sf::SFDialect"];
   let options = [
-    Option<"bytesInFlight", "bytes-in-flight", "int64_t", /*default=*/"131072",
-           "Bytes that should be under way: about 800 ns at the share of L2 bandwidth of one multiprocessor, twice over">,
-    Option<"maxStages", "max-stages", "int64_t", /*default=*/"8",
-           "Deeper rings than this measured no faster">];
+    Option<"bytesInFlight", "bytes-in-flight", "int64_t", /*default=*/"::sparseflow::sf::kBytesInFlight",
+           "Bytes that should be under way: 128 KiB by default, about 800 ns at the share of L2 bandwidth of one "
+           "multiprocessor, twice over">,
+    Option<"maxStages", "max-stages", "int64_t", /*default=*/"::sparseflow::sf::kMaxPipelineStages",
+           "8 by default; deeper rings than this measured no faster">];
 }
 
 def SFTileAllocateSmem : Pass<"sf-tile-allocate-smem", "::sparseflow::sf_tile::KernelOp"> {
   let summary = "Place rings and scratch in shared memory";
   let description = [{
     Stage s of all rings lies together, each ring's part aligned to 1024 bytes (the period of the swizzle): one register then
-    addresses a stage, whichever ring is meant. The scratch of a reduction across warps aliases the rings: it is used when
-    no stage is live. Sets `offset`, `stride`, `scratch_offset` and the kernel's `shared_bytes`.
+    addresses a stage, whichever ring is meant. The scratch of reductions across warps, which they use one after the other,
+    follows the last stage. Sets `offset`, `stride`, `scratch_offset` and the kernel's `shared_bytes`.
   }];
   let dependentDialects = ["::sparseflow::sf::SFDialect"];
 }
@@ -52,11 +60,16 @@ def SFTileAllocateSmem : Pass<"sf-tile-allocate-smem", "::sparseflow::sf_tile::K
 def SFTileAssignRoles : Pass<"sf-tile-assign-roles", "::sparseflow::sf_tile::KernelOp"> {
   let summary = "Turn pipelines into loops with synchronization";
   let description = [{
-    Cooperative: all warps produce and consume. Before the loop the producer fills every stage. In each step the consumer
-    reads the fragments of a product while the one before it is computed; before the last product it waits until the next
-    stage has landed (for the whole block, which also frees the stage just read), refills the freed stage, and reads
-    ahead into the next one. A copy beyond the domain writes zeros, and its group is committed, so that the number of
-    groups in flight stays the same.
+    Cooperative: all warps produce and consume. Before the loop the producer fills every stage, and the consumer reads the
+    fragments of its first product when the first stage has landed. Each step of the loop then does, in order:
+
+    1. For each product but the last: read the fragments of the next one, multiply, read the next one's metadata.
+    2. Wait until the next stage has landed, for the whole block: every warp has then issued its last read of this stage.
+    3. Read the fragments of the first product of the next stage; compute the last product; read the first metadata.
+    4. Fill this stage again, with the step that is as many steps ahead as there are stages.
+
+    A copy beyond the domain writes zeros, and its group is committed, so that the number of groups in flight stays the
+    same and what is read ahead of the last step was written. After the loop all groups are waited for.
   }];
   let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
 }
