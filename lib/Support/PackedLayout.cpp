@@ -1,4 +1,4 @@
-//===- PackedLayout.cpp - The packed weight layout `mma` ------------------===//
+//===- PackedLayout.cpp - The packed orders of weights --------------------===//
 //
 // The layouts are written down once, bit by bit; packing reads its permutation off them. Both
 // arrays permute in units that no layout splits (32 bits of values, 16 bits of metadata), and every
@@ -57,22 +57,28 @@ Permutation makePermutation(const LinearLayout &layout, StringRef inDim, StringR
   return permutation;
 }
 
-const Permutation &valuesPermutation(bool sparse, unsigned elementBytes) {
-  auto make = [](bool sparse, unsigned elementBytes) {
-    return makePermutation(packedValuesLayout(sparse, elementBytes), "elem", sparse ? "kept" : "k",
-                           sizeof(ValueUnit) / elementBytes);
+const Permutation &valuesPermutation(PackOrder order, bool sparse, unsigned elementBytes) {
+  auto make = [](PackOrder order, bool sparse, unsigned elementBytes) {
+    return makePermutation(packedValuesLayout(order, sparse, elementBytes), "elem",
+                           sparse ? "kept" : "k", sizeof(ValueUnit) / elementBytes);
   };
-  static const Permutation tables[2][2] = {{make(false, 1), make(false, 2)},
-                                           {make(true, 1), make(true, 2)}};
-  return tables[sparse][elementBytes - 1];
+  constexpr PackOrder Mma = PackOrder::Mma, Wgmma = PackOrder::Wgmma;
+  static const Permutation tables[2][2][2] = {
+      {{make(Mma, false, 1), make(Mma, false, 2)}, {make(Mma, true, 1), make(Mma, true, 2)}},
+      {{make(Wgmma, false, 1), make(Wgmma, false, 2)},
+       {make(Wgmma, true, 1), make(Wgmma, true, 2)}}};
+  return tables[unsigned(order)][sparse][elementBytes - 1];
 }
 
-const Permutation &metadataPermutation(unsigned elementBytes) {
-  auto make = [](unsigned elementBytes) {
-    return makePermutation(packedMetadataLayout(elementBytes), "nibble", "group", kNibblesPerUnit);
+const Permutation &metadataPermutation(PackOrder order, unsigned elementBytes) {
+  auto make = [](PackOrder order, unsigned elementBytes) {
+    return makePermutation(packedMetadataLayout(order, elementBytes), "nibble", "group",
+                           kNibblesPerUnit);
   };
-  static const Permutation tables[2] = {make(1), make(2)};
-  return tables[elementBytes - 1];
+  constexpr PackOrder Mma = PackOrder::Mma, Wgmma = PackOrder::Wgmma;
+  static const Permutation tables[2][2] = {{make(Mma, 1), make(Mma, 2)},
+                                           {make(Wgmma, 1), make(Wgmma, 2)}};
+  return tables[unsigned(order)][elementBytes - 1];
 }
 
 //===----------------------------------------------------------------------===//
@@ -171,8 +177,47 @@ RowMajor metadataGrid(int64_t n, int64_t k, DType type) {
 // Layouts
 //===----------------------------------------------------------------------===//
 
-LinearLayout packedValuesLayout(bool sparse, unsigned elementBytes) {
+static LinearLayout::Basis featureBasis(uint64_t value) { return {value, 0}; }
+static LinearLayout::Basis columnBasis(uint64_t value) { return {0, value}; }
+
+/// Rows of 16 bytes: the unit of a core matrix (8 rows).
+static LinearLayout packedCoreMatrices(bool sparse, unsigned elementBytes) {
+  uint64_t columns = uint64_t(packedChunkInner(elementBytes)) / (sparse ? 2 : 1);
+  uint64_t perRow = 16 / elementBytes;
+  LinearLayout::InDim elem = {"elem", {}}, row = {"row", {}}, half = {"half", {}},
+                      step = {"step", {}};
+  for (uint64_t bit = 1; bit < perRow; bit *= 2)
+    elem.second.push_back(columnBasis(bit));
+  for (uint64_t feature : kWgmmaRowFeatures)
+    row.second.push_back(featureBasis(feature));
+  half.second.push_back(columnBasis(perRow));
+  for (uint64_t bit = 2 * perRow; bit < columns; bit *= 2)
+    step.second.push_back(columnBasis(bit));
+  return LinearLayout({elem, row, half, step}, {{"feature", uint64_t(kPackedChunkFeatures)},
+                                                {sparse ? "kept" : "k", columns}});
+}
+
+/// The metadata of one m16 block has the fragments of mma.sp; a warp of the warpgroup has one.
+static LinearLayout packedWarpgroupMetadata(unsigned elementBytes) {
+  auto row = [](unsigned bit) { return featureBasis(kWgmmaRowFeatures[bit]); };
+  LinearLayout::InDim nibble = {"nibble", {columnBasis(1), columnBasis(2)}}, lane = {"lane", {}},
+                      warp = {"warp", {row(4), row(5)}};
+  nibble.second.push_back(elementBytes == 2 ? row(3) : columnBasis(4));
+  lane.second.push_back(elementBytes == 2 ? columnBasis(4) : row(3));
+  lane.second.push_back(columnBasis(8));
+  for (unsigned bit : {0, 1, 2})
+    lane.second.push_back(row(bit));
+  std::vector<LinearLayout::InDim> ins = {nibble, lane, warp};
+  if (elementBytes == 1)
+    ins.push_back({"step", {columnBasis(16)}});
+  return LinearLayout(ins, {{"feature", uint64_t(kPackedChunkFeatures)},
+                            {"group", uint64_t(packedChunkInner(elementBytes)) / 4}});
+}
+
+LinearLayout packedValuesLayout(PackOrder order, bool sparse, unsigned elementBytes) {
   assert(elementBytes == 1 || elementBytes == 2);
+  if (order == PackOrder::Wgmma)
+    return packedCoreMatrices(sparse, elementBytes);
   std::string column = sparse ? "kept" : "k";
   uint64_t columns = uint64_t(packedChunkInner(elementBytes)) / (sparse ? 2 : 1);
   // A fragment of m16 by 32 bytes of stored elements; PTX ISA "Matrix Fragments for mma.m16n8k16"
@@ -199,8 +244,10 @@ LinearLayout packedValuesLayout(bool sparse, unsigned elementBytes) {
                       {{"feature", uint64_t(kPackedChunkFeatures)}, {column, columns}});
 }
 
-LinearLayout packedMetadataLayout(unsigned elementBytes) {
+LinearLayout packedMetadataLayout(PackOrder order, unsigned elementBytes) {
   assert(elementBytes == 1 || elementBytes == 2);
+  if (order == PackOrder::Wgmma)
+    return packedWarpgroupMetadata(elementBytes);
   auto feature = [](uint64_t value) { return LinearLayout::Basis{value, 0}; };
   auto group = [](uint64_t value) { return LinearLayout::Basis{0, value}; };
   LinearLayout::InDim block = {"block", {feature(2), feature(4)}};
@@ -236,7 +283,7 @@ size_t packedMetadataBytes(int64_t n, int64_t k, DType type) {
 // Packing
 //===----------------------------------------------------------------------===//
 
-Error packWeight(DType type, int64_t n, int64_t k, const void *canonicalValues,
+Error packWeight(PackOrder order, DType type, int64_t n, int64_t k, const void *canonicalValues,
                  const uint8_t *bitmask, void *values, uint32_t *metadata) {
   if (Error error = checkType(type))
     return error;
@@ -244,11 +291,11 @@ Error packWeight(DType type, int64_t n, int64_t k, const void *canonicalValues,
     return error;
   unsigned elementBytes = getByteWidth(type);
   packValues(valuesGrid(n, k, type, /*sparse=*/true), innerChunkCount(k, type),
-             valuesPermutation(/*sparse=*/true, elementBytes), canonicalValues, values);
+             valuesPermutation(order, /*sparse=*/true, elementBytes), canonicalValues, values);
 
   static const std::array<uint8_t, 256> nibbles = makePairTable<maskToNibble24>();
   constexpr uint8_t kPaddingByte = kPaddingNibble << 4 | kPaddingNibble;
-  const Permutation &permutation = metadataPermutation(elementBytes);
+  const Permutation &permutation = metadataPermutation(order, elementBytes);
   SmallVector<MetadataUnit, 0> scratch(permutation.size());
   auto *scratchBytes = reinterpret_cast<uint8_t *>(scratch.data());
   auto *out = reinterpret_cast<char *>(metadata);
@@ -273,13 +320,13 @@ Error packWeight(DType type, int64_t n, int64_t k, const void *canonicalValues,
   return Error::success();
 }
 
-Error unpackWeight(DType type, int64_t n, int64_t k, const void *values, const uint32_t *metadata,
+Error unpackWeight(PackOrder order, DType type, int64_t n, int64_t k, const void *values, const uint32_t *metadata,
                    void *canonicalValues, uint8_t *bitmask) {
   if (Error error = checkType(type))
     return error;
   unsigned elementBytes = getByteWidth(type);
   static const std::array<uint8_t, 256> masks = makePairTable<nibbleToMask24>();
-  const Permutation &permutation = metadataPermutation(elementBytes);
+  const Permutation &permutation = metadataPermutation(order, elementBytes);
   SmallVector<MetadataUnit, 0> scratch(permutation.size());
   auto *scratchBytes = reinterpret_cast<const uint8_t *>(scratch.data());
   auto *in = reinterpret_cast<const char *>(metadata);
@@ -306,23 +353,23 @@ Error unpackWeight(DType type, int64_t n, int64_t k, const void *values, const u
         "E), got another; the packed weight is damaged or of another type");
   }
   unpackValues(valuesGrid(n, k, type, /*sparse=*/true), innerChunkCount(k, type),
-               valuesPermutation(/*sparse=*/true, elementBytes), values, canonicalValues);
+               valuesPermutation(order, /*sparse=*/true, elementBytes), values, canonicalValues);
   return Error::success();
 }
 
-Error packDenseWeight(DType type, int64_t n, int64_t k, const void *dense, void *values) {
+Error packDenseWeight(PackOrder order, DType type, int64_t n, int64_t k, const void *dense, void *values) {
   if (Error error = checkType(type))
     return error;
   packValues(valuesGrid(n, k, type, /*sparse=*/false), innerChunkCount(k, type),
-             valuesPermutation(/*sparse=*/false, getByteWidth(type)), dense, values);
+             valuesPermutation(order, /*sparse=*/false, getByteWidth(type)), dense, values);
   return Error::success();
 }
 
-Error unpackDenseWeight(DType type, int64_t n, int64_t k, const void *values, void *dense) {
+Error unpackDenseWeight(PackOrder order, DType type, int64_t n, int64_t k, const void *values, void *dense) {
   if (Error error = checkType(type))
     return error;
   unpackValues(valuesGrid(n, k, type, /*sparse=*/false), innerChunkCount(k, type),
-               valuesPermutation(/*sparse=*/false, getByteWidth(type)), values, dense);
+               valuesPermutation(order, /*sparse=*/false, getByteWidth(type)), values, dense);
   return Error::success();
 }
 

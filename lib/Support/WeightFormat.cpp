@@ -34,7 +34,7 @@ std::vector<uint32_t> makeMetadata(const WeightFormat &format) {
 } // namespace
 
 size_t WeightFormat::valuesBytes() const {
-  if (isPacked)
+  if (pack)
     return packedValuesBytes(n, k, dtype, isSparse);
   return isSparse ? canonicalValuesBytes(n, k, dtype) : denseBytes();
 }
@@ -42,7 +42,7 @@ size_t WeightFormat::valuesBytes() const {
 size_t WeightFormat::positionsBytes() const {
   if (!isSparse)
     return 0;
-  return isPacked ? packedMetadataBytes(n, k, dtype) : canonicalBitmaskBytes(n, k);
+  return pack ? packedMetadataBytes(n, k, dtype) : canonicalBitmaskBytes(n, k);
 }
 
 Error decodeWeight(const WeightFormat &format, ArrayRef<ArrayRef<char>> storage,
@@ -61,20 +61,20 @@ Error decodeWeight(const WeightFormat &format, ArrayRef<ArrayRef<char>> storage,
 
   const char *values = storage[0].data();
   const char *positions = storage.size() == 2 ? storage[1].data() : values + format.valuesBytes();
-  if (!format.isSparse && !format.isPacked) {
+  if (!format.isSparse && !format.pack) {
     llvm::copy(storage[0], dense.begin());
     return Error::success();
   }
   if (!format.isSparse)
-    return unpackDenseWeight(format.dtype, format.n, format.k, values, dense.data());
-  if (!format.isPacked)
+    return unpackDenseWeight(*format.pack, format.dtype, format.n, format.k, values, dense.data());
+  if (!format.pack)
     return decompress24(format.dtype, format.n, format.k, values, asBytes(positions), dense.data());
 
   Canonical canonical(format);
   std::vector<uint32_t> metadata = makeMetadata(format);
   if (!metadata.empty())
     std::memcpy(metadata.data(), positions, format.positionsBytes());
-  if (Error error = unpackWeight(format.dtype, format.n, format.k, values, metadata.data(),
+  if (Error error = unpackWeight(*format.pack, format.dtype, format.n, format.k, values, metadata.data(),
                                  canonical.values.data(), canonical.bitmask.data()))
     return error;
   return decompress24(format.dtype, format.n, format.k, canonical.values.data(),
@@ -84,13 +84,13 @@ Error decodeWeight(const WeightFormat &format, ArrayRef<ArrayRef<char>> storage,
 Error encodeWeight(const WeightFormat &format, ArrayRef<char> dense,
                    MutableArrayRef<char> storage) {
   char *values = storage.data(), *positions = values + format.valuesBytes();
-  if (!format.isSparse && !format.isPacked) {
+  if (!format.isSparse && !format.pack) {
     llvm::copy(dense, storage.begin());
     return Error::success();
   }
   if (!format.isSparse)
-    return packDenseWeight(format.dtype, format.n, format.k, dense.data(), values);
-  if (!format.isPacked)
+    return packDenseWeight(*format.pack, format.dtype, format.n, format.k, dense.data(), values);
+  if (!format.pack)
     return compress24(format.dtype, format.n, format.k, dense.data(), CompressMode::Verify, values,
                       asBytes(positions));
 
@@ -99,7 +99,7 @@ Error encodeWeight(const WeightFormat &format, ArrayRef<char> dense,
                                canonical.values.data(), canonical.bitmask.data()))
     return error;
   std::vector<uint32_t> metadata = makeMetadata(format);
-  if (Error error = packWeight(format.dtype, format.n, format.k, canonical.values.data(),
+  if (Error error = packWeight(*format.pack, format.dtype, format.n, format.k, canonical.values.data(),
                                canonical.bitmask.data(), values, metadata.data()))
     return error;
   if (!metadata.empty())

@@ -517,6 +517,23 @@ LogicalResult FunctionBuilder::addKernel(sf_tile::LaunchOp op, const BinaryKerne
   return success();
 }
 
+/// The last parameters are tensor maps of tensors that the launch passes anyway: `sf.tensor_maps`
+/// says of which, and how large a box is.
+static void addTensorMaps(const BinaryKernel &kernel, rt::Launch &launch) {
+  auto maps = kernel.metadata.getAttr<ArrayAttr>("sf.tensor_maps");
+  if (!maps)
+    return;
+  SmallVector<int64_t> buffers;
+  for (const rt::Argument &argument : launch.args)
+    if (argument.kind == rt::Argument::Kind::Buffer)
+      buffers.push_back(argument.value);
+  for (auto fields : maps.getAsRange<DenseI64ArrayAttr>()) {
+    constexpr int64_t swizzleBytes = 128;
+    ArrayRef<int64_t> map = fields.asArrayRef();
+    launch.args.push_back(rt::Argument::tensorMap(buffers[map[0]], {map[1], map[2], swizzleBytes}));
+  }
+}
+
 FailureOr<rt::Launch> FunctionBuilder::addLaunch(sf_tile::LaunchOp op) {
   StringRef name = op.getKernel().getLeafReference();
   auto binary = binaries.find(name);
@@ -540,6 +557,7 @@ FailureOr<rt::Launch> FunctionBuilder::addLaunch(sf_tile::LaunchOp op) {
     if (hasRowStride(value))
       launch.args.push_back(rt::Argument::stride(*buffer));
   }
+  addTensorMaps(kernel, launch);
   // The lowering of the kernel's signature has to agree with what is passed here.
   auto type = dyn_cast<LLVM::LLVMFunctionType>(kernel.metadata.getFunctionType());
   if (!type || type.getNumParams() != launch.args.size())
@@ -547,7 +565,8 @@ FailureOr<rt::Launch> FunctionBuilder::addLaunch(sf_tile::LaunchOp op) {
            << name << "' to take " << launch.args.size() << " parameters, got "
            << kernel.metadata.getFunctionType();
   for (auto [i, argument] : llvm::enumerate(launch.args))
-    if ((argument.kind == rt::Argument::Kind::Buffer) !=
+    if ((argument.kind == rt::Argument::Kind::Buffer ||
+         argument.kind == rt::Argument::Kind::TensorMap) !=
         isa<LLVM::LLVMPointerType>(type.getParamType(i)))
       return op.emitOpError("expected another type of parameter ")
              << i << " of kernel '" << name << "', got " << type.getParamType(i);

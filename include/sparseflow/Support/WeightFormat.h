@@ -8,12 +8,13 @@
 #ifndef SPARSEFLOW_SUPPORT_WEIGHTFORMAT_H
 #define SPARSEFLOW_SUPPORT_WEIGHTFORMAT_H
 
-#include "sparseflow/Support/NumericTypes.h"
+#include "sparseflow/Support/PackedLayout.h"
 #include "llvm/ADT/ArrayRef.h"
 #include "llvm/Support/Error.h"
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 namespace sparseflow {
 
@@ -21,7 +22,9 @@ namespace sparseflow {
 struct WeightFormat {
   DType dtype = DType::f16;
   int64_t n = 0, k = 0;
-  bool isSparse = false, isPacked = false;
+  bool isSparse = false;
+  /// The instructions that the weight is packed for; none: plain order.
+  std::optional<PackOrder> pack;
 
   size_t denseBytes() const { return size_t(n) * size_t(k) * getByteWidth(dtype); }
   /// Bytes of the stored elements.

@@ -64,6 +64,8 @@ struct LowerCopyAsync : OpConversionPattern<CopyAsyncOp> {
 
   LogicalResult matchAndRewrite(CopyAsyncOp op, OneToNOpAdaptor adaptor,
                                 ConversionPatternRewriter &rewriter) const override {
+    if (op.getBarriers())
+      return rewriter.notifyMatchFailure(op, "a copy by the copy engine");
     Emitter e(rewriter, op.getLoc());
     auto sourceType = cast<MemRefType>(op.getSource().getType());
     RingType ring = op.getRing().getType();

@@ -33,6 +33,7 @@ struct LowerKernel : OpConversionPattern<KernelOp> {
                   rewriter.getDenseI32ArrayAttr({static_cast<int32_t>(op.getThreads()), 1, 1}));
     // Without it ptxas may choose few registers and spill.
     func->setAttr(NVVM::NVVMDialect::getMinctasmAttrName(), rewriter.getI32IntegerAttr(1));
+    passTensorMaps(op, func, rewriter);
     // What the manifest says about the kernel.
     if (Attribute config = op.getConfigAttr())
       func->setAttr("sf.config", config);
@@ -43,6 +44,31 @@ struct LowerKernel : OpConversionPattern<KernelOp> {
       return failure();
     rewriter.eraseOp(op);
     return success();
+  }
+
+private:
+  /// Tensor maps, the last parameters, travel by value, where the copy engine finds them. The
+  /// manifest has to say what each describes: the argument, then the sizes of its box.
+  static void passTensorMaps(KernelOp op, LLVM::LLVMFuncOp func,
+                             ConversionPatternRewriter &rewriter) {
+    constexpr int64_t mapBytes = 128, mapAlignment = 64;
+    SmallVector<Attribute> described;
+    auto maps = llvm::make_filter_range(op.getArgumentTypes(), llvm::IsaPred<TensorMapType>);
+    unsigned parameter = func.getNumArguments() - llvm::range_size(maps);
+    for (Type type : maps) {
+      auto map = cast<TensorMapType>(type);
+      auto bytes = LLVM::LLVMArrayType::get(rewriter.getI8Type(), mapBytes);
+      func.setArgAttr(parameter, LLVM::LLVMDialect::getByValAttrName(), TypeAttr::get(bytes));
+      func.setArgAttr(parameter, LLVM::LLVMDialect::getAlignAttrName(),
+                      rewriter.getI64IntegerAttr(mapAlignment));
+      func.setArgAttr(parameter++, NVVM::NVVMDialect::getGridConstantAttrName(),
+                      rewriter.getUnitAttr());
+      SmallVector<int64_t> fields = {map.getOf()};
+      llvm::append_range(fields, map.getBox());
+      described.push_back(rewriter.getDenseI64ArrayAttr(fields));
+    }
+    if (!described.empty())
+      func->setAttr("sf.tensor_maps", rewriter.getArrayAttr(described));
   }
 };
 

@@ -38,6 +38,10 @@ TileTypeConverter::TileTypeConverter() {
   addConversion([](TileType type, SmallVectorImpl<Type> &results) -> std::optional<LogicalResult> {
     if (!type.getLayout())
       return failure();
+    if (type.isInSharedMemory()) {
+      results.push_back(IntegerType::get(type.getContext(), 64));
+      return success();
+    }
     Type element = type.getElementType();
     unsigned count = llvm::divideCeil(getNumElements(type), getElementsPerRegister(element));
     Type word =
@@ -45,6 +49,9 @@ TileTypeConverter::TileTypeConverter() {
     results.append(count, word);
     return success();
   });
+  // The offset of the first one.
+  addConversion([](BarriersType type) { return IntegerType::get(type.getContext(), 32); });
+  addConversion([](TensorMapType type) { return LLVM::LLVMPointerType::get(type.getContext()); });
   addConversion([](MemRefType type,
                    SmallVectorImpl<Type> &results) -> std::optional<LogicalResult> {
     results.push_back(LLVM::LLVMPointerType::get(
@@ -106,6 +113,13 @@ Value Emitter::toI64(Value value) { return toInteger(*this, value, b.getI64Type(
 
 Value Emitter::threadId() { return NVVM::ThreadIdXOp::create(b, loc, b.getI32Type()); }
 Value Emitter::laneId() { return arith::AndIOp::create(b, loc, threadId(), i32(31)); }
+
+Value Emitter::warpgroupId() {
+  constexpr int64_t threads = 128, allLanes = 0xffffffff, lastLane = 31;
+  Value id = arith::ShRUIOp::create(b, loc, threadId(), i32(llvm::Log2_64(threads)));
+  return NVVM::ShflOp::create(b, loc, b.getI32Type(), i32(static_cast<int32_t>(allLanes)), id,
+                              i32(0), i32(lastLane), NVVM::ShflKind::idx, UnitAttr());
+}
 
 Value Emitter::warpCoordinate(ArrayRef<int64_t> grid, unsigned axis) {
   int64_t inner = 32, outer = 1;

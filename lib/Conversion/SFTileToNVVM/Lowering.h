@@ -51,6 +51,8 @@ public:
 
   mlir::Value threadId();
   mlir::Value laneId();
+  /// Of this thread; known to the assembler to be the same in a warp.
+  mlir::Value warpgroupId();
   /// Position of this thread's warp along axis `axis` of a row-major grid.
   mlir::Value warpCoordinate(llvm::ArrayRef<int64_t> grid, unsigned axis);
 
@@ -102,6 +104,15 @@ int64_t getKnownDivisor(mlir::Value index);
 void interleaveLoads(mlir::Block &block);
 
 void populateKernelPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
+/// Bytes of one barrier.
+constexpr int64_t kBarrierBytes = 8;
+/// The barrier that says that stage `stage` (an i32) is full.
+mlir::Value getFullBarrier(Emitter &e, mlir::Value barriers, mlir::Value stage);
+
+void populateRolesPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
+void populateBulkCopyPatterns(const TileTypeConverter &converter,
+                              mlir::RewritePatternSet &patterns);
+void populateWgmmaPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
 void populateCopyPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
 void populateMemoryPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
 void populateMmaPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);

@@ -28,8 +28,8 @@ struct LowerRingLoad : OpConversionPattern<LoadOp> {
 
   LogicalResult matchAndRewrite(LoadOp op, OneToNOpAdaptor adaptor,
                                 ConversionPatternRewriter &rewriter) const override {
-    if (!op.isFromRing())
-      return rewriter.notifyMatchFailure(op, "not from a ring");
+    if (!op.isFromRing() || op.getResult().getType().isInSharedMemory())
+      return rewriter.notifyMatchFailure(op, "not from a ring to registers");
     auto ring = cast<RingType>(op.getSource().getType());
     TileType tile = op.getResult().getType();
     SmallVector<int64_t> start(tile.getRank(), 0);

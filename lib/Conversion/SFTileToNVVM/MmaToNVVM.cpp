@@ -21,6 +21,8 @@ struct LowerMma : OpConversionPattern<MmaOp> {
   LogicalResult matchAndRewrite(MmaOp op, OneToNOpAdaptor adaptor,
                                 ConversionPatternRewriter &rewriter) const override {
     const Atom &atom = op.getAtom().getAtom();
+    if (atom.isWarpgroup())
+      return rewriter.notifyMatchFailure(op, "a product of a warpgroup");
     Emitter e(rewriter, op.getLoc());
     SmallVector<int64_t> warpTile = op.getAcc().getType().getLayout().getWarpTile();
     unsigned blocksM = warpTile[0] / atom.m, blocksN = warpTile[1] / atom.n;
@@ -55,7 +57,7 @@ struct LowerMma : OpConversionPattern<MmaOp> {
           operands.push_back(adaptor.getMetadata()[m]);
           operands.push_back(selector);
         }
-        Value result = e.callIntrinsic(atom.intrinsic, resultType, operands);
+        Value result = e.callIntrinsic(atom.instruction, resultType, operands);
         for (unsigned i = 0; i < 4; ++i)
           acc[position(i)] = LLVM::ExtractValueOp::create(rewriter, e.loc, result, i);
       }

@@ -33,6 +33,9 @@ struct ConvertSFTileToNVVMPass
     populateCopyPatterns(converter, patterns);
     populateMemoryPatterns(converter, patterns);
     populateMmaPatterns(converter, patterns);
+    populateRolesPatterns(converter, patterns);
+    populateBulkCopyPatterns(converter, patterns);
+    populateWgmmaPatterns(converter, patterns);
     populateElementwisePatterns(converter, patterns);
 
     ConversionTarget target(*context);

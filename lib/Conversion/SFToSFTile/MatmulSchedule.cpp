@@ -80,7 +80,7 @@ LogicalResult MatmulSchedule::run() {
            << multiple << " for a dense product of " << elementType << ", got " << inner
            << "; pad K of x and of the weight with zeros to " << llvm::alignTo(inner, multiple);
   }
-  atom = findAtom(*toDType(elementType), encoding.isSparse());
+  atom = findAtom(*toDType(elementType), encoding.isSparse(), *encoding.getPackOrder());
 
   SmallVector<sf::KernelConfigAttr> configs;
   SmallVector<int64_t> maxRows;

@@ -193,7 +193,7 @@ LogicalResult sparseflow::schedulePack(gpu::GPUModuleOp kernels, sf::PackOp op) 
           [&](Value source, Value dest, Value row, Value column) {
             Value firstRow = w.s.mul(row, kPackedChunkFeatures);
             Value values = w.view(dest, 0, {chunksF, chunksK, elements}, w.element);
-            LinearLayout chunk = packedValuesLayout(encoding.isSparse(), w.elementBytes);
+            LinearLayout chunk = packedValuesLayout(*encoding.getPackOrder(), encoding.isSparse(), w.elementBytes);
             if (!encoding.isSparse()) {
               Value dense =
                   w.load(source, firstRow, w.s.mul(column, chunkK), {kPackedChunkFeatures, chunkK});
@@ -209,7 +209,7 @@ LogicalResult sparseflow::schedulePack(gpu::GPUModuleOp kernels, sf::PackOp op) 
                        {chunksF, chunksK, packedChunkMetadataWords(w.elementBytes) * 8},
                        w.s.b.getIntegerType(4));
             w.storeChunk(w.translate(masks, maskToNibble), metadata, row, column,
-                         packedMetadataLayout(w.elementBytes));
+                         packedMetadataLayout(*encoding.getPackOrder(), w.elementBytes));
           });
   return success();
 }

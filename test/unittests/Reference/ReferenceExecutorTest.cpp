@@ -71,7 +71,8 @@ Tensor pruned(Tensor dense) {
   return dense;
 }
 Tensor stored(const Tensor &dense, bool isSparse, bool isPacked) {
-  WeightFormat format{dense.dtype, dense.shape[0], dense.shape[1], isSparse, isPacked};
+  WeightFormat format{dense.dtype, dense.shape[0], dense.shape[1], isSparse,
+                      isPacked ? std::optional(PackOrder::Mma) : std::nullopt};
   Tensor result = dense;
   result.bytes.resize(format.storageBytes());
   llvm::cantFail(encodeWeight(format, dense.bytes, result.bytes));

@@ -54,7 +54,7 @@ Packed pack(DType type, int64_t n, int64_t k, const Canonical &canonical) {
   Packed result;
   result.values.resize(packedValuesBytes(n, k, type), char(0xee));
   result.metadata.resize(packedMetadataBytes(n, k, type) / 4, 0xeeeeeeee);
-  llvm::cantFail(packWeight(type, n, k, canonical.values.data(), canonical.bitmask.data(),
+  llvm::cantFail(packWeight(PackOrder::Mma, type, n, k, canonical.values.data(), canonical.bitmask.data(),
                             result.values.data(), result.metadata.data()));
   return result;
 }
@@ -71,13 +71,13 @@ constexpr std::pair<int64_t, int64_t> kShapes[] = {{1, 4},     {64, 128}, {63, 6
 TEST(PackedLayout, layouts_are_bijections_of_a_chunk) {
   for (unsigned bytes : {1u, 2u}) {
     for (bool sparse : {false, true}) {
-      LinearLayout values = packedValuesLayout(sparse, bytes);
+      LinearLayout values = packedValuesLayout(PackOrder::Mma, sparse, bytes);
       EXPECT_TRUE(values.isBijective());
       EXPECT_EQ(uint64_t(1) << values.getTotalInBits(),
                 uint64_t(packedChunkElements(sparse, bytes)));
       EXPECT_EQ(values.getInSize("elem") * bytes, 16u);
     }
-    LinearLayout metadata = packedMetadataLayout(bytes);
+    LinearLayout metadata = packedMetadataLayout(PackOrder::Mma, bytes);
     EXPECT_TRUE(metadata.isBijective());
     EXPECT_EQ(uint64_t(1) << metadata.getTotalInBits(),
               uint64_t(packedChunkMetadataWords(bytes) * 8));
@@ -89,7 +89,7 @@ TEST(PackedLayout, layouts_are_bijections_of_a_chunk) {
 TEST(PackedLayout, values_are_the_a_fragments_of_the_instructions) {
   for (unsigned bytes : {1u, 2u})
     for (bool sparse : {false, true}) {
-      LinearLayout layout = packedValuesLayout(sparse, bytes);
+      LinearLayout layout = packedValuesLayout(PackOrder::Mma, sparse, bytes);
       uint64_t perRegister = 4 / bytes;
       for (uint64_t index = 0; index < (uint64_t(1) << layout.getTotalInBits()); ++index) {
         uint64_t elem = index % (16 / bytes), rest = index / (16 / bytes);
@@ -113,7 +113,7 @@ TEST(PackedLayout, values_are_the_a_fragments_of_the_instructions) {
 // + 2F and 4g + 2F + 1 contribute for selector F, columns 0-15 and 16-31, rows g (low half) and g +
 // 8 (high half).
 TEST(PackedLayout, metadata_of_16_bit_types_follows_the_selector) {
-  LinearLayout layout = packedMetadataLayout(2);
+  LinearLayout layout = packedMetadataLayout(PackOrder::Mma, 2);
   for (uint64_t lane = 0; lane < 32; ++lane)
     for (uint64_t block = 0; block < 4; ++block)
       for (uint64_t nibble = 0; nibble < 8; ++nibble) {
@@ -131,7 +131,7 @@ TEST(PackedLayout, metadata_of_16_bit_types_follows_the_selector) {
 // "... sparse mma.m16n8k64 with .u8/.s8/.e4m3/.e5m2 types": every lane contributes, rows g (even
 // lanes) and g + 8 (odd lanes), columns 0-31 (lanes 0 and 1 of four) and 32-63.
 TEST(PackedLayout, metadata_of_8_bit_types_uses_all_lanes) {
-  LinearLayout layout = packedMetadataLayout(1);
+  LinearLayout layout = packedMetadataLayout(PackOrder::Mma, 1);
   for (uint64_t word = 0; word < 256; ++word)
     for (uint64_t nibble = 0; nibble < 8; ++nibble) {
       uint64_t block = word % 4, lane = word / 4 % 32, step = word / 128;
@@ -143,7 +143,7 @@ TEST(PackedLayout, metadata_of_8_bit_types_uses_all_lanes) {
 }
 
 TEST(PackedLayout, lane_owns_eight_contiguous_features) {
-  LinearLayout layout = packedValuesLayout(/*sparse=*/true, 2);
+  LinearLayout layout = packedValuesLayout(PackOrder::Mma, /*sparse=*/true, 2);
   for (uint64_t lane = 0; lane < 32; ++lane)
     for (uint64_t block = 0; block < 4; ++block)
       for (uint64_t half = 0; half < 2; ++half)
@@ -155,7 +155,7 @@ TEST(PackedLayout, fragment_reads_are_free_of_bank_conflicts) {
   for (unsigned bytes : {1u, 2u})
     for (bool sparse : {false, true}) {
       // An element's offset is its flat input index, so a lane's 16 bytes start where its bit does.
-      LinearLayout layout = packedValuesLayout(sparse, bytes);
+      LinearLayout layout = packedValuesLayout(PackOrder::Mma, sparse, bytes);
       LinearLayout::InDim lane{"lane", {}};
       for (unsigned bit = 0; bit < 5; ++bit)
         lane.second.push_back({layout.getInSize("elem") * bytes << bit});
@@ -173,8 +173,8 @@ TEST(PackedLayout, packing_places_every_element_where_the_layout_says) {
     int64_t n = 70, k = 140, bytes = getByteWidth(type), inner = packedChunkInner(bytes);
     Canonical canonical = randomCanonical(type, n, k, 11);
     Packed packed = pack(type, n, k, canonical);
-    LinearLayout values = packedValuesLayout(/*sparse=*/true, bytes);
-    LinearLayout metadata = packedMetadataLayout(bytes);
+    LinearLayout values = packedValuesLayout(PackOrder::Mma, /*sparse=*/true, bytes);
+    LinearLayout metadata = packedMetadataLayout(PackOrder::Mma, bytes);
     int64_t innerChunks = (k + inner - 1) / inner, chunks = (n + 63) / 64 * innerChunks;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       int64_t row0 = chunk / innerChunks * 64, k0 = chunk % innerChunks * inner;
@@ -212,7 +212,7 @@ TEST(PackedLayout, unpacking_inverts_packing_for_every_type_and_shape) {
       back.values.resize(canonical.values.size());
       back.bitmask.resize(canonical.bitmask.size());
       ASSERT_EQ(
-          llvm::toString(unpackWeight(type, n, k, packed.values.data(), packed.metadata.data(),
+          llvm::toString(unpackWeight(PackOrder::Mma, type, n, k, packed.values.data(), packed.metadata.data(),
                                       back.values.data(), back.bitmask.data())),
           "");
       EXPECT_EQ(back.values, canonical.values) << stringifyDType(type).str() << n << 'x' << k;
@@ -226,9 +226,9 @@ TEST(PackedLayout, dense_unpacking_inverts_packing) {
          {std::pair<int64_t, int64_t>{64, 64}, {65, 130}, {1, 1}, {33, 77}, {128, 256}}) {
       std::vector<char> dense = randomBytes(size_t(n * k) * getByteWidth(type), unsigned(n * k));
       std::vector<char> packed(packedValuesBytes(n, k, type, /*sparse=*/false), char(0xee));
-      ASSERT_EQ(llvm::toString(packDenseWeight(type, n, k, dense.data(), packed.data())), "");
+      ASSERT_EQ(llvm::toString(packDenseWeight(PackOrder::Mma, type, n, k, dense.data(), packed.data())), "");
       std::vector<char> back(dense.size());
-      ASSERT_EQ(llvm::toString(unpackDenseWeight(type, n, k, packed.data(), back.data())), "");
+      ASSERT_EQ(llvm::toString(unpackDenseWeight(PackOrder::Mma, type, n, k, packed.data(), back.data())), "");
       EXPECT_EQ(back, dense);
     }
 }
@@ -243,14 +243,14 @@ TEST(PackedLayout, sizes_cover_whole_chunks) {
 
 TEST(PackedLayout, wide_types_and_damaged_metadata_are_errors) {
   EXPECT_EQ(
-      llvm::toString(packWeight(DType::f32, 0, 0, nullptr, nullptr, nullptr, nullptr)),
+      llvm::toString(packWeight(PackOrder::Mma, DType::f32, 0, 0, nullptr, nullptr, nullptr, nullptr)),
       "expected an element type of 8 or 16 bits in a packed weight, got f32; the tensor core's 2:4 "
       "operand is f16, bf16, i8, e4m3 or e5m2");
   Canonical canonical = randomCanonical(DType::f16, 64, 64, 5);
   Packed packed = pack(DType::f16, 64, 64, canonical);
   packed.metadata[3] = 0;
   std::string message =
-      llvm::toString(unpackWeight(DType::f16, 64, 64, packed.values.data(), packed.metadata.data(),
+      llvm::toString(unpackWeight(PackOrder::Mma, DType::f16, 64, 64, packed.values.data(), packed.metadata.data(),
                                   canonical.values.data(), canonical.bitmask.data()));
   EXPECT_NE(message.find("expected metadata nibbles"), std::string::npos);
 }
@@ -261,7 +261,7 @@ TEST(PackedLayout, packs_a_large_weight_quickly) {
   packed.values.resize(packedValuesBytes(4096, 4096, DType::f16));
   packed.metadata.resize(packedMetadataBytes(4096, 4096, DType::f16) / 4);
   auto start = std::chrono::steady_clock::now();
-  llvm::cantFail(packWeight(DType::f16, 4096, 4096, canonical.values.data(),
+  llvm::cantFail(packWeight(PackOrder::Mma, DType::f16, 4096, 4096, canonical.values.data(),
                             canonical.bitmask.data(), packed.values.data(),
                             packed.metadata.data()));
   std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;

@@ -39,14 +39,14 @@ void SFDialect::registerAttributes() {
 // m16n8k32), the others are the vendor's. ptx85 is the first version with mma.sp::ordered_metadata;
 // sm_100 and later need ptx88.
 static constexpr ChipInfo kChips[] = {
-    {"sm_80", 80, 163 * 1024, 164 * 1024, "+ptx85", 108, 1024, 2048, false, 1.41, 1555},
-    {"sm_86", 86, 99 * 1024, 100 * 1024, "+ptx85", 82, 256, 512, false, 1.70, 936},
-    {"sm_87", 87, 163 * 1024, 164 * 1024, "+ptx85", 16, 1024, 2048, false, 1.30, 204},
-    {"sm_89", 89, 99 * 1024, 100 * 1024, "+ptx85", 142, 512, 1024, true, 2.52, 864},
-    {"sm_90", 90, 227 * 1024, 228 * 1024, "+ptx85", 132, 1332, 2012, false, 1.76, 3350},
-    {"sm_90a", 90, 227 * 1024, 228 * 1024, "+ptx85", 132, 1332, 2012, false, 1.76, 3350},
-    {"sm_100", 100, 227 * 1024, 228 * 1024, "+ptx88", 148, 1332, 2012, false, 1.85, 8000},
-    {"sm_120", 120, 99 * 1024, 100 * 1024, "+ptx88", 170, 256, 512, true, 2.41, 1792},
+    {"sm_80", 80, 163 * 1024, 164 * 1024, "+ptx85", 108, 1024, 2048, false, false, 1.41, 1555},
+    {"sm_86", 86, 99 * 1024, 100 * 1024, "+ptx85", 82, 256, 512, false, false, 1.70, 936},
+    {"sm_87", 87, 163 * 1024, 164 * 1024, "+ptx85", 16, 1024, 2048, false, false, 1.30, 204},
+    {"sm_89", 89, 99 * 1024, 100 * 1024, "+ptx85", 142, 512, 1024, true, false, 2.52, 864},
+    {"sm_90", 90, 227 * 1024, 228 * 1024, "+ptx85", 132, 1332, 2012, false, false, 1.76, 3350},
+    {"sm_90a", 90, 227 * 1024, 228 * 1024, "+ptx85", 132, 1332, 2012, false, true, 1.76, 3350},
+    {"sm_100", 100, 227 * 1024, 228 * 1024, "+ptx88", 148, 1332, 2012, false, false, 1.85, 8000},
+    {"sm_120", 120, 99 * 1024, 100 * 1024, "+ptx88", 170, 256, 512, true, false, 2.41, 1792},
 };
 
 ArrayRef<ChipInfo> sf::getChips() { return kChips; }
@@ -104,15 +104,36 @@ LogicalResult WeightAttr::verifyEncoding(ArrayRef<int64_t> shape, Type elementTy
   return success();
 }
 
+std::optional<PackOrder> WeightAttr::getPackOrder() const {
+  switch (getPack()) {
+  case Pack::None:
+    return std::nullopt;
+  case Pack::Mma:
+    return PackOrder::Mma;
+  case Pack::Wgmma:
+    return PackOrder::Wgmma;
+  }
+  llvm_unreachable("all cases are covered");
+}
+
 //===----------------------------------------------------------------------===//
 // KernelConfigAttr
 //===----------------------------------------------------------------------===//
+
+bool KernelConfigAttr::isSparse() const {
+  return getAtom() == Atom::MmaSp || getAtom() == Atom::WgmmaSp;
+}
+
+PackOrder KernelConfigAttr::getPackOrder() const {
+  return getAtom() == Atom::Wgmma || getAtom() == Atom::WgmmaSp ? PackOrder::Wgmma : PackOrder::Mma;
+}
 
 // The limits exist so that a bad configuration is a sentence here and not a failure deep inside a
 // kernel.
 static constexpr int64_t kChunkFeatures = kPackedChunkFeatures;
 static constexpr int64_t kChunkElements = packedChunkInner(/*elementBytes=*/2);
 static constexpr int64_t kAtomFeatures = 16, kAtomTokens = 8;
+static constexpr int64_t kMaxWarpgroupTokens = 256;
 static constexpr int64_t kMaxWarps = 16, kMaxStages = 16, kMaxSplitK = 64, kMaxRaster = 64,
                          kMaxTile = 1024;
 
@@ -158,6 +179,16 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
     return emitError() << "expected each warp to get a multiple of " << kAtomTokens
                        << " tokens, got " << tileTokens << " tokens for " << warpsTokens
                        << " warps; use fewer warps along the tokens";
+  if (atom == Atom::Wgmma || atom == Atom::WgmmaSp) {
+    if (warpsTokens != 1 || tileFeatures != warpsFeatures * kAtomFeatures || warpsFeatures % 4 != 0)
+      return emitError() << "expected " << tileFeatures / kAtomFeatures
+                         << "x1 warps for " << stringifyAtom(atom) << " and " << tileFeatures
+                         << " features, a warpgroup for each 64, got " << warpsFeatures << "x"
+                         << warpsTokens;
+    if (tileTokens > kMaxWarpgroupTokens)
+      return emitError() << "expected at most " << kMaxWarpgroupTokens << " tokens for "
+                         << stringifyAtom(atom) << ", got " << tileTokens;
+  }
   if (stages && (*stages < 2 || *stages > kMaxStages))
     return emitError() << "expected from 2 to " << kMaxStages << " stages, got " << *stages
                        << "; leave stages out to have them chosen";
@@ -228,7 +259,8 @@ Attribute KernelConfigAttr::parse(AsmParser &parser, Type) {
         return failure();
       atom = symbolizeAtom(name);
       if (!atom)
-        return parser.emitError(nameLoc) << "expected the atom to be mma or mma_sp, got " << name;
+        return parser.emitError(nameLoc) << "expected the atom to be mma, mma_sp, wgmma or wgmma_sp, got "
+                                         << name;
       return success();
     }
     return parser.emitError(loc) << "expected one of max_tokens, tile, warps, stages, split_k, "

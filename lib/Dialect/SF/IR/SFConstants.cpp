@@ -46,7 +46,7 @@ std::optional<size_t> sf::getStorageBytes(RankedTensorType type) {
   if (!weight)
     return std::nullopt;
   WeightFormat format{*dtype, type.getDimSize(0), type.getDimSize(1), weight.isSparse(),
-                      weight.isPacked()};
+                      weight.getPackOrder()};
   return format.storageBytes();
 }
 

@@ -204,11 +204,22 @@ static LogicalResult verifyConfigs(MatmulOp op) {
     return op.emitOpError("expected at least one kernel configuration, got an empty list; leave "
                           "`configs` out to have it chosen");
   int64_t chunkElements = packedChunkInner(op.getXType().getElementTypeBitWidth() / 8);
+  PackOrder order = cast<KernelConfigAttr>(configs.front()).getPackOrder();
+  WeightAttr encoding = op.getWeightEncoding();
+  if (std::optional<PackOrder> given = encoding ? encoding.getPackOrder() : std::nullopt;
+      given && given != order)
+    return op.emitOpError() << "expected weights packed for the atom of the configurations, got "
+                            << op.getWeightType() << " and "
+                            << stringifyAtom(cast<KernelConfigAttr>(configs.front()).getAtom());
   int64_t previous = 0;
   for (auto [i, attr] : llvm::enumerate(configs)) {
     auto config = cast<KernelConfigAttr>(attr);
+    if (config.getPackOrder() != order)
+      return op.emitOpError() << "expected configurations whose atoms read one packed weight, got "
+                              << stringifyAtom(config.getAtom()) << " in configuration " << i;
     if (config.isSparse() != op.hasSparseWeights())
-      return op.emitOpError() << "expected atom " << (op.hasSparseWeights() ? "mma_sp" : "mma")
+      return op.emitOpError() << "expected atom "
+                              << (op.hasSparseWeights() ? "mma_sp or wgmma_sp" : "mma or wgmma")
                               << " for a " << (op.hasSparseWeights() ? "2:4" : "dense")
                               << " weight, got " << stringifyAtom(config.getAtom())
                               << " in configuration " << i;
@@ -424,7 +435,7 @@ LogicalResult PackOp::verify() {
   Sparsity sparsity = input ? Sparsity::Sp24 : Sparsity::Dense;
   if (!result || !result.isPacked() || result.getSparsity() != sparsity)
     return emitOpError() << "expected a result with the encoding #sf.weight<"
-                         << stringifySparsity(sparsity) << ", pack = mma>, got "
+                         << stringifySparsity(sparsity) << ", pack = mma> or with pack = wgmma, got "
                          << getResult().getType();
   return verifySameShapeAndElement(*this, getInput(), getResult());
 }

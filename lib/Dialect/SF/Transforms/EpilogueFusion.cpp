@@ -70,7 +70,7 @@ static bool isScalarType(Type type) {
          (type.isSignlessInteger() && type.getIntOrFloatBitWidth() <= 32);
 }
 
-static bool isFloat8(Type type) {
+static bool isFloat8Type(Type type) {
   return isa<Float8E4M3FNType, Float8E5M2Type>(getElementTypeOrSelf(type));
 }
 
@@ -79,8 +79,8 @@ static bool isFloat8(Type type) {
 static bool canWiden(Operation *op) {
   if (isa<arith::ExtFOp, arith::TruncFOp, arith::ConstantOp>(op))
     return true;
-  return !isa<arith::BitcastOp>(op) && llvm::none_of(op->getOperandTypes(), isFloat8) &&
-         llvm::none_of(op->getResultTypes(), isFloat8);
+  return !isa<arith::BitcastOp>(op) && llvm::none_of(op->getOperandTypes(), isFloat8Type) &&
+         llvm::none_of(op->getResultTypes(), isFloat8Type);
 }
 
 static bool isScalarOperation(Operation *op) {

@@ -1,7 +1,7 @@
 //===- PackWeights.cpp - Pass 6: weights in the order of the kernels --------===//
 //
-// Packs constants at compile time. A weight that several products share is packed once, since the
-// packed order does not depend on who reads it.
+// Packs constants at compile time. The packed order depends on the family of instructions alone, so
+// a weight that several products share is packed once.
 //
 //===----------------------------------------------------------------------===//
 
@@ -26,14 +26,23 @@ using namespace sparseflow::sf;
 
 namespace {
 
-RankedTensorType getPackedType(RankedTensorType type) {
+Pack getPack(PackOrder order) { return order == PackOrder::Mma ? Pack::Mma : Pack::Wgmma; }
+
+/// The order that the product's kernels read; `mma` as long as none are chosen.
+PackOrder getPackOrder(MatmulOp op) {
+  if (!op.getConfigs())
+    return PackOrder::Mma;
+  return cast<KernelConfigAttr>(op.getConfigs()->getValue().front()).getPackOrder();
+}
+
+RankedTensorType getPackedType(RankedTensorType type, PackOrder order) {
   WeightAttr weight = getWeightEncoding(type);
   Sparsity sparsity = weight ? weight.getSparsity() : Sparsity::Dense;
-  return type.cloneWithEncoding(WeightAttr::get(type.getContext(), sparsity, Pack::Mma));
+  return type.cloneWithEncoding(WeightAttr::get(type.getContext(), sparsity, getPack(order)));
 }
 
 /// The packed constant, right behind the one that it is made from.
-FailureOr<Value> packConstant(Value weight) {
+FailureOr<Value> packConstant(Value weight, PackOrder order) {
   auto type = cast<RankedTensorType>(weight.getType());
   FailureOr<ConstantData> data = readConstant(weight);
   if (failed(data))
@@ -45,11 +54,11 @@ FailureOr<Value> packConstant(Value weight) {
 
   auto pack = [&](char *target) -> llvm::Error {
     if (!isSparse)
-      return packDenseWeight(dtype, n, k, source, target);
+      return packDenseWeight(order, dtype, n, k, source, target);
     const char *bitmask = source + canonicalValuesBytes(n, k, dtype);
     char *metadata = target + packedValuesBytes(n, k, dtype, /*sparse=*/true);
-    return packWeight(dtype, n, k, source, reinterpret_cast<const uint8_t *>(bitmask), target,
-                      reinterpret_cast<uint32_t *>(metadata));
+    return packWeight(order, dtype, n, k, source, reinterpret_cast<const uint8_t *>(bitmask),
+                      target, reinterpret_cast<uint32_t *>(metadata));
   };
   auto fill = [&](MutableArrayRef<char> bytes) -> LogicalResult {
     if (llvm::Error error = pack(bytes.data()))
@@ -59,8 +68,8 @@ FailureOr<Value> packConstant(Value weight) {
   OpBuilder builder(weight.getContext());
   builder.setInsertionPointAfterValue(weight);
   FailureOr<arith::ConstantOp> constant =
-      createConstant(builder, weight.getLoc(), getPackedType(type),
-                     deriveConstantName(data->getName(), "mma"), fill);
+      createConstant(builder, weight.getLoc(), getPackedType(type, order),
+                     deriveConstantName(data->getName(), stringifyPack(getPack(order))), fill);
   if (failed(constant))
     return failure();
   return constant->getResult();
@@ -68,9 +77,9 @@ FailureOr<Value> packConstant(Value weight) {
 
 struct SFPackWeightsPass : sf::impl::SFPackWeightsPassBase<SFPackWeightsPass> {
   void runOnOperation() override {
-    DenseMap<Value, Value> packedWeights;
-    auto pack = [&](Value weight) -> FailureOr<Value> {
-      Value &packed = packedWeights[weight];
+    DenseMap<std::pair<Value, unsigned>, Value> packedWeights;
+    auto pack = [&](Value weight, PackOrder order) -> FailureOr<Value> {
+      Value &packed = packedWeights[{weight, unsigned(order)}];
       if (packed)
         return packed;
       auto dequantize = weight.getDefiningOp<DequantizeOp>();
@@ -79,7 +88,7 @@ struct SFPackWeightsPass : sf::impl::SFPackWeightsPassBase<SFPackWeightsPass> {
         FailureOr<Value> source = isDequantized ? foldDequantize(dequantize) : weight;
         if (failed(source))
           return failure();
-        FailureOr<Value> constant = packConstant(*source);
+        FailureOr<Value> constant = packConstant(*source, order);
         if (failed(constant))
           return failure();
         return packed = *constant;
@@ -87,7 +96,7 @@ struct SFPackWeightsPass : sf::impl::SFPackWeightsPassBase<SFPackWeightsPass> {
       OpBuilder builder(weight.getContext());
       builder.setInsertionPointAfterValue(weight);
       auto type = cast<RankedTensorType>(weight.getType());
-      return packed = PackOp::create(builder, weight.getLoc(), getPackedType(type), weight);
+      return packed = PackOp::create(builder, weight.getLoc(), getPackedType(type, order), weight);
     };
 
     WalkResult result = getOperation()->walk([&](Operation *op) {
@@ -96,14 +105,15 @@ struct SFPackWeightsPass : sf::impl::SFPackWeightsPassBase<SFPackWeightsPass> {
         if (encoding && encoding.isPacked())
           return WalkResult::advance();
         for (OpOperand &weight : matmul.getWeightsMutable()) {
-          FailureOr<Value> packed = pack(weight.get());
+          FailureOr<Value> packed = pack(weight.get(), getPackOrder(matmul));
           if (failed(packed))
             return WalkResult::interrupt();
           weight.set(*packed);
         }
       } else if (auto packOp = dyn_cast<PackOp>(op);
                  packOp && isConstantTensor(packOp.getInput())) {
-        FailureOr<Value> packed = pack(packOp.getInput());
+        PackOrder order = *getWeightEncoding(packOp.getResult().getType()).getPackOrder();
+        FailureOr<Value> packed = pack(packOp.getInput(), order);
         if (failed(packed))
           return WalkResult::interrupt();
         packOp.replaceAllUsesWith(*packed);

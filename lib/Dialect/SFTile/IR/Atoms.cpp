@@ -3,7 +3,8 @@
 // Fragment conventions: PTX ISA, 9.7.14.5 (mma) and 9.7.14.6 (mma.sp): "Matrix Fragments for ...".
 // All instructions here share one pattern once k is counted in bytes: a 32-bit register holds 4
 // consecutive bytes of a row, 4 lanes make 16 bytes, the next register bits go to row + 8 (a only)
-// and to the next 16 bytes.
+// and to the next 16 bytes. wgmma (9.7.15.5): each of its four warps holds the accumulator and the
+// metadata of 16 rows as an m16 mma would.
 //
 //===----------------------------------------------------------------------===//
 
@@ -18,6 +19,7 @@ using namespace sparseflow::sf_tile;
 
 // The ordered form of the metadata alone: the plain one is documented as slow on Hopper and later.
 #define SPARSE_INTRINSIC(suffix) "llvm.nvvm.mma.sp.ordered.metadata." suffix
+#define WGMMA(sparsity, suffix) "wgmma.mma_async" sparsity ".sync.aligned.m64n{0}" suffix
 
 static constexpr Atom kAtoms[] = {
     {"mma_m16n8k16_f16", DType::f16, false, 16, 8, 16, "llvm.nvvm.mma.m16n8k16.row.col.f32.f32",
@@ -40,6 +42,23 @@ static constexpr Atom kAtoms[] = {
      SPARSE_INTRINSIC("m16n8k64.row.col.f32.e4m3.e4m3.f32"), false, 89},
     {"mma_sp_m16n8k64_e5m2", DType::e5m2, true, 16, 8, 64,
      SPARSE_INTRINSIC("m16n8k64.row.col.f32.e5m2.e5m2.f32"), false, 89},
+    {"wgmma_m64k16_f16", DType::f16, false, 64, 8, 16, WGMMA("", "k16.f32.f16.f16"), false, 90, 4},
+    {"wgmma_m64k16_bf16", DType::bf16, false, 64, 8, 16, WGMMA("", "k16.f32.bf16.bf16"), false, 90,
+     4},
+    {"wgmma_m64k32_s8", DType::i8, false, 64, 8, 32, WGMMA("", "k32.s32.s8.s8"), false, 90, 4},
+    {"wgmma_m64k32_e4m3", DType::e4m3, false, 64, 8, 32, WGMMA("", "k32.f32.e4m3.e4m3"), false, 90,
+     4},
+    {"wgmma_m64k32_e5m2", DType::e5m2, false, 64, 8, 32, WGMMA("", "k32.f32.e5m2.e5m2"), false, 90,
+     4},
+    {"wgmma_sp_m64k32_f16", DType::f16, true, 64, 8, 32, WGMMA(".sp", "k32.f32.f16.f16"), false, 90,
+     4},
+    {"wgmma_sp_m64k32_bf16", DType::bf16, true, 64, 8, 32, WGMMA(".sp", "k32.f32.bf16.bf16"), false,
+     90, 4},
+    {"wgmma_sp_m64k64_s8", DType::i8, true, 64, 8, 64, WGMMA(".sp", "k64.s32.s8.s8"), false, 90, 4},
+    {"wgmma_sp_m64k64_e4m3", DType::e4m3, true, 64, 8, 64, WGMMA(".sp", "k64.f32.e4m3.e4m3"), false,
+     90, 4},
+    {"wgmma_sp_m64k64_e5m2", DType::e5m2, true, 64, 8, 64, WGMMA(".sp", "k64.f32.e5m2.e5m2"), false,
+     90, 4},
 };
 
 llvm::ArrayRef<Atom> sf_tile::getAtoms() { return kAtoms; }
@@ -49,9 +68,10 @@ const Atom *sf_tile::findAtom(llvm::StringRef name) {
   return atom == std::end(kAtoms) ? nullptr : atom;
 }
 
-const Atom *sf_tile::findAtom(DType type, bool sparse) {
-  const Atom *atom =
-      llvm::find_if(kAtoms, [&](const Atom &a) { return a.type == type && a.sparse == sparse; });
+const Atom *sf_tile::findAtom(DType type, bool sparse, PackOrder order) {
+  const Atom *atom = llvm::find_if(kAtoms, [&](const Atom &a) {
+    return a.type == type && a.sparse == sparse && a.packOrder() == order;
+  });
   return atom == std::end(kAtoms) ? nullptr : atom;
 }
 
@@ -71,11 +91,20 @@ struct LayoutBuilder {
 
 // Row g + 8h of m16 block i of a 64-feature chunk is feature 8g + 2i + h; further chunks follow in
 // steps of 64.
-static void addBlockRegisters(LayoutBuilder &builder, unsigned features) {
+static void addBlockRegisters(LayoutBuilder &builder, const Atom &atom, unsigned features) {
+  // A warp of a warpgroup has one block, whose row is feature 2g + h.
+  if (atom.isWarpgroup())
+    return;
   builder.addRegister(2, 0);
   builder.addRegister(4, 0);
   for (unsigned f = kPackedChunkFeatures; f < features; f *= 2)
     builder.addRegister(f, 0);
+}
+
+// Lane bits 2 to 4: g.
+static void addRowLanes(LayoutBuilder &builder, const Atom &atom) {
+  for (unsigned bit : {0, 1, 2})
+    builder.addLane(atom.isWarpgroup() ? kWgmmaRowFeatures[bit] : 8u << bit, 0);
 }
 
 LinearLayout Atom::aLayout(unsigned features) const {
@@ -86,11 +115,10 @@ LinearLayout Atom::aLayout(unsigned features) const {
   builder.addRegister(1, 0);
   for (unsigned e = 4 * perRegister; e < k; e *= 2)
     builder.addRegister(0, e);
-  addBlockRegisters(builder, features);
+  addBlockRegisters(builder, *this, features);
   builder.addLane(0, perRegister);
   builder.addLane(0, 2 * perRegister);
-  for (unsigned f : {8, 16, 32})
-    builder.addLane(f, 0);
+  addRowLanes(builder, *this);
   return builder.build(features, k);
 }
 
@@ -114,14 +142,13 @@ LinearLayout Atom::accLayout(unsigned features, unsigned tokens) const {
   LayoutBuilder builder;
   // Features first: a lane's registers then stand in the order in which a row of Y is stored.
   builder.addRegister(1, 0);
-  addBlockRegisters(builder, features);
+  addBlockRegisters(builder, *this, features);
   builder.addRegister(0, 1);
   for (unsigned t = n; t < tokens; t *= 2)
     builder.addRegister(0, t);
   builder.addLane(0, 2);
   builder.addLane(0, 4);
-  for (unsigned f : {8, 16, 32})
-    builder.addLane(f, 0);
+  addRowLanes(builder, *this);
   return builder.build(features, tokens);
 }
 
@@ -133,18 +160,17 @@ LinearLayout Atom::metadataLayout(unsigned features) const {
     // bit 1 the step.
     for (auto [f, g] : {std::pair(0, 1), std::pair(0, 2), std::pair(1, 0)})
       builder.addRegister(f, g);
-    addBlockRegisters(builder, features);
+    addBlockRegisters(builder, *this, features);
     builder.addLane(0, 4);
     builder.addLane(0, 8);
   } else {
     // A register: 8 groups of row g + 8 * lane bit 0; lane bit 1 the other half of the step.
     for (unsigned g : {1, 2, 4})
       builder.addRegister(0, g);
-    addBlockRegisters(builder, features);
+    addBlockRegisters(builder, *this, features);
     builder.addLane(1, 0);
     builder.addLane(0, 8);
   }
-  for (unsigned f : {8, 16, 32})
-    builder.addLane(f, 0);
+  addRowLanes(builder, *this);
   return builder.build(features, groups);
 }

@@ -84,8 +84,23 @@ static int64_t product(ArrayRef<int64_t> sizes) {
 }
 
 LogicalResult CopyAsyncOp::verify() {
-  auto source = cast<MemRefType>(getSource().getType());
   RingType ring = getRing().getType();
+  if (auto map = dyn_cast<TensorMapType>(getSource().getType())) {
+    if (!getBarriers() || getPredicate() || getOrder() != CopyOrder::Logical)
+      return emitOpError("expected a copy through a tensor map to be logical, to signal barriers and "
+                         "to have no condition");
+    if (map.getElementType() != ring.getElementType() || getSizes() != ring.getShape() ||
+        getOffsets().size() != ring.getShape().size())
+      return emitOpError("expected the box to have the stage's shape and element type, got ")
+             << map << " and " << ring;
+    return success();
+  }
+  auto source = dyn_cast<MemRefType>(getSource().getType());
+  if (!source)
+    return emitOpError("expected a memref or a tensor map, got ") << getSource().getType();
+  if (getBarriers() && (getOrder() == CopyOrder::Logical || getPredicate()))
+    return emitOpError("expected a copy of a memref that signals barriers to be in storage order and "
+                       "to have no condition");
   if (static_cast<int64_t>(getOffsets().size()) != source.getRank() ||
       static_cast<int64_t>(getSizes().size()) != source.getRank())
     return emitOpError("expected ") << source.getRank() << " offsets and sizes, got "
@@ -298,6 +313,15 @@ LogicalResult MmaOp::verify() {
   if (start < 0 || start % groups || start + groups > covered)
     return emitOpError("expected metadata_start to be a multiple of ")
            << groups << " below " << covered << ", got " << start;
+  return success();
+}
+
+LogicalResult MmaWaitOp::verify() {
+  if (getAccumulators().getTypes() != getResultTypes())
+    return emitOpError("expected results of the accumulators' types");
+  if (!getResults().empty() && getPending() != 0)
+    return emitOpError("expected nothing pending where accumulators are given back, got ")
+           << getPending();
   return success();
 }
 

@@ -79,12 +79,38 @@ LogicalResult TileType::verify(function_ref<InFlightDiagnostic()> emitError,
     return failure();
   if (!layout)
     return success();
-  if (!layout.isDistributed())
-    return emitError() << "expected a layout over `register` and `lane` with `warps`";
+  if (!layout.isDistributed()) {
+    if (layout.getBases("offset").empty())
+      return emitError() << "expected a layout over `register` and `lane` with `warps`, or over "
+                            "`offset`";
+    return success();
+  }
   for (auto [size, covered] : llvm::zip_equal(shape, layout.getBlockTile()))
     if (size != covered)
       return emitError() << "expected the layout to cover " << size << " elements, got " << covered;
   return success();
+}
+
+//===----------------------------------------------------------------------===//
+// TensorMapType
+//===----------------------------------------------------------------------===//
+
+Type TensorMapType::parse(AsmParser &parser) {
+  SmallVector<int64_t> box;
+  Type elementType;
+  int64_t of = 0;
+  if (parser.parseLess() || parser.parseDimensionList(box, /*allowDynamic=*/false) ||
+      parser.parseType(elementType) || parser.parseComma() || parser.parseKeyword("of") ||
+      parser.parseEqual() || parser.parseInteger(of) || parser.parseGreater())
+    return {};
+  return get(parser.getContext(), box, elementType, of);
+}
+
+void TensorMapType::print(AsmPrinter &printer) const {
+  printer << '<';
+  for (int64_t size : getBox())
+    printer << size << 'x';
+  printer << getElementType() << ", of = " << getOf() << '>';
 }
 
 //===----------------------------------------------------------------------===//

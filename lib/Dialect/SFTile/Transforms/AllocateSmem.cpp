@@ -40,6 +40,10 @@ struct AllocateSmemPass : sf_tile::impl::SFTileAllocateSmemBase<AllocateSmemPass
         reduce.setScratchOffsetAttr(builder.getI64IntegerAttr(ringBytes));
     });
     int64_t bytes = ringBytes + getScratchBytes(kernel);
+    kernel.walk([&](BarriersOp barriers) {
+      barriers.setOffset(bytes);
+      bytes += barriers.getResult().getType().getBytes();
+    });
     sf::TargetAttr target = sf::getTarget(kernel);
     if (bytes > target.getSharedMemoryPerBlock()) {
       kernel.emitOpError("expected at most ")

@@ -244,30 +244,47 @@ private:
     MLIRContext *context = &getContext();
     SmallVector<int64_t> warps = {config.getWarpsFeatures(), config.getWarpsTokens()};
     int64_t features = config.getWarpTileFeatures(), tokens = config.getWarpTileTokens();
-    if (features % kPackedChunkFeatures)
-      return mma.emitOpError("expected a warp's tile to have a multiple of ")
-             << kPackedChunkFeatures << " features, got " << features
-             << "; use fewer warps along features";
+    if (features % atom.featureStep() || (atom.isWarpgroup() && features != atom.featureStep()))
+      return mma.emitOpError("expected a warp's tile to have ")
+             << (atom.isWarpgroup() ? "" : "a multiple of ") << atom.featureStep()
+             << " features, got " << features << "; use another number of warps along features";
     auto layout = [&](const LinearLayout &map, ArrayRef<int64_t> along) {
       return LayoutAttr::fromLinearLayout(context, map, warps, along);
     };
-    if (failed(assign(mma.getAcc(), layout(atom.accLayout(features, tokens), {0, 1}))) ||
-        failed(assign(mma.getA(), layout(atom.aLayout(features), {0, -1}))) ||
-        failed(assign(mma.getB(), layout(atom.bLayout(tokens), {-1, 0}))))
+    if (failed(assign(mma.getAcc(), layout(atom.accLayout(features, tokens), {0, 1}))))
+      return failure();
+    if (!atom.isWarpgroup() &&
+        (failed(assign(mma.getA(), layout(atom.aLayout(features), {0, -1}))) ||
+         failed(assign(mma.getB(), layout(atom.bLayout(tokens), {-1, 0})))))
       return failure();
     constexpr StringLiteral kChunks = "packed chunks";
     if (mma.getMetadata()) {
       if (failed(assign(mma.getMetadata(), layout(atom.metadataLayout(features), {0, -1}))) ||
           failed(assignRing(mma.getMetadata(), kChunks, [&](RingType ring) {
-            return getPackedStage(ring, packedMetadataLayout(atom.elementBytes()));
+            return getPackedStage(ring, packedMetadataLayout(atom.packOrder(), atom.elementBytes()));
           })))
         return failure();
     }
     if (failed(assignRing(mma.getB(), "rows of 128 bytes", getSwizzledStage)))
       return failure();
-    return assignRing(mma.getA(), kChunks, [&](RingType ring) {
-      return getPackedStage(ring, packedValuesLayout(atom.sparse, atom.elementBytes()));
-    });
+    if (failed(assignRing(mma.getA(), kChunks, [&](RingType ring) {
+          return getPackedStage(
+              ring, packedValuesLayout(atom.packOrder(), atom.sparse, atom.elementBytes()));
+        })))
+      return failure();
+    return atom.isWarpgroup() ? leaveInSharedMemory(mma) : success();
+  }
+
+  /// A warpgroup's operands stay where they are.
+  static LogicalResult leaveInSharedMemory(MmaOp mma) {
+    for (Value operand : {mma.getA(), mma.getB()}) {
+      auto load = operand.getDefiningOp<LoadOp>();
+      if (!load || !load.isFromRing())
+        return mma.emitOpError("expected the operands of a warpgroup's product to be loaded from rings");
+      auto type = cast<TileType>(operand.getType());
+      operand.setType(type.withLayout(cast<RingType>(load.getSource().getType()).getLayout()));
+    }
+    return success();
   }
 
   /// Layouts of the groups that no instruction dictates. Dense tiles that are compressed, or come
@@ -327,6 +344,13 @@ private:
     WalkResult result = kernel.walk([&](LoadOp load) -> WalkResult {
       if (!load.isFromRing())
         return success();
+      if (load.getResult().getType().isInSharedMemory()) {
+        // The tensor core reads core matrices without conflicts; whether these are some is the question.
+        llvm::Expected<DescriptorPlan> plan = planDescriptor(load);
+        return plan ? success()
+                    : load.emitOpError("cannot describe the tile: ")
+                          << llvm::toString(plan.takeError());
+      }
       SmallVector<int64_t> start(load.getResult().getType().getRank(), 0);
       if (load.getStart())
         start.assign(load.getStart()->begin(), load.getStart()->end());

@@ -23,6 +23,9 @@ inline int64_t getAlignedStageBytes(RingType ring) {
   return llvm::alignTo(ring.getStageBytes(), kRingAlignment);
 }
 
+/// Bytes of the barriers that a stage may need: see BarriersType.
+constexpr int64_t kStageBarrierBytes = 16;
+
 /// Bytes of scratch for the reductions of `kernel`, one after the other: 4 for each thread and
 /// register of the result where warps must combine theirs. Layouts are assigned.
 inline int64_t getScratchBytes(KernelOp kernel) {

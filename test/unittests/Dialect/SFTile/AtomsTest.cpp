@@ -55,7 +55,7 @@ TEST_P(AtomTest, LaneOwnsEightContiguousFeatures) {
 // A lane reads 16 bytes of a chunk for each block and k-step: they are its registers, in order.
 TEST_P(AtomTest, FragmentsOfWeightsLieAsPacked) {
   const Atom &atom = GetParam();
-  LinearLayout packed = packedValuesLayout(atom.sparse, atom.elementBytes());
+  LinearLayout packed = packedValuesLayout(PackOrder::Mma, atom.sparse, atom.elementBytes());
   LinearLayout fragment = atom.aLayout(kPackedChunkFeatures);
   std::string column = packed.hasOut("kept") ? "kept" : "k";
   uint64_t elements = packed.getInSize("elem"), steps = packed.getInSize("step");
@@ -79,7 +79,7 @@ TEST_P(AtomTest, MetadataLiesAsPacked) {
   const Atom &atom = GetParam();
   if (!atom.sparse)
     GTEST_SKIP() << "a dense instruction has no metadata";
-  LinearLayout packed = packedMetadataLayout(atom.elementBytes());
+  LinearLayout packed = packedMetadataLayout(PackOrder::Mma, atom.elementBytes());
   LinearLayout fragment = atom.metadataLayout(kPackedChunkFeatures);
   uint64_t steps = packed.hasIn("step") ? packed.getInSize("step") : 1;
   uint64_t groupsPerWord = fragment.getOutSize("dim1");

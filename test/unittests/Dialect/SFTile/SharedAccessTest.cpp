@@ -60,7 +60,7 @@ TEST_F(SharedAccessTest, StartIsAnOffsetInTheStage) {
 
 TEST_F(SharedAccessTest, PackedWeightsAreSixteenContiguousBytesALane) {
   const Atom &atom = *findAtom("mma_sp_m16n8k32_f16");
-  LinearLayout chunk = packedValuesLayout(/*sparse=*/true, 2).flattenIns("offset");
+  LinearLayout chunk = packedValuesLayout(PackOrder::Mma, /*sparse=*/true, 2).flattenIns("offset");
   chunk = chunk.renameOut("feature", "dim0").renameOut("kept", "dim1");
   auto ring = RingType::get(2, {64, 32}, Float16Type::get(&context),
                             LayoutAttr::fromLinearLayout(&context, chunk, {}, {}));

@@ -12,6 +12,7 @@
 #include "mlir/IR/BuiltinTypes.h"
 #include "mlir/IR/TensorEncoding.h"
 #include "sparseflow/Dialect/SF/IR/SFDialect.h"
+#include "sparseflow/Support/PackedLayout.h"
 #include "llvm/ADT/ArrayRef.h"
 
 #include <optional>
@@ -36,6 +37,8 @@ struct ChipInfo {
   /// Whether mma.sync and mma.sp on 8-bit floats are instructions of the chip. Where they are not,
   /// ptxas replaces each by conversions and several others, which spill.
   bool nativeFp8Mma;
+  /// Whether the chip has wgmma, TMA and mbarriers with transaction counts (sm_90a).
+  bool hasWgmma;
   double clockGHz, dramGBPerSecond;
 };
 

@@ -20,12 +20,15 @@ def SF_Sparsity : SF_I32Enum<"Sparsity", "Structure of a weight along K", [
 
 def SF_Pack : SF_I32Enum<"Pack", "Order in which a weight lies in memory", [
   I32EnumCase<"None", 0, "none">,
-  I32EnumCase<"Mma", 1, "mma">
+  I32EnumCase<"Mma", 1, "mma">,
+  I32EnumCase<"Wgmma", 2, "wgmma">
 ]>;
 
 def SF_Atom : SF_I32Enum<"Atom", "Tensor-core instruction family", [
   I32EnumCase<"Mma", 0, "mma">,
-  I32EnumCase<"MmaSp", 1, "mma_sp">
+  I32EnumCase<"MmaSp", 1, "mma_sp">,
+  I32EnumCase<"Wgmma", 2, "wgmma">,
+  I32EnumCase<"WgmmaSp", 3, "wgmma_sp">
 ]>;
 
 def SF_CompressMode : SF_I32Enum<"CompressMode", "What happens to a group with more than two non-zeros", [
@@ -67,6 +70,7 @@ def SF_WeightAttr : SF_Attr<"Weight", "weight", [DeclareAttrInterfaceMethods<Ver
     | `#sf.weight<sp24>` (canonical) | kept values `[N, K/2]`, then a bitmask `[N, ceil(K/8)]` of u8, little bit order, exactly two bits in each group of four |
     | `#sf.weight<sp24, pack = mma>` | the order in which the `mma.sp` kernels read values and metadata |
     | `#sf.weight<dense, pack = mma>` | the order in which the dense `mma` kernels read the elements |
+    | `#sf.weight<..., pack = wgmma>` | the same for the kernels of Hopper's `wgmma` and `wgmma.sp` |
 
     A canonical weight can be cut along both axes; a packed weight is what the kernels read. All
     kernels of one element type share one packed order, whatever their tile.
@@ -93,6 +97,8 @@ def SF_WeightAttr : SF_Attr<"Weight", "weight", [DeclareAttrInterfaceMethods<Ver
   let extraClassDeclaration = [{
     bool isSparse() const { return getSparsity() == ::sparseflow::sf::Sparsity::Sp24; }
     bool isPacked() const { return getPack() != ::sparseflow::sf::Pack::None; }
+    /// The packed order; none when not packed.
+    std::optional<::sparseflow::PackOrder> getPackOrder() const;
     bool isCanonical() const { return isSparse() && !isPacked(); }
   }];
 }
@@ -139,11 +145,15 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config"> {
     | `stages` | buffers of the shared-memory ring; `sf-tile-plan-pipeline` chooses when absent | chosen late |
     | `split_k` | blocks that share one tile's K | 1 |
     | `raster` | feature tiles that are walked before the next token tile, for the L2 | 8 |
-    | `atom` | `mma` (dense) or `mma_sp` (2:4) | |
+    | `atom` | `mma` or `wgmma` (dense), `mma_sp` or `wgmma_sp` (2:4) | |
+
+    The `wgmma` atoms work by warpgroups, four warps along features that share 64 of them, beside which one more
+    warp brings the operands: `warps` counts the four, not the one.
 
     Preconditions: the tile's sizes are powers of two, its features and its k at least 64 (a packed chunk's
     128 bytes hold 64 elements of 16 bits or 128 of 8 bits; the matmul checks which); every warp gets a
-    multiple of 16 features and of 8 tokens, the atom's shape; the warps are a power of two, at most 16;
+    multiple of 16 features and of 8 tokens, the atom's shape (for `wgmma` exactly 16 features, and all of up to 256 tokens);
+    the warps are a power of two, at most 16;
     `stages` is from 2 to 16; `split_k` is from 1 to 64.
 
     ```mlir
@@ -168,10 +178,15 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config"> {
   let genVerifyDecl = 1;
   let extraClassDeclaration = [{
     int64_t getNumWarps() const { return getWarpsFeatures() * getWarpsTokens(); }
-    int64_t getNumThreads() const { return getNumWarps() * 32; }
+    /// All threads of the block, a producer warp included.
+    int64_t getNumThreads() const { return (getNumWarps() + (isWarpSpecialized() ? 1 : 0)) * 32; }
     int64_t getWarpTileFeatures() const { return getTileFeatures() / getWarpsFeatures(); }
     int64_t getWarpTileTokens() const { return getTileTokens() / getWarpsTokens(); }
-    bool isSparse() const { return getAtom() == ::sparseflow::sf::Atom::MmaSp; }
+    bool isSparse() const;
+    /// Whether one warp brings what the others multiply.
+    bool isWarpSpecialized() const { return getPackOrder() == ::sparseflow::PackOrder::Wgmma; }
+    /// The order in which the atom wants its weight.
+    ::sparseflow::PackOrder getPackOrder() const;
     /// The same configuration with the depth of the ring decided.
     KernelConfigAttr withStages(int64_t stages) const;
     /// Bytes of one stage of the ring for `numWeights` weights whose elements have `elementBits` bits.

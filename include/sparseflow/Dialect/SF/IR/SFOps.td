@@ -221,14 +221,14 @@ def SF_PackOp : SF_Op<"pack", [Pure]> {
   let summary = "puts a weight into the order in which the kernels read it";
   let description = [{
     `y = permute(w)`: the same elements, padded to whole chunks of 64 features by 128 bytes of x along
-    K, in the fragment order of the tensor-core instruction; for a 2:4 weight its metadata follows.
+    K, in the order of the tensor-core instructions that `pack` names; for a 2:4 weight its metadata follows.
     The padding exists only inside the packed weight.
 
     Element types: `f16`, `bf16`, `i8`, `f8E4M3FN`, `f8E5M2`.
 
     Preconditions: the operand is dense without an encoding, or canonical (`#sf.weight<sp24>`).
 
-    Postconditions: the result's encoding has the operand's sparsity and `pack = mma`.
+    Postconditions: the result's encoding has the operand's sparsity and `pack = mma` or `pack = wgmma`.
 
     ```mlir
     func.func @pack(%w: tensor<64x128xf16, #sf.weight<sp24>>)

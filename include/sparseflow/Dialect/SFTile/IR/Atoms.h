@@ -1,12 +1,15 @@
 //===- Atoms.h - Tensor-core instructions as data ---------------*- C++ -*-===//
 //
-// One atom is one warp-wide tensor-core instruction. Everything that depends on the instruction
-// stands here: shape, element types, where each operand's elements lie in registers and lanes, how
-// it is emitted, which chips have it. A new instruction of a known family is one more row in
-// Atoms.cpp.
+// One atom is one tensor-core instruction. Everything that depends on the instruction stands here:
+// shape, element types, who executes it, where each operand's elements lie, how it is emitted, which
+// chips have it. A new instruction of a known family is one more row in Atoms.cpp.
 //
-// A warp's tile of `a` and of the accumulator is made of 64-feature chunks whose rows are permuted
-// as in Support/PackedLayout.h, so a lane owns 8 contiguous features.
+// Warp-wide atoms (mma) are synchronous and take operands in registers. Warpgroup-wide atoms (wgmma)
+// are asynchronous and take `a` and `b` in shared memory, found through descriptors; metadata and
+// accumulator stay in registers.
+//
+// The features of `a` and of the accumulator are permuted as in Support/PackedLayout.h, so that a
+// lane owns contiguous ones: 8 of each 64 in a warp-wide atom, 2 of each 16 in the other.
 //
 //===----------------------------------------------------------------------===//
 
@@ -15,6 +18,7 @@
 
 #include "sparseflow/Support/LinearLayout.h"
 #include "sparseflow/Support/NumericTypes.h"
+#include "sparseflow/Support/PackedLayout.h"
 #include "llvm/ADT/ArrayRef.h"
 #include "llvm/ADT/StringRef.h"
 
@@ -24,10 +28,18 @@ struct Atom {
   llvm::StringLiteral name;
   DType type;  ///< Of a and b.
   bool sparse; ///< a is 2:4 along k.
+  /// Of one instruction; where it takes any multiple of `n` up to 256, as wgmma does, the least.
   unsigned m, n, k;
-  llvm::StringLiteral intrinsic; ///< LLVM's name of the instruction.
+  /// LLVM's name of the intrinsic, or for wgmma, which has none, PTX's with {0} for n.
+  llvm::StringLiteral instruction;
   bool halfVectors;              ///< a and b registers are <2 x half>, not i32.
   unsigned minComputeCapability; ///< 80 for sm_80.
+  unsigned warps = 1;            ///< That execute the instruction together.
+
+  /// Asynchronous, with a and b in shared memory.
+  bool isWarpgroup() const { return warps == 4; }
+  /// Which packed weights it reads.
+  PackOrder packOrder() const { return isWarpgroup() ? PackOrder::Wgmma : PackOrder::Mma; }
 
   unsigned elementBytes() const { return getByteWidth(type); }
   bool accumulatesIntegers() const { return type == DType::i8; }
@@ -38,11 +50,14 @@ struct Atom {
   /// Steps of k that one metadata register serves, told apart by the sparsity selector.
   unsigned selectors() const { return sparse && elementBytes() == 2 ? 2 : 1; }
 
+  /// A warp's features come in multiples of so many.
+  unsigned featureStep() const { return isWarpgroup() ? 16 : unsigned(kPackedChunkFeatures); }
+
   // Warp tiles, from (register, lane) to two coordinates named dim0 and dim1. `features` is a
-  // multiple of 64, `tokens` of 8, both powers of two; a, b and metadata cover one k-step
-  // (metadata: the `selectors()` steps of its register).
-  LinearLayout aLayout(unsigned features) const; ///< dim0 feature, dim1 kept element
-  LinearLayout bLayout(unsigned tokens) const;   ///< dim0 token, dim1 k
+  // multiple of featureStep(), for a warpgroup's atom that itself, `tokens` of 8, both powers of
+  // two; a, b and metadata cover one k-step (metadata: the `selectors()` steps of its register).
+  LinearLayout aLayout(unsigned features) const; ///< dim0 feature, dim1 kept element; warp-wide
+  LinearLayout bLayout(unsigned tokens) const;   ///< dim0 token, dim1 k; warp-wide
   LinearLayout accLayout(unsigned features, unsigned tokens) const; ///< dim0 feature, dim1 token
   LinearLayout metadataLayout(unsigned features) const;             ///< dim0 feature, dim1 group
 };
@@ -51,8 +66,8 @@ struct Atom {
 llvm::ArrayRef<Atom> getAtoms();
 /// Null if there is none of that name.
 const Atom *findAtom(llvm::StringRef name);
-/// The atom for operands of `type`; null if none exists.
-const Atom *findAtom(DType type, bool sparse);
+/// The atom for operands of `type` that reads weights packed in `order`; null if none exists.
+const Atom *findAtom(DType type, bool sparse, PackOrder order);
 
 } // namespace sparseflow::sf_tile
 

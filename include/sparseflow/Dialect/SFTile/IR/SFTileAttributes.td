@@ -94,6 +94,15 @@ def SFTile_CopyOrderAttr : EnumAttr<SFTile_Dialect, SFTile_CopyOrder, "order"> {
   let assemblyFormat = "$value";
 }
 
+def SFTile_RoleKind : I32EnumAttr<"RoleKind", "part of a block in a pipeline", [
+  I32EnumAttrCase<"Producer", 0, "producer">, I32EnumAttrCase<"Consumer", 1, "consumer">]> {
+  let cppNamespace = "::sparseflow::sf_tile";
+  let genSpecializedAttr = 0;
+}
+def SFTile_RoleKindAttr : EnumAttr<SFTile_Dialect, SFTile_RoleKind, "role"> {
+  let assemblyFormat = "$value";
+}
+
 def SFTile_ReduceKind : I32EnumAttr<"ReduceKind", "associative combination", [
   I32EnumAttrCase<"Add", 0, "add">, I32EnumAttrCase<"Max", 1, "max">]> {
   let cppNamespace = "::sparseflow::sf_tile";

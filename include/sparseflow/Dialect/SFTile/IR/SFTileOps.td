@@ -1,7 +1,8 @@
 //===-- SFTileOps.td - Operations of the sf_tile dialect --------*- tablegen -*-===//
 //
-// Four families: the kernel and its place in the grid; memory (rings, copies, loads, stores); arithmetic on tiles; and
-// the host side (launch, dispatch), which keeps tensors and says which kernels a function became.
+// Five families: the kernel and its place in the grid; memory (rings, copies, loads, stores); synchronization, which
+// only sf-tile-assign-roles inserts; arithmetic on tiles; and the host side (launch, dispatch), which keeps tensors and
+// says which kernels a function became.
 //
 //===----------------------------------------------------------------------===//
 
@@ -113,15 +114,21 @@ def SFTile_CopyAsyncOp : SFTile_Op<"copy_async", [MemoryEffects<[MemRead, MemWri
     the stage's shape); `order = storage` keeps bytes: the box, flattened, is the stage in storage order, which is
     how packed weights travel.
 
+    With `barriers` the copy is one of the copy engine's, issued by one thread, and tells the stage's full barrier the
+    bytes that have landed. In storage order it then needs boxes that lie inside; in logical order its source is a
+    tensor map.
+
     Preconditions: every row of the box starts at a multiple of the copy's vector, which is the largest of 16, 8
     and 4 bytes that divides the source's rows.
-    Postconditions: the stage may be read after a `wait` that covers the copy's `commit`.
+    Postconditions: the stage may be read after a `wait` that covers the copy's `commit`, or after an `await` of its
+    barrier.
   }];
-  let arguments = (ins AnyMemRef:$source, Variadic<Index>:$offsets, SFTile_RingType:$ring, Index:$stage,
-                       Optional<I1>:$predicate, DenseI64ArrayAttr:$sizes, SFTile_CopyOrderAttr:$order);
+  let arguments = (ins AnyType:$source, Variadic<Index>:$offsets, SFTile_RingType:$ring, Index:$stage,
+                       Optional<I1>:$predicate, Optional<SFTile_BarriersType>:$barriers, DenseI64ArrayAttr:$sizes,
+                       SFTile_CopyOrderAttr:$order);
   let assemblyFormat = [{
-    $source `[` $offsets `]` $sizes `to` $ring `[` $stage `]` (`if` $predicate^)? $order attr-dict `:` type($source)
-    `to` type($ring)
+    $source `[` $offsets `]` $sizes `to` $ring `[` $stage `]` (`if` $predicate^)? (`signals` $barriers^)? $order attr-dict
+    `:` type($source) `to` type($ring) (`,` type($barriers)^)?
   }];
   let hasVerifier = 1;
 }
@@ -230,6 +237,50 @@ def SFTile_YieldOp : SFTile_Op<"yield", [Pure, Terminator, ReturnLike,
 }
 
 //===----------------------------------------------------------------------===//
+// Roles and barriers
+//===----------------------------------------------------------------------===//
+
+def SFTile_BarriersOp : SFTile_Op<"barriers", [MemoryEffects<[MemAlloc, MemWrite]>]> {
+  let summary = "the barriers between a producer and its consumers";
+  let description = [{
+    Initializes them, for the whole block: a stage is full when the bytes that `acquire` announced have landed, and empty
+    when each of `consumers` warps has released it. Before the first use a stage counts as empty.
+    `sf-tile-allocate-smem` places them at `offset`.
+  }];
+  let arguments = (ins I64Attr:$consumers, OptionalAttr<I64Attr>:$offset);
+  let results = (outs SFTile_BarriersType:$result);
+  let assemblyFormat = "attr-dict `:` type($result)";
+}
+
+def SFTile_RoleOp : SFTile_Op<"role", [SingleBlock, NoTerminator, RecursiveMemoryEffects]> {
+  let summary = "what some of the block's threads do";
+  let description = [{
+    The first `consumer` warps of the block, or one thread of the warp behind them, the `producer`.
+  }];
+  let arguments = (ins SFTile_RoleKindAttr:$kind, I64Attr:$consumers);
+  let regions = (region SizedRegion<1>:$body);
+  let assemblyFormat = "$kind $body attr-dict";
+}
+
+def SFTile_AcquireOp : SFTile_Op<"acquire", [MemoryEffects<[MemRead, MemWrite]>]> {
+  let summary = "waits until a stage is empty, and announces the bytes that will fill it";
+  let arguments = (ins SFTile_BarriersType:$barriers, Index:$stage, I32:$parity, I64Attr:$bytes);
+  let assemblyFormat = "$barriers `[` $stage `]` `parity` $parity attr-dict `:` type($barriers)";
+}
+
+def SFTile_AwaitOp : SFTile_Op<"await", [MemoryEffects<[MemRead, MemWrite]>]> {
+  let summary = "waits until a stage is full";
+  let arguments = (ins SFTile_BarriersType:$barriers, Index:$stage, I32:$parity);
+  let assemblyFormat = "$barriers `[` $stage `]` `parity` $parity attr-dict `:` type($barriers)";
+}
+
+def SFTile_ReleaseOp : SFTile_Op<"release", [MemoryEffects<[MemWrite]>]> {
+  let summary = "says, for a warp, that a stage has been read";
+  let arguments = (ins SFTile_BarriersType:$barriers, Index:$stage, Optional<I1>:$predicate);
+  let assemblyFormat = "$barriers `[` $stage `]` (`if` $predicate^)? attr-dict `:` type($barriers)";
+}
+
+//===----------------------------------------------------------------------===//
 // Arithmetic
 //===----------------------------------------------------------------------===//
 
@@ -256,6 +307,9 @@ def SFTile_MmaOp : SFTile_Op<"mma", [Pure]> {
     along k, and nibble (f, g) of the metadata holds their positions in group g, the first in the low two bits.
     The metadata tile may cover more of k than `a` does: `a` begins at its column `metadata_start`.
 
+    A warpgroup's atom is asynchronous: `a` and `b` stay in shared memory, and between `mma_fence` and `mma_wait` the
+    result may only be carried on to further products.
+
     Supported: the atoms of `Atoms.cpp`; f16, bf16, e4m3 and e5m2 accumulate in f32, i8 in i32.
   }];
   let arguments = (ins SFTile_TileType:$a, SFTile_TileType:$b, SFTile_TileType:$acc,
@@ -266,6 +320,28 @@ def SFTile_MmaOp : SFTile_Op<"mma", [Pure]> {
     $atom $a `,` $b `,` $acc (`metadata` $metadata^)? attr-dict `:` type($a) `,` type($b) `,` type($acc)
     (`,` type($metadata)^)? `->` type($result)
   }];
+  let hasVerifier = 1;
+}
+
+def SFTile_MmaFenceOp : SFTile_Op<"mma_fence", [MemoryEffects<[MemRead, MemWrite]>]> {
+  let summary = "lets asynchronous products see the registers that were written";
+  let assemblyFormat = "attr-dict";
+}
+
+def SFTile_MmaCommitOp : SFTile_Op<"mma_commit", [MemoryEffects<[MemRead, MemWrite]>]> {
+  let summary = "closes the group of the asynchronous products issued since the last one";
+  let assemblyFormat = "attr-dict";
+}
+
+def SFTile_MmaWaitOp : SFTile_Op<"mma_wait", [MemoryEffects<[MemRead, MemWrite]>]> {
+  let summary = "waits until at most `pending` groups of products are in flight";
+  let description = [{
+    What the older groups read may be overwritten. Accumulators may be used only as results of a wait that leaves
+    nothing pending.
+  }];
+  let arguments = (ins I64Attr:$pending, Variadic<SFTile_TileType>:$accumulators);
+  let results = (outs Variadic<SFTile_TileType>:$results);
+  let assemblyFormat = "$pending (`(` $accumulators^ `:` type($accumulators) `)`)? attr-dict (`->` type($results)^)?";
   let hasVerifier = 1;
 }
 

@@ -1,0 +1,153 @@
+//===- RolesToNVVM.cpp - Producer, consumers and their barriers -----------===//
+//
+// A stage's two barriers are mbarrier objects of 8 bytes: first all the full ones, then all the
+// empty ones. PTX ISA, 9.7.13.15 "mbarrier".
+//
+//===----------------------------------------------------------------------===//
+
+#include "Lowering.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+
+using namespace mlir;
+using namespace sparseflow;
+using namespace sparseflow::sf_tile;
+
+Value sparseflow::getFullBarrier(Emitter &e, Value barriers, Value stage) {
+  return e.sharedPointer(e.add(barriers, e.mul(stage, e.i32(kBarrierBytes))));
+}
+
+namespace {
+
+Value getEmptyBarrier(Emitter &e, BarriersType type, Value barriers, Value stage) {
+  return e.offsetPointer(getFullBarrier(e, barriers, stage), type.getStages() * kBarrierBytes);
+}
+
+/// Runs what `emit` emits where `condition` holds.
+void emitIf(Emitter &e, Value condition, function_ref<void()> emit) {
+  OpBuilder::InsertionGuard guard(e.b);
+  auto ifOp = scf::IfOp::create(e.b, e.loc, condition, /*withElseRegion=*/false);
+  e.b.setInsertionPointToStart(ifOp.thenBlock());
+  emit();
+}
+
+Value isEqual(Emitter &e, Value x, int64_t y) {
+  return arith::CmpIOp::create(e.b, e.loc, arith::CmpIPredicate::eq, x, e.i32(y));
+}
+
+/// Until the barrier's phase of that parity is over. The instruction itself waits for a while.
+void emitWait(Emitter &e, Value barrier, Value parity) {
+  OpBuilder::InsertionGuard guard(e.b);
+  auto loop = scf::WhileOp::create(e.b, e.loc, TypeRange(), ValueRange());
+  e.b.createBlock(&loop.getBefore());
+  Value done = NVVM::MBarrierTryWaitOp::create(e.b, e.loc, e.b.getI1Type(), barrier, parity,
+                                               /*ticks=*/Value());
+  Value again = arith::XOrIOp::create(
+      e.b, e.loc, done, arith::ConstantOp::create(e.b, e.loc, e.b.getBoolAttr(true)));
+  scf::ConditionOp::create(e.b, e.loc, again, ValueRange());
+  e.b.createBlock(&loop.getAfter());
+  scf::YieldOp::create(e.b, e.loc);
+}
+
+struct LowerBarriers : OpConversionPattern<BarriersOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(BarriersOp op, OpAdaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    if (!op.getOffset())
+      return op.emitOpError("expected an offset; run sf-tile-allocate-smem first");
+    Emitter e(rewriter, op.getLoc());
+    BarriersType type = op.getResult().getType();
+    Value barriers = e.i32(*op.getOffset());
+    emitIf(e, isEqual(e, e.threadId(), 0), [&] {
+      for (int64_t stage = 0; stage < type.getStages(); ++stage) {
+        auto initialize = [&](Value barrier, int64_t arrivals) {
+          NVVM::MBarrierInitOp::create(rewriter, e.loc, barrier, e.i32(arrivals),
+                                       /*predicate=*/Value());
+        };
+        initialize(getFullBarrier(e, barriers, e.i32(stage)), 1);
+        initialize(getEmptyBarrier(e, type, barriers, e.i32(stage)), op.getConsumers());
+      }
+      // The copy engine, too, must find them initialized.
+      NVVM::FenceMbarrierInitOp::create(rewriter, e.loc);
+    });
+    NVVM::Barrier0Op::create(rewriter, e.loc);
+    rewriter.replaceOp(op, barriers);
+    return success();
+  }
+};
+
+struct LowerRole : OpConversionPattern<RoleOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(RoleOp op, OpAdaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    int64_t consumerThreads = op.getConsumers() * 32;
+    Value thread = e.threadId();
+    Value mine = op.getKind() == RoleKind::Producer ? isEqual(e, thread, consumerThreads)
+                                                    : e.lessThan(thread, e.i32(consumerThreads));
+    auto ifOp = scf::IfOp::create(rewriter, e.loc, mine, /*withElseRegion=*/false);
+    Block *target = ifOp.thenBlock();
+    rewriter.inlineBlockBefore(&op.getBody().front(), target, target->begin());
+    rewriter.eraseOp(op);
+    return success();
+  }
+};
+
+struct LowerAcquire : OpConversionPattern<AcquireOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(AcquireOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    Value stage = e.toI32(adaptor.getStage()), barriers = adaptor.getBarriers();
+    emitWait(e, getEmptyBarrier(e, op.getBarriers().getType(), barriers, stage),
+             adaptor.getParity());
+    NVVM::MBarrierArriveExpectTxOp::create(
+        rewriter, e.loc, /*res=*/Type(), getFullBarrier(e, barriers, stage), e.i32(op.getBytes()),
+        NVVM::MemScopeKind::CTA, /*relaxed=*/false, /*predicate=*/Value());
+    rewriter.eraseOp(op);
+    return success();
+  }
+};
+
+struct LowerAwait : OpConversionPattern<AwaitOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(AwaitOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    emitWait(e, getFullBarrier(e, adaptor.getBarriers(), e.toI32(adaptor.getStage())),
+             adaptor.getParity());
+    rewriter.eraseOp(op);
+    return success();
+  }
+};
+
+struct LowerRelease : OpConversionPattern<ReleaseOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(ReleaseOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    Value elected = isEqual(e, e.laneId(), 0);
+    emitIf(e, e.both(elected, adaptor.getPredicate()), [&] {
+      Value barrier = getEmptyBarrier(e, op.getBarriers().getType(), adaptor.getBarriers(),
+                                      e.toI32(adaptor.getStage()));
+      NVVM::MBarrierArriveOp::create(rewriter, e.loc, /*res=*/Type(), barrier, /*count=*/Value(),
+                                     NVVM::MemScopeKind::CTA, /*relaxed=*/false);
+    });
+    rewriter.eraseOp(op);
+    return success();
+  }
+};
+
+} // namespace
+
+void sparseflow::populateRolesPatterns(const TileTypeConverter &converter,
+                                       RewritePatternSet &patterns) {
+  patterns.add<LowerBarriers, LowerRole, LowerAcquire, LowerAwait, LowerRelease>(
+      converter, patterns.getContext());
+}

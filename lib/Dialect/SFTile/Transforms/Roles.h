@@ -1,0 +1,23 @@
+//===- Roles.h - The two ways to run a pipeline -----------------*- C++ -*-===//
+//
+// Private to sf-tile-assign-roles.
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef SPARSEFLOW_LIB_DIALECT_SFTILE_TRANSFORMS_ROLES_H
+#define SPARSEFLOW_LIB_DIALECT_SFTILE_TRANSFORMS_ROLES_H
+
+#include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
+
+namespace sparseflow::sf_tile {
+
+/// All warps produce and consume; copies are cp.async groups.
+llvm::LogicalResult assignCooperativeRoles(PipelineOp pipeline);
+
+/// One thread produces, the other warps consume; copies are the copy engine's, and barriers in
+/// shared memory keep the two in step.
+llvm::LogicalResult assignSpecializedRoles(PipelineOp pipeline);
+
+} // namespace sparseflow::sf_tile
+
+#endif // SPARSEFLOW_LIB_DIALECT_SFTILE_TRANSFORMS_ROLES_H
