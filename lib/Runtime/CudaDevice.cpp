@@ -9,6 +9,7 @@
 #include "llvm/ADT/StringMap.h"
 #include "llvm/BinaryFormat/ELF.h"
 #include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/MathExtras.h"
 
 using namespace llvm;
 using namespace sparseflow::runtime;
@@ -29,6 +30,9 @@ static constexpr int pointerOrdinal = 9;
 static constexpr int memoryTypeHost = 1;
 static constexpr int captureThreadLocal = 1;
 static constexpr unsigned streamNonBlocking = 1;
+static constexpr int tensorMapNoInterleave = 0;
+static constexpr int tensorMapPromote256 = 3; // reads fill 256 bytes of L2
+static constexpr int tensorMapFillZeros = 0;
 /// The first chip whose tensor cores take 2:4 operands; no target before it can be compiled for.
 static constexpr unsigned firstSparseChip = 80;
 static constexpr CUresult noBinaryForGpu = 209;
@@ -235,6 +239,7 @@ public:
   Error copyToDevice(void *target, const void *source, size_t bytes, void *stream) override;
   Error copyToHost(void *target, const void *source, size_t bytes, void *stream) override;
   Error synchronize(void *stream) override;
+  Error encodeTensorMap(DType dtype, const HostTensorMap &map, void *out) const override;
   std::optional<std::string> whyUnusable(const void *pointer) const override;
   Expected<void *> enter() override;
   void leave(void *previous) override;
@@ -377,6 +382,62 @@ std::optional<std::string> CudaDevice::whyUnusable(const void *pointer) const {
   if (ordinal != gpu.ordinal)
     return formatv("a pointer to memory of cuda:{0}", ordinal).str();
   return std::nullopt;
+}
+
+/// CUtensorMapDataType. Types that it lacks travel as bytes or words of their size, which matters
+/// only to reductions and to filling with NaN.
+static int tensorMapType(DType dtype) {
+  switch (dtype) {
+  case DType::I8:
+  case DType::U8:
+  case DType::E4M3:
+  case DType::E5M2:
+  case DType::Bool:
+    return 0;
+  case DType::I16:
+  case DType::U16:
+    return 1;
+  case DType::U32:
+    return 2;
+  case DType::I32:
+    return 3;
+  case DType::U64:
+    return 4;
+  case DType::I64:
+    return 5;
+  case DType::F16:
+    return 6;
+  case DType::F32:
+    return 7;
+  case DType::F64:
+    return 8;
+  case DType::BF16:
+    break;
+  }
+  return 9;
+}
+
+Error CudaDevice::encodeTensorMap(DType dtype, const HostTensorMap &map, void *out) const {
+  if (!driver.cuTensorMapEncodeTiled)
+    return makeError(Status::Unsupported,
+                     formatv("expected an NVIDIA driver with tensor maps (CUDA 12.0 or later), got "
+                             "one for CUDA {0}.{1}; update the driver",
+                             driver.version() / 1000, driver.version() % 1000 / 10));
+  // The driver counts dimensions from the contiguous one.
+  uint64_t extents[] = {map.columns, map.rows};
+  uint32_t box[] = {map.boxColumns, map.boxRows};
+  uint32_t elementStrides[] = {1, 1};
+  // CUtensorMapSwizzle: none, 32, 64 and 128 bytes in this order.
+  int swizzle = map.swizzleBytes ? Log2_32(map.swizzleBytes / 16) : 0;
+  return driver.check(driver.cuTensorMapEncodeTiled(
+                          out, tensorMapType(dtype), /*rank=*/2, const_cast<void *>(map.base),
+                          extents, &map.rowStrideBytes, box, elementStrides, tensorMapNoInterleave,
+                          swizzle, tensorMapPromote256, tensorMapFillZeros),
+                      formatv("making a tensor map of {0} x {1} {2}, rows {3} bytes apart, in "
+                              "boxes of {4} x {5}",
+                              map.rows, map.columns, stringify(dtype), map.rowStrideBytes,
+                              map.boxRows, map.boxColumns)
+                          .str());
 }
 
 bool CudaDevice::isCapturing(void *stream) {

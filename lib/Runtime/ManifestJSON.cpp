@@ -70,6 +70,11 @@ static json::Value toJSON(const Argument &arg) {
     return json::Object{{"i32", arg.value}};
   case Argument::Kind::I64:
     return json::Object{{"i64", arg.value}};
+  case Argument::Kind::TensorMap:
+    return json::Object{
+        {"tensor_map", json::Object{{"buffer", arg.value},
+                                    {"box", json::Array{arg.box.boxRows, arg.box.boxColumns}},
+                                    {"swizzle", arg.box.swizzle}}}};
   case Argument::Kind::F32:
     break;
   }
@@ -105,10 +110,16 @@ static json::Value toJSON(const Step &step) {
 
 static json::Value toJSON(const Kernel &kernel) {
   json::Array grid;
-  for (const GridDim &dim : kernel.grid)
-    grid.push_back(dim.symbol.empty()
-                       ? json::Object{{"const", dim.mul}}
-                       : json::Object{{"symbol", dim.symbol}, {"per", dim.per}, {"mul", dim.mul}});
+  for (const GridDim &dim : kernel.grid) {
+    if (dim.symbol.empty()) {
+      grid.push_back(json::Object{{"const", dim.mul}});
+      continue;
+    }
+    json::Object extent{{"symbol", dim.symbol}, {"per", dim.per}, {"mul", dim.mul}};
+    if (dim.max)
+      extent["max"] = *dim.max;
+    grid.push_back(std::move(extent));
+  }
   auto orNull = [](const std::string &text) {
     return text.empty() ? json::Value(nullptr) : json::Value(text);
   };
@@ -369,9 +380,20 @@ static Argument readArgument(const Node &node) {
     return Argument::i64(node["i64"].integer(INT64_MIN, INT64_MAX));
   if (node.has("f32"))
     return Argument::f32(node["f32"].number());
+  if (node.has("tensor_map")) {
+    Node map = node["tensor_map"];
+    std::vector<Node> box = map["box"].elements(2);
+    if (box.size() != 2) {
+      map["box"].expected("two numbers, rows and columns");
+      return {};
+    }
+    return Argument::tensorMap(map["buffer"].integer(0, large), {box[0].integer(1, maxTensorMapBox),
+                                                                 box[1].integer(1, maxTensorMapBox),
+                                                                 map["swizzle"].integer(0, 128)});
+  }
   if (node)
-    node.fail(
-        "expected one of \"buffer\", \"stride\", \"dim\", \"i32\", \"i64\", \"f32\", got none");
+    node.fail("expected one of \"buffer\", \"stride\", \"dim\", \"i32\", \"i64\", \"f32\", "
+              "\"tensor_map\", got none");
   return {};
 }
 
@@ -421,6 +443,8 @@ static Kernel readKernel(const Node &node) {
       dim.per = per.integer(1, INT32_MAX);
     if (Node mul = element.maybe("mul"))
       dim.mul = mul.integer(1, INT32_MAX);
+    if (Node max = element.maybe("max"))
+      dim.max = max.integer(1, INT32_MAX);
   }
   auto text = [&](StringRef key) {
     Node member = node.maybe(key);

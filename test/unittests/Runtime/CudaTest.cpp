@@ -261,6 +261,39 @@ TEST_F(CudaTest, failures_are_sentences_and_leak_nothing) {
                                   "(sm_90), got 1024; compile with --target=sm_90");
 }
 
+TEST_F(CudaTest, tensor_maps_are_encoded_by_the_driver) {
+  std::shared_ptr<Device> device = open(0);
+  DeviceScope scope(*device);
+  ASSERT_EQ(messageOf(scope.enter()), "");
+  alignas(tensorMapAlignment) unsigned char out[tensorMapBytes] = {};
+  char data[16];
+  HostTensorMap map{data, 100, 4096, 8448, 2, 256, 64, 128};
+  auto expectMap = [&](DType dtype, std::vector<uint64_t> expected) {
+    ASSERT_EQ(messageOf(device->encodeTensorMap(dtype, map, out)), "");
+    EXPECT_EQ(std::vector<uint64_t>(state->tensorMap, state->tensorMap + 7), expected);
+    EXPECT_EQ(out[tensorMapBytes - 1], 0xab);
+  };
+  expectMap(DType::F16, {6, 4096, 100, 8448, 64, 256, 3});
+  map.swizzleBytes = 64;
+  expectMap(DType::BF16, {9, 4096, 100, 8448, 64, 256, 2});
+  map.swizzleBytes = 32;
+  expectMap(DType::E4M3, {0, 4096, 100, 8448, 64, 256, 1});
+  map.swizzleBytes = 0;
+  expectMap(DType::I32, {3, 4096, 100, 8448, 64, 256, 0});
+  fail("cuTensorMapEncodeTiled", 1);
+  EXPECT_CONTAINS(messageOf(device->encodeTensorMap(DType::F32, map, out)),
+                  "making a tensor map of 100 x 4096 f32, rows 8448 bytes apart, in boxes of 256 x "
+                  "64 failed: fake error (CUDA_ERROR_FAKE)");
+}
+
+TEST_F(CudaTest, tensor_maps_need_a_recent_driver) {
+  driver->cuTensorMapEncodeTiled = nullptr;
+  alignas(tensorMapAlignment) unsigned char out[tensorMapBytes];
+  EXPECT_CONTAINS(messageOf(open(0)->encodeTensorMap(DType::F16, {}, out)),
+                  "expected an NVIDIA driver with tensor maps (CUDA 12.0 or later), got one for "
+                  "CUDA 12.4; update the driver");
+}
+
 TEST_F(CudaTest, launch_failures_name_the_kernel) {
   std::unique_ptr<Executable> executable = load(makeGpuProgram({"sm_90"}));
   Tensors tensors(executable->device());

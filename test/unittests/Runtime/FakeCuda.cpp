@@ -147,6 +147,19 @@ EXPORT int cuMemAlloc_v2(uint64_t *memory, size_t bytes) {
   *memory = reinterpret_cast<uintptr_t>(block);
   return 0;
 }
+EXPORT int cuTensorMapEncodeTiled(void *map, int dtype, uint32_t rank, void *base,
+                                  const uint64_t *extents, const uint64_t *strides,
+                                  const uint32_t *box, const uint32_t *elementStrides,
+                                  int interleave, int swizzle, int l2Promotion, int fill) {
+  if (rank != 2 || interleave != 0 || fill != 0 || elementStrides[0] * elementStrides[1] != 1 ||
+      l2Promotion != 3 || reinterpret_cast<uintptr_t>(map) % 64 != 0)
+    return 1;
+  uint64_t seen[] = {uint64_t(dtype), extents[0], extents[1],       strides[0],
+                     box[0],          box[1],     uint64_t(swizzle)};
+  std::memcpy(state.tensorMap, seen, sizeof(seen));
+  std::memset(map, 0xab, 128);
+  return needsContext("cuTensorMapEncodeTiled");
+}
 EXPORT int cuMemFree_v2(uint64_t memory) {
   std::lock_guard<std::mutex> lock(mutex);
   if (!allocations.erase(memory))

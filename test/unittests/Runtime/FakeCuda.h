@@ -18,6 +18,9 @@ struct FakeCuda {
   int launches = 0;
   int lastLaunchGpu = -1;
   int dynamicShared = 0;
+  // The last tensor map: element type, columns, rows, row stride, columns and rows of the box,
+  // swizzle.
+  uint64_t tensorMap[7] = {};
   void *lastStream = nullptr;
 };
 
