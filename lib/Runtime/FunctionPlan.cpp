@@ -523,7 +523,10 @@ Error FunctionPlan::launch(CallState &call, void *stream,
   };
   uint64_t values[maxKernelArguments];
   TensorMapValue maps[maxTensorMaps];
+  // All of them, since an old driver cannot say how many a file's code really reads.
   void *params[maxKernelArguments];
+  for (size_t i = 0; i < maxKernelArguments; ++i)
+    params[i] = &values[i];
   std::array<uint32_t, 3> grid;
   for (const StepPlan &step : steps) {
     for (const LaunchPlan &launch : step.variants[variantOf(step, call.symbols)].launches) {

@@ -123,7 +123,7 @@ static json::Value toJSON(const Kernel &kernel) {
   auto orNull = [](const std::string &text) {
     return text.empty() ? json::Value(nullptr) : json::Value(text);
   };
-  return json::Object{{"name", kernel.name},
+  json::Object object{{"name", kernel.name},
                       {"block", json::Array{kernel.block[0], kernel.block[1], kernel.block[2]}},
                       {"shared", kernel.shared},
                       {"grid", std::move(grid)},
@@ -134,6 +134,9 @@ static json::Value toJSON(const Kernel &kernel) {
                       {"ptxas", orNull(kernel.ptxas)},
                       {"cubin", orNull(kernel.cubin)},
                       {"ptx", orNull(kernel.ptx)}};
+  if (kernel.dependentLaunch)
+    object["dependent_launch"] = true;
+  return object;
 }
 
 template <typename T> static json::Array listToJSON(const std::vector<T> &list) {
@@ -262,6 +265,14 @@ public:
       return 0;
     }
     return *result;
+  }
+  bool boolean() const {
+    if (!*this)
+      return false;
+    std::optional<bool> result = value->getAsBoolean();
+    if (!result)
+      expected("true or false");
+    return result.value_or(false);
   }
   std::string text() const {
     if (!*this)
@@ -461,6 +472,8 @@ static Kernel readKernel(const Node &node) {
   kernel.ptxas = text("ptxas");
   kernel.cubin = text("cubin");
   kernel.ptx = text("ptx");
+  if (Node dependent = node.maybe("dependent_launch"))
+    kernel.dependentLaunch = dependent.boolean();
   return kernel;
 }
 

@@ -152,6 +152,9 @@ struct Kernel {
   std::string ptxas; // version; empty when it was not assembled
   std::string cubin; // tensor of the file; empty: none
   std::string ptx;   // tensor of the file; empty: none
+  /// It waits itself (griddepcontrol.wait) for the kernel before it on the stream, and so may begin
+  /// while that one ends.
+  bool dependentLaunch = false;
 };
 
 /// One function compiled for one chip.

@@ -294,6 +294,55 @@ TEST_F(CudaTest, tensor_maps_need_a_recent_driver) {
                   "CUDA 12.4; update the driver");
 }
 
+TEST_F(CudaTest, dependent_launches_say_so) {
+  auto program = [](const char *target) {
+    Manifest manifest = makeManifest(target);
+    manifest.functions[0].programs[0].kernels[1].dependentLaunch = true;
+    std::vector<StoredTensor> tensors = makeTensors({target});
+    for (StoredTensor &tensor : tensors)
+      if (StringRef(tensor.name).ends_with(".cubin"))
+        tensor = StoredTensor::text(tensor.name, makeCubin());
+    return cantFail(ProgramFile::create(manifest, tensors));
+  };
+  auto run = [&](const char *target, int ordinal) {
+    *state = FakeCuda();
+    std::unique_ptr<Executable> executable = load(program(target), ordinal);
+    Tensors tensors(executable->device());
+    ASSERT_EQ(messageOf(executable->run(0, tensors.in(), tensors.out(), {})), "");
+    ASSERT_EQ(messageOf(executable->capture(0, tensors.in(), tensors.out())), "");
+    EXPECT_EQ(state->launches, 4);
+  };
+  run("sm_90", 0);
+  EXPECT_EQ(state->dependentLaunches, 2);
+  // The chip cannot.
+  run("sm_80", 1);
+  EXPECT_EQ(state->dependentLaunches, 0);
+  // The driver cannot.
+  driver->cuLaunchKernelEx = nullptr;
+  run("sm_90", 0);
+  EXPECT_EQ(state->dependentLaunches, 0);
+}
+
+TEST_F(CudaTest, code_that_reads_other_arguments_is_refused) {
+  state->moreParameters = 1;
+  EXPECT_EQ(messageOf(Executable::create(makeGpuProgram({"sm_90"}), open(0))),
+            "cuda:0: kernel 'k0': expected code for arguments of 8, 8, 8, 8, 4 bytes, as the "
+            "manifest passes them, got code for 8, 8, 8, 8, 4, 8; compile the program again");
+  state->moreParameters = 1000;
+  EXPECT_CONTAINS(messageOf(Executable::create(makeGpuProgram({"sm_90"}), open(0))),
+                  "got code for 8, 8, 8, 8, 4, 8, 8, ");
+  state->moreParameters = 0;
+  Manifest manifest = makeManifest("sm_90");
+  manifest.functions[0].programs[0].steps[1].variants[1].launches[0].args[5] = Argument::i64(3);
+  std::vector<StoredTensor> tensors = makeTensors({"sm_90"});
+  for (StoredTensor &tensor : tensors)
+    if (StringRef(tensor.name).ends_with(".cubin"))
+      tensor = StoredTensor::text(tensor.name, makeCubin());
+  EXPECT_CONTAINS(
+      messageOf(Executable::create(cantFail(ProgramFile::create(manifest, tensors)), open(0))),
+      "kernel 'k1': expected code for arguments of 8, 8, 8, 8, 8, 8, 8, 8 bytes");
+}
+
 TEST_F(CudaTest, launch_failures_name_the_kernel) {
   std::unique_ptr<Executable> executable = load(makeGpuProgram({"sm_90"}));
   Tensors tensors(executable->device());
