@@ -212,7 +212,7 @@ class SparseLinear(nn.Linear):
         return f"{super().extra_repr()}, scheme={self.scheme.name}, 2:4"
 
 
-class DenseLinear8(nn.Linear):
+class QuantizedLinear(nn.Linear):
     """A linear layer with a dense int8 (or fp8) weight and dynamic activations: what a 2:4 layer of the same scheme is
     compared with. The same kernels but for sparsity; see `from_dense`.
     """
@@ -230,7 +230,7 @@ class DenseLinear8(nn.Linear):
         self._decide()
 
     @classmethod
-    def from_dense(cls, linear: nn.Linear, scheme: str | Scheme = "int8") -> DenseLinear8:
+    def from_dense(cls, linear: nn.Linear, scheme: str | Scheme = "int8") -> QuantizedLinear:
         """The layer quantized with one scale a feature; nothing is pruned, and `linear` is left as it is."""
         scheme = scheme_named(scheme)
         if not scheme.quantized:
@@ -264,7 +264,7 @@ class DenseLinear8(nn.Linear):
             input, weight, self.scale, self.bias, self.out_features, self.scheme.name
         )
 
-    def _apply(self, fn: Any, recurse: bool = True) -> DenseLinear8:
+    def _apply(self, fn: Any, recurse: bool = True) -> QuantizedLinear:
         """Moves; a cast reaches the bias alone."""
         held = {name: self._parameters.pop(name) for name in ("weight", "scale")}
         held["weight"] = nn.Parameter(self._plain_weight() if self._packed is not None else held["weight"].data, False)

@@ -1,5 +1,5 @@
 """The layers, as ``sparseflow.nn``."""
 
-from .linear import DenseLinear8, SparseLinear
+from .linear import QuantizedLinear, SparseLinear
 
-__all__ = ["DenseLinear8", "SparseLinear"]
+__all__ = ["QuantizedLinear", "SparseLinear"]
