@@ -9,6 +9,7 @@
 #include "llvm/ADT/StringMap.h"
 #include "llvm/BinaryFormat/ELF.h"
 #include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/MathExtras.h"
 
 using namespace llvm;
 using namespace sparseflow::runtime;
@@ -29,8 +30,17 @@ static constexpr int pointerOrdinal = 9;
 static constexpr int memoryTypeHost = 1;
 static constexpr int captureThreadLocal = 1;
 static constexpr unsigned streamNonBlocking = 1;
+static constexpr int launchProgrammaticSerialization = 6;
+static constexpr int tensorMapNoInterleave = 0;
+static constexpr int tensorMapPromote256 = 3; // reads fill 256 bytes of L2
+static constexpr int tensorMapFillZeros = 0;
 /// The first chip whose tensor cores take 2:4 operands; no target before it can be compiled for.
 static constexpr unsigned firstSparseChip = 80;
+/// The first chip whose kernels can wait for the one before them.
+static constexpr unsigned firstDependentChip = 90;
+/// Before this, a stream with such a launch could not be captured.
+static constexpr int dependentLaunchVersion = 12030;
+static constexpr CUresult invalidValue = 1;
 static constexpr CUresult noBinaryForGpu = 209;
 static constexpr CUresult invalidImage = 200;
 
@@ -202,9 +212,11 @@ private:
     CUfunction function = nullptr;
     unsigned block[3] = {1, 1, 1};
     unsigned shared = 0;
+    bool dependentLaunch = false;
     LoadedKernelInfo info;
   };
   Error loadKernel(const Kernel &kernel, LoadedKernel &loaded);
+  Error checkArguments(const Kernel &kernel, CUfunction code) const;
   Expected<CUmodule> loadModule(const Kernel &kernel, std::string &binary);
   Expected<CUmodule> loadPtx(const Kernel &kernel);
 
@@ -235,11 +247,18 @@ public:
   Error copyToDevice(void *target, const void *source, size_t bytes, void *stream) override;
   Error copyToHost(void *target, const void *source, size_t bytes, void *stream) override;
   Error synchronize(void *stream) override;
+  Error encodeTensorMap(DType dtype, const HostTensorMap &map, void *out) const override;
   std::optional<std::string> whyUnusable(const void *pointer) const override;
   Expected<void *> enter() override;
   void leave(void *previous) override;
   bool isCapturing(void *stream) override;
   Expected<std::unique_ptr<RecordedGraph>> record(function_ref<Error(void *)> enqueue) override;
+
+  /// Whether a kernel may begin before the one ahead of it on the stream has ended.
+  bool launchesDependents() const {
+    return driver.cuLaunchKernelEx && driver.version() >= dependentLaunchVersion &&
+           gpu.chip >= firstDependentChip;
+  }
 
   CudaDriver &driver;
   const CudaDeviceInfo gpu;
@@ -377,6 +396,62 @@ std::optional<std::string> CudaDevice::whyUnusable(const void *pointer) const {
   if (ordinal != gpu.ordinal)
     return formatv("a pointer to memory of cuda:{0}", ordinal).str();
   return std::nullopt;
+}
+
+/// CUtensorMapDataType. Types that it lacks travel as bytes or words of their size, which matters
+/// only to reductions and to filling with NaN.
+static int tensorMapType(DType dtype) {
+  switch (dtype) {
+  case DType::I8:
+  case DType::U8:
+  case DType::E4M3:
+  case DType::E5M2:
+  case DType::Bool:
+    return 0;
+  case DType::I16:
+  case DType::U16:
+    return 1;
+  case DType::U32:
+    return 2;
+  case DType::I32:
+    return 3;
+  case DType::U64:
+    return 4;
+  case DType::I64:
+    return 5;
+  case DType::F16:
+    return 6;
+  case DType::F32:
+    return 7;
+  case DType::F64:
+    return 8;
+  case DType::BF16:
+    break;
+  }
+  return 9;
+}
+
+Error CudaDevice::encodeTensorMap(DType dtype, const HostTensorMap &map, void *out) const {
+  if (!driver.cuTensorMapEncodeTiled)
+    return makeError(Status::Unsupported,
+                     formatv("expected an NVIDIA driver with tensor maps (CUDA 12.0 or later), got "
+                             "one for CUDA {0}.{1}; update the driver",
+                             driver.version() / 1000, driver.version() % 1000 / 10));
+  // The driver counts dimensions from the contiguous one.
+  uint64_t extents[] = {map.columns, map.rows};
+  uint32_t box[] = {map.boxColumns, map.boxRows};
+  uint32_t elementStrides[] = {1, 1};
+  // CUtensorMapSwizzle: none, 32, 64 and 128 bytes in this order.
+  int swizzle = map.swizzleBytes ? Log2_32(map.swizzleBytes / 16) : 0;
+  return driver.check(driver.cuTensorMapEncodeTiled(
+                          out, tensorMapType(dtype), /*rank=*/2, const_cast<void *>(map.base),
+                          extents, &map.rowStrideBytes, box, elementStrides, tensorMapNoInterleave,
+                          swizzle, tensorMapPromote256, tensorMapFillZeros),
+                      formatv("making a tensor map of {0} x {1} {2}, rows {3} bytes apart, in "
+                              "boxes of {4} x {5}",
+                              map.rows, map.columns, stringify(dtype), map.rowStrideBytes,
+                              map.boxRows, map.boxColumns)
+                          .str());
 }
 
 bool CudaDevice::isCapturing(void *stream) {
@@ -537,15 +612,79 @@ Error CudaLoadedFunction::loadKernel(const Kernel &kernel, LoadedKernel &loaded)
   for (int i = 0; i < 3; ++i)
     loaded.block[i] = kernel.block[i];
   loaded.shared = kernel.shared;
+  loaded.dependentLaunch = kernel.dependentLaunch && device->launchesDependents();
+  return checkArguments(kernel, loaded.function);
+}
+
+static size_t byteSize(Argument::Kind kind) {
+  switch (kind) {
+  case Argument::Kind::Buffer:
+  case Argument::Kind::Stride:
+  case Argument::Kind::Dim:
+  case Argument::Kind::I64:
+    return 8;
+  case Argument::Kind::I32:
+  case Argument::Kind::F32:
+    return 4;
+  case Argument::Kind::TensorMap:
+    break;
+  }
+  return tensorMapBytes;
+}
+
+/// A launch reads as many bytes as the code says, from where the manifest's arguments lie.
+Error CudaLoadedFunction::checkArguments(const Kernel &kernel, CUfunction code) const {
+  if (!device->driver.cuFuncGetParamInfo)
+    return Error::success();
+  SmallVector<size_t, maxKernelArguments> sizes;
+  size_t offset = 0, bytes = 0;
+  CUresult result = 0;
+  // A launch can pass no more, so the rest does not matter.
+  while (sizes.size() <= maxKernelArguments &&
+         (result = device->driver.cuFuncGetParamInfo(code, sizes.size(), &offset, &bytes)) == 0)
+    sizes.push_back(bytes);
+  if (result && result != invalidValue)
+    return device->driver.error(result, "asking for the kernel's parameters");
+  auto list = [](ArrayRef<size_t> sizes) {
+    return join(map_range(sizes, [](size_t size) { return std::to_string(size); }), ", ");
+  };
+  for (const Step &step : chosen.steps)
+    for (const Variant &variant : step.variants)
+      for (const Launch &launch : variant.launches) {
+        if (launch.kernel != kernel.name)
+          continue;
+        SmallVector<size_t, maxKernelArguments> passed;
+        for (const Argument &arg : launch.args)
+          passed.push_back(byteSize(arg.kind));
+        if (passed != sizes)
+          return makeError(Status::InvalidProgram,
+                           formatv("expected code for arguments of {0} bytes, as the manifest "
+                                   "passes them, got code for {1}; compile the program again",
+                                   list(passed), list(sizes)));
+      }
   return Error::success();
 }
 
 Error CudaLoadedFunction::launch(size_t index, const std::array<uint32_t, 3> &grid,
                                  void *const *params, void *stream) {
   const LoadedKernel &kernel = kernels[index];
-  CUresult result = device->driver.cuLaunchKernel(
-      kernel.function, grid[0], grid[1], grid[2], kernel.block[0], kernel.block[1], kernel.block[2],
-      kernel.shared, static_cast<CUstream>(stream), const_cast<void **>(params), nullptr);
+  auto queue = static_cast<CUstream>(stream);
+  auto values = const_cast<void **>(params);
+  CUresult result;
+  if (kernel.dependentLaunch) {
+    CudaLaunchAttribute attribute{launchProgrammaticSerialization, 1, {}};
+    CudaLaunchConfig config{{grid[0], grid[1], grid[2]},
+                            {kernel.block[0], kernel.block[1], kernel.block[2]},
+                            kernel.shared,
+                            queue,
+                            &attribute,
+                            1};
+    result = device->driver.cuLaunchKernelEx(&config, kernel.function, values, nullptr);
+  } else {
+    result = device->driver.cuLaunchKernel(kernel.function, grid[0], grid[1], grid[2],
+                                           kernel.block[0], kernel.block[1], kernel.block[2],
+                                           kernel.shared, queue, values, nullptr);
+  }
   if (LLVM_LIKELY(result == 0))
     return Error::success();
   return device->driver.error(result, "launching kernel '" + chosen.kernels[index].name + "' of '" +

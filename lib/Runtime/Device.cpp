@@ -63,6 +63,12 @@ Error Device::copyToHost(void *target, const void *source, size_t bytes, void *)
 
 Error Device::synchronize(void *) { return Error::success(); }
 
+Error Device::encodeTensorMap(DType, const HostTensorMap &map, void *out) const {
+  std::memset(out, 0, tensorMapBytes);
+  std::memcpy(out, &map, sizeof(map));
+  return Error::success();
+}
+
 std::optional<std::string> Device::whyUnusable(const void *) const { return std::nullopt; }
 
 Expected<void *> Device::enter() { return nullptr; }

@@ -51,7 +51,7 @@ Error Executable::load() {
     if (!loaded)
       return loaded.takeError();
     Expected<std::unique_ptr<FunctionPlan>> plan =
-        FunctionPlan::create(function, std::move(*loaded), *source,
+        FunctionPlan::create(function, std::move(*loaded), *target, *source,
                              [&](StringRef name) { return uploadConstant(name); });
     if (!plan)
       return plan.takeError();
@@ -209,7 +209,7 @@ Error Executable::run(size_t function, ArrayRef<TensorRef> inputs, ArrayRef<Tens
   DeviceScope scope(*target);
   if (Error error = scope.enter())
     return error;
-  if (Error error = plan.bindPointers(inputs, outputs, *target, call))
+  if (Error error = plan.bindPointers(inputs, outputs, call))
     return error;
   Error error = plan.getLoaded().program() ? replay(plan, call, inputs, outputs, options)
                                            : plan.getLoaded().evaluate(inputs, outputs);

@@ -36,8 +36,10 @@ std::string sparseflow::runtime::describeShape(ArrayRef<int64_t> shape) {
 
 //===-- Building -----------------------------------------------------------------------------===//
 
-FunctionPlan::FunctionPlan(const Function &function, std::unique_ptr<LoadedFunction> loaded)
-    : function(function), loaded(std::move(loaded)), program(this->loaded->program()) {}
+FunctionPlan::FunctionPlan(const Function &function, std::unique_ptr<LoadedFunction> loaded,
+                           const Device &device)
+    : function(function), loaded(std::move(loaded)), device(device),
+      program(this->loaded->program()) {}
 
 int FunctionPlan::symbolIndex(StringRef name) const {
   return name.empty() ? -1 : int(find(function.symbols, name) - function.symbols.begin());
@@ -49,8 +51,9 @@ DimPlan FunctionPlan::plan(const Dimension &dim) const {
 
 Expected<std::unique_ptr<FunctionPlan>>
 FunctionPlan::create(const Function &function, std::unique_ptr<LoadedFunction> loaded,
-                     const ProgramFile &file, function_ref<Expected<void *>(StringRef)> constant) {
-  std::unique_ptr<FunctionPlan> plan(new FunctionPlan(function, std::move(loaded)));
+                     const Device &device, const ProgramFile &file,
+                     function_ref<Expected<void *>(StringRef)> constant) {
+  std::unique_ptr<FunctionPlan> plan(new FunctionPlan(function, std::move(loaded), device));
   if (Error error = plan->build(file, constant))
     return std::move(error);
   return plan;
@@ -76,9 +79,11 @@ Error FunctionPlan::build(const ProgramFile &file,
     switch (buffer.kind) {
     case Buffer::Kind::Input:
       result.index = buffer.index;
+      result.dtype = function.inputs[buffer.index].dtype;
       break;
     case Buffer::Kind::Output:
       result.index = inputs.size() + buffer.index;
+      result.dtype = function.outputs[buffer.index].dtype;
       break;
     case Buffer::Kind::Constant: {
       // The program may be one that the device made, of which the file has not been checked to hold
@@ -92,13 +97,16 @@ Error FunctionPlan::build(const ProgramFile &file,
       if (!address)
         return address.takeError();
       result.constant = *address;
-      if (!result.stored->shape.empty())
-        result.rowStride.size = result.stored->shape.back();
+      result.dtype = result.stored->dtype;
+      for (int64_t extent : result.stored->shape)
+        result.shape.push_back({-1, extent});
+      if (!result.shape.empty())
+        result.rowStride = result.shape.back();
       break;
     }
     case Buffer::Kind::Workspace:
       result.index = buffer.slot;
-      result.elementBytes = byteSize(buffer.dtype);
+      result.dtype = buffer.dtype;
       for (const Dimension &dim : buffer.shape)
         result.shape.push_back(plan(dim));
       if (!buffer.shape.empty())
@@ -118,7 +126,8 @@ Error FunctionPlan::build(const ProgramFile &file,
     kernels[kernel.name] = grids.size();
     grids.emplace_back();
     for (auto [dim, result] : zip(kernel.grid, grids.back()))
-      result = {symbolIndex(dim.symbol), dim.per, dim.mul};
+      result = {symbolIndex(dim.symbol), dim.per, dim.mul,
+                dim.max.value_or(std::numeric_limits<int64_t>::max())};
   }
   for (const Step &step : program->steps) {
     steps.push_back({symbolIndex(step.symbol), {}});
@@ -129,6 +138,14 @@ Error FunctionPlan::build(const ProgramFile &file,
         for (const Argument &arg : launch.args) {
           ArgumentPlan result{arg.kind, 0, 0};
           switch (arg.kind) {
+          case Argument::Kind::TensorMap: {
+            Expected<int> map = planTensorMap(arg);
+            if (!map)
+              return addContext("'" + function.name + "': " + step.label, map.takeError());
+            result.index = *map;
+            buffers[arg.value].mostRows = std::max(buffers[arg.value].mostRows, variantPlan.max);
+            break;
+          }
           case Argument::Kind::Buffer:
             buffers[arg.value].mostRows = std::max(buffers[arg.value].mostRows, variantPlan.max);
             [[fallthrough]];
@@ -154,6 +171,49 @@ Error FunctionPlan::build(const ProgramFile &file,
     }
   }
   return Error::success();
+}
+
+std::string FunctionPlan::describe(const BufferPlan &buffer) const {
+  switch (buffer.kind) {
+  case Buffer::Kind::Input:
+    return "input '" + function.inputs[buffer.index].name + "'";
+  case Buffer::Kind::Output:
+    return "output '" + function.outputs[buffer.index - inputs.size()].name + "'";
+  case Buffer::Kind::Constant:
+    return "constant '" + buffer.stored->name + "'";
+  case Buffer::Kind::Workspace:
+    break;
+  }
+  return "the workspace's slot " + std::to_string(buffer.index);
+}
+
+/// The manifest's own check has seen all buffers but the constants, whose shapes are in the file.
+Expected<int> FunctionPlan::planTensorMap(const Argument &arg) {
+  const BufferPlan &buffer = buffers[arg.value];
+  bool passed = buffer.kind == Buffer::Kind::Input || buffer.kind == Buffer::Kind::Output;
+  ArrayRef<DimPlan> shape = !passed ? ArrayRef(buffer.shape)
+                            : buffer.kind == Buffer::Kind::Input
+                                ? inputs[buffer.index].shape
+                                : outputs[buffer.index - inputs.size()].shape;
+  if (shape.empty() || shape.back().size < 1 || shape.back().size > maxTensorMapExtent)
+    return makeError(Status::InvalidProgram,
+                     formatv("{0} expected 1 to {1} columns for a tensor map, got {2}",
+                             describe(buffer), maxTensorMapExtent,
+                             shape.empty() ? 0 : shape.back().size));
+  unsigned elementBytes = byteSize(buffer.dtype);
+  if (std::optional<std::string> fault = arg.box.findFault(elementBytes))
+    return makeError(Status::InvalidProgram,
+                     "the tensor map of " + describe(buffer) + " " + *fault);
+  auto map = std::make_unique<TensorMapPlan>();
+  map->buffer = arg.value;
+  map->dtype = buffer.dtype;
+  map->matrix.columns = shape.back().size;
+  map->matrix.elementBytes = elementBytes;
+  map->matrix.boxRows = arg.box.boxRows;
+  map->matrix.boxColumns = arg.box.boxColumns;
+  map->matrix.swizzleBytes = arg.box.swizzle;
+  tensorMaps.push_back(std::move(map));
+  return int(tensorMaps.size() - 1);
 }
 
 //===-- Checking a call ----------------------------------------------------------------------===//
@@ -235,14 +295,14 @@ Error FunctionPlan::checkOutputShapes(ArrayRef<TensorRef> given, const CallState
 }
 
 Error FunctionPlan::bindPointer(const TensorPlan &plan, StringRef kind, const TensorRef &tensor,
-                                const Device &device, CallState::Bound &bound) const {
+                                CallState::Bound &bound) const {
   const TensorSpec &spec = *plan.spec;
   size_t rank = tensor.shape.size();
   int64_t columns = rank ? tensor.shape.back() : 1;
   int64_t rows = 1;
   for (size_t d = 0; d + 1 < rank; ++d)
     rows *= tensor.shape[d];
-  bound = {tensor.data, columns};
+  bound = {tensor.data, rows, columns};
   if (rows == 0 || columns == 0)
     return Error::success();
 
@@ -292,13 +352,13 @@ Error FunctionPlan::bindPointer(const TensorPlan &plan, StringRef kind, const Te
 }
 
 Error FunctionPlan::bindPointers(ArrayRef<TensorRef> givenInputs, ArrayRef<TensorRef> givenOutputs,
-                                 const Device &device, CallState &call) const {
+                                 CallState &call) const {
   for (size_t i = 0; i < inputs.size(); ++i)
-    if (Error error = bindPointer(inputs[i], "input", givenInputs[i], device, call.tensors[i]))
+    if (Error error = bindPointer(inputs[i], "input", givenInputs[i], call.tensors[i]))
       return error;
   for (size_t i = 0; i < outputs.size(); ++i)
-    if (Error error = bindPointer(outputs[i], "output", givenOutputs[i], device,
-                                  call.tensors[inputs.size() + i]))
+    if (Error error =
+            bindPointer(outputs[i], "output", givenOutputs[i], call.tensors[inputs.size() + i]))
       return error;
   return Error::success();
 }
@@ -343,7 +403,7 @@ Expected<size_t> FunctionPlan::planWorkspace(CallState &call) const {
   for (auto [i, buffer] : enumerate(buffers)) {
     if (buffer.kind != Buffer::Kind::Workspace)
       continue;
-    uint64_t bytes = buffer.elementBytes;
+    uint64_t bytes = byteSize(buffer.dtype);
     for (const DimPlan &dim : buffer.shape)
       bytes = SaturatingMultiply<uint64_t>(
           bytes, dim.symbol < 0 ? dim.size : std::min(call.symbols[dim.symbol], buffer.mostRows));
@@ -371,7 +431,7 @@ Expected<bool> FunctionPlan::gridOf(size_t kernel, const int64_t *symbols,
     const GridPlan &dim = grids[kernel][i];
     uint64_t count =
         dim.symbol < 0 ? 1 : divideCeil(uint64_t(symbols[dim.symbol]), uint64_t(dim.per));
-    uint64_t extent = SaturatingMultiply<uint64_t>(count, dim.mul);
+    uint64_t extent = std::min<uint64_t>(SaturatingMultiply<uint64_t>(count, dim.mul), dim.max);
     if (LLVM_UNLIKELY(extent > uint64_t(maxGrid[i])))
       return makeError(Status::InvalidArgument,
                        formatv("kernel '{0}' of '{1}' expected a grid of at most {2} blocks, got "
@@ -411,9 +471,59 @@ std::vector<MemoryRange> FunctionPlan::memoryOf(const CallState &call,
   return memory;
 }
 
+/// Where a buffer lies in a call.
+CallState::Bound FunctionPlan::locate(const BufferPlan &buffer, const CallState &call) const {
+  if (buffer.kind == Buffer::Kind::Input || buffer.kind == Buffer::Kind::Output)
+    return call.tensors[buffer.index];
+  int64_t rows = 1;
+  for (size_t d = 0; d + 1 < buffer.shape.size(); ++d)
+    rows = SaturatingMultiply<uint64_t>(rows, buffer.shape[d].value(call.symbols));
+  void *data = buffer.kind == Buffer::Kind::Constant
+                   ? buffer.constant
+                   : call.workspace + call.slotOffsets[buffer.index];
+  return {data, rows, buffer.rowStride.value(call.symbols)};
+}
+
+Error FunctionPlan::fillTensorMap(const TensorMapPlan &plan, const CallState &call,
+                                  void *out) const {
+  const BufferPlan &buffer = buffers[plan.buffer];
+  CallState::Bound bound = locate(buffer, call);
+  HostTensorMap map = plan.matrix;
+  map.base = bound.data;
+  map.rows = bound.rows;
+  // One row has no stride, but the hardware wants one that it could take.
+  map.rowStrideBytes = bound.rows == 1 ? alignTo(map.columns * map.elementBytes, tensorMapUnit)
+                                       : uint64_t(bound.rowStride) * map.elementBytes;
+  auto base = reinterpret_cast<uintptr_t>(map.base);
+  TensorMapCache::Key key{base, map.rows, map.rowStrideBytes};
+  if (LLVM_LIKELY(plan.cache.find(key, out)))
+    return Error::success();
+  if (map.rows < 1 || map.rows > uint64_t(maxTensorMapExtent))
+    return makeError(Status::InvalidArgument,
+                     formatv("'{0}' expected {1} to have 1 to {2} rows, got {3}", function.name,
+                             describe(buffer), maxTensorMapExtent, map.rows));
+  if (base % tensorMapUnit != 0 || map.rowStrideBytes % tensorMapUnit != 0 ||
+      map.rowStrideBytes > maxTensorMapStride)
+    return makeError(Status::InvalidArgument,
+                     formatv("'{0}' expected {1} at a multiple of {2} bytes with rows a multiple "
+                             "of {2} bytes apart, got address {3} and {4} bytes; copy it to an "
+                             "aligned tensor with padded rows",
+                             function.name, describe(buffer), tensorMapUnit, map.base,
+                             map.rowStrideBytes));
+  if (Error error = device.encodeTensorMap(plan.dtype, map, out))
+    return addContext("'" + function.name + "', " + describe(buffer), std::move(error));
+  plan.cache.insert(key, out);
+  return Error::success();
+}
+
 Error FunctionPlan::launch(CallState &call, void *stream,
                            const std::vector<MemoryRange> *memory) const {
+  struct alignas(tensorMapAlignment) TensorMapValue {
+    char bytes[tensorMapBytes];
+  };
   uint64_t values[maxKernelArguments];
+  TensorMapValue maps[maxTensorMaps];
+  // All of them, since an old driver cannot say how many a file's code really reads.
   void *params[maxKernelArguments];
   for (size_t i = 0; i < maxKernelArguments; ++i)
     params[i] = &values[i];
@@ -425,32 +535,28 @@ Error FunctionPlan::launch(CallState &call, void *stream,
         return any.takeError();
       if (!*any)
         continue;
-      uint64_t *value = values;
-      for (const ArgumentPlan &arg : launch.args) {
+      TensorMapValue *map = maps;
+      for (auto [i, arg] : enumerate(launch.args)) {
+        params[i] = &values[i];
         switch (arg.kind) {
-        case Argument::Kind::Buffer: {
-          const BufferPlan &buffer = buffers[arg.index];
-          const void *address = buffer.kind == Buffer::Kind::Constant ? buffer.constant
-                                : buffer.kind == Buffer::Kind::Workspace
-                                    ? call.workspace + call.slotOffsets[buffer.index]
-                                    : call.tensors[buffer.index].data;
-          *value++ = reinterpret_cast<uintptr_t>(address);
+        case Argument::Kind::Buffer:
+          values[i] = reinterpret_cast<uintptr_t>(locate(buffers[arg.index], call).data);
           break;
-        }
-        case Argument::Kind::Stride: {
-          const BufferPlan &buffer = buffers[arg.index];
-          bool passed = buffer.kind == Buffer::Kind::Input || buffer.kind == Buffer::Kind::Output;
-          *value++ =
-              passed ? call.tensors[buffer.index].rowStride : buffer.rowStride.value(call.symbols);
+        case Argument::Kind::Stride:
+          values[i] = locate(buffers[arg.index], call).rowStride;
           break;
-        }
         case Argument::Kind::Dim:
-          *value++ = call.symbols[arg.index];
+          values[i] = call.symbols[arg.index];
+          break;
+        case Argument::Kind::TensorMap:
+          if (Error error = fillTensorMap(*tensorMaps[arg.index], call, map))
+            return error;
+          params[i] = map++;
           break;
         case Argument::Kind::I32:
         case Argument::Kind::I64:
         case Argument::Kind::F32:
-          *value++ = arg.value;
+          values[i] = arg.value;
           break;
         }
       }

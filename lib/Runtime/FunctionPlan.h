@@ -6,10 +6,12 @@
 #ifndef SPARSEFLOW_LIB_RUNTIME_FUNCTIONPLAN_H
 #define SPARSEFLOW_LIB_RUNTIME_FUNCTIONPLAN_H
 
+#include "TensorMapCache.h"
 #include "sparseflow/Runtime/Device.h"
 #include "sparseflow/Runtime/Executable.h"
 #include "llvm/ADT/SmallVector.h"
 #include <atomic>
+#include <limits>
 
 namespace sparseflow::runtime {
 
@@ -17,6 +19,7 @@ namespace sparseflow::runtime {
 struct CallState {
   struct Bound {
     void *data;
+    int64_t rows;
     int64_t rowStride;
   };
   int64_t symbols[maxSymbols];
@@ -40,9 +43,10 @@ struct TensorPlan {
 
 class FunctionPlan {
 public:
-  /// `constant` gives a tensor's address on the device.
+  /// `constant` gives a tensor's address on the device, which must outlive the plan.
   static llvm::Expected<std::unique_ptr<FunctionPlan>>
-  create(const Function &function, std::unique_ptr<LoadedFunction> loaded, const ProgramFile &file,
+  create(const Function &function, std::unique_ptr<LoadedFunction> loaded, const Device &device,
+         const ProgramFile &file,
          llvm::function_ref<llvm::Expected<void *>(llvm::StringRef)> constant);
 
   const Function &getFunction() const { return function; }
@@ -53,10 +57,9 @@ public:
   /// Checks counts, dtypes and shapes; fills in the symbols.
   llvm::Error bindShapes(llvm::ArrayRef<TensorRef> given, CallState &call) const;
   llvm::Error checkOutputShapes(llvm::ArrayRef<TensorRef> given, const CallState &call) const;
-  /// Checks strides and pointers of bound tensors; fills in what kernels take. `device` may be
-  /// null: pointers are then not looked at.
+  /// Checks strides and pointers of bound tensors; fills in what kernels take.
   llvm::Error bindPointers(llvm::ArrayRef<TensorRef> inputs, llvm::ArrayRef<TensorRef> outputs,
-                           const Device &device, CallState &call) const;
+                           CallState &call) const;
   llvm::Error checkSymbols(llvm::ArrayRef<int64_t> symbols) const;
 
   /// Fills in the slots' offsets and gives the sum of their sizes.
@@ -80,14 +83,14 @@ private:
     void *constant = nullptr;             // Constant
     const StoredTensor *stored = nullptr; // Constant
     DimPlan rowStride;                    // Constant, Workspace
-    llvm::SmallVector<DimPlan, 2> shape;  // Workspace
+    llvm::SmallVector<DimPlan, 2> shape;  // Constant, Workspace
     /// Workspace: the largest symbol for which a variant takes it; its slot holds no more.
     int64_t mostRows = 0;
-    unsigned elementBytes = 1;
+    DType dtype = DType::U8;
   };
   struct ArgumentPlan {
     Argument::Kind kind;
-    int index = 0;      // buffer or symbol
+    int index = 0;      // buffer, symbol or tensor map
     uint64_t value = 0; // the constant's bits
   };
   struct LaunchPlan {
@@ -105,33 +108,48 @@ private:
   struct GridPlan {
     int symbol = -1;
     int64_t per = 1, mul = 1;
+    int64_t max = std::numeric_limits<int64_t>::max();
+  };
+  struct TensorMapPlan {
+    size_t buffer;
+    DType dtype;
+    HostTensorMap matrix; // without base, rows and stride, which a call gives
+    mutable TensorMapCache cache;
   };
   struct SlotSizePlan {
     int symbol = -1;
     int64_t bytesPer, bytes, cap;
   };
 
-  FunctionPlan(const Function &function, std::unique_ptr<LoadedFunction> loaded);
+  FunctionPlan(const Function &function, std::unique_ptr<LoadedFunction> loaded,
+               const Device &device);
   llvm::Error build(const ProgramFile &file,
                     llvm::function_ref<llvm::Expected<void *>(llvm::StringRef)> constant);
   int symbolIndex(llvm::StringRef name) const;
   DimPlan plan(const Dimension &dim) const;
+  llvm::Expected<int> planTensorMap(const Argument &arg);
   size_t variantOf(const StepPlan &step, const int64_t *symbols) const;
   /// False: the grid is empty and there is nothing to launch.
   llvm::Expected<bool> gridOf(size_t kernel, const int64_t *symbols,
                               std::array<uint32_t, 3> &grid) const;
   llvm::Error bindPointer(const TensorPlan &plan, llvm::StringRef kind, const TensorRef &tensor,
-                          const Device &device, CallState::Bound &bound) const;
+                          CallState::Bound &bound) const;
+  CallState::Bound locate(const BufferPlan &buffer, const CallState &call) const;
+  llvm::Error fillTensorMap(const TensorMapPlan &plan, const CallState &call, void *out) const;
+  /// "input 'x'", "the workspace's slot 0".
+  std::string describe(const BufferPlan &buffer) const;
   llvm::Error shapeError(const TensorPlan &plan, llvm::StringRef kind, const TensorRef &tensor,
                          const CallState *call) const;
 
   const Function &function;
   std::unique_ptr<LoadedFunction> loaded;
+  const Device &device;
   const Program *program;
   llvm::SmallVector<TensorPlan, 4> inputs, outputs;
   std::vector<BufferPlan> buffers;
   std::vector<llvm::SmallVector<SlotSizePlan, 1>> slots;
   std::vector<StepPlan> steps;
+  std::vector<std::unique_ptr<TensorMapPlan>> tensorMaps;
   std::vector<std::array<GridPlan, 3>> grids; // of each kernel
   std::atomic<bool> hasRun{false};
   std::array<std::atomic<int64_t>, maxSymbols> lastSymbols{};

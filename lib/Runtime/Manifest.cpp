@@ -10,6 +10,25 @@
 using namespace llvm;
 using namespace sparseflow::runtime;
 
+std::optional<std::string> TensorMapSpec::findFault(unsigned elementBytes) const {
+  auto fault = [](const Twine &expected, const Twine &got) {
+    return ("expected " + expected + ", got " + got).str();
+  };
+  if (boxRows < 1 || boxRows > maxTensorMapBox || boxColumns < 1 || boxColumns > maxTensorMapBox)
+    return fault("a box of 1 to " + Twine(maxTensorMapBox) + " rows and columns",
+                 Twine(boxRows) + " by " + Twine(boxColumns));
+  if (swizzle != 0 && swizzle != 32 && swizzle != 64 && swizzle != 128)
+    return fault("a swizzle of 0, 32, 64 or 128 bytes", Twine(swizzle));
+  int64_t rowBytes = boxColumns * elementBytes;
+  if (rowBytes % int64_t(tensorMapUnit) != 0)
+    return fault("rows of a box in multiples of " + Twine(tensorMapUnit) + " bytes",
+                 Twine(rowBytes));
+  if (swizzle != 0 && rowBytes > swizzle)
+    return fault("rows of a box of at most the swizzle's " + Twine(swizzle) + " bytes",
+                 Twine(rowBytes));
+  return std::nullopt;
+}
+
 Buffer Buffer::input(int64_t index) {
   Buffer buffer;
   buffer.kind = Kind::Input;
@@ -155,6 +174,10 @@ private:
         return unknownSymbol(what + " grid", dim.symbol);
       if (dim.per < 1 || dim.mul < 1)
         return fail(what + " grid", "per and mul of at least 1", Twine(std::min(dim.per, dim.mul)));
+      if (dim.max && dim.symbol.empty())
+        return fail(what + " grid", "a symbol where there is a max", "a constant extent");
+      if (dim.max && *dim.max < 1)
+        return fail(what + " grid", "a max of at least 1", Twine(*dim.max));
     }
     return Error::success();
   }
@@ -189,13 +212,43 @@ private:
     if (launch.args.size() > maxKernelArguments)
       return fail(what, "at most " + Twine(maxKernelArguments) + " kernel arguments",
                   Twine(launch.args.size()));
+    size_t maps = 0;
     for (const Argument &arg : launch.args) {
-      bool indexes = arg.kind == Argument::Kind::Buffer || arg.kind == Argument::Kind::Stride;
+      bool isMap = arg.kind == Argument::Kind::TensorMap;
+      bool indexes =
+          isMap || arg.kind == Argument::Kind::Buffer || arg.kind == Argument::Kind::Stride;
       if (indexes && !inRange(arg.value, program.buffers.size()))
         return outOfRange(what, "a buffer", program.buffers.size(), arg.value);
       if (arg.kind == Argument::Kind::Dim && !knows(arg.symbol))
         return unknownSymbol(what, arg.symbol);
+      if (!isMap)
+        continue;
+      if (++maps > maxTensorMaps)
+        return fail(what, "at most " + Twine(maxTensorMaps) + " tensor maps", "more");
+      if (Error error = checkTensorMap(arg, what))
+        return error;
     }
+    return Error::success();
+  }
+
+  /// Of constants only the file knows dtype and shape; FunctionPlan looks at those.
+  Error checkTensorMap(const Argument &arg, const std::string &what) const {
+    const Buffer &buffer = program.buffers[arg.value];
+    const TensorSpec *spec = buffer.kind == Buffer::Kind::Input    ? &function.inputs[buffer.index]
+                             : buffer.kind == Buffer::Kind::Output ? &function.outputs[buffer.index]
+                                                                   : nullptr;
+    if (!spec && buffer.kind == Buffer::Kind::Constant)
+      return Error::success();
+    std::string map = what + " tensor map of buffer " + std::to_string(arg.value);
+    ArrayRef<Dimension> shape = spec ? spec->shape : buffer.shape;
+    if (shape.empty() || shape.back().isSymbol())
+      return fail(map, "a buffer with a static last dimension",
+                  shape.empty() ? "one of rank 0" : "'" + shape.back().symbol + "'");
+    if (shape.back().size < 1 || shape.back().size > maxTensorMapExtent)
+      return fail(map, "1 to " + Twine(maxTensorMapExtent) + " columns", Twine(shape.back().size));
+    if (std::optional<std::string> fault =
+            arg.box.findFault(byteSize(spec ? spec->dtype : buffer.dtype)))
+      return makeError(Status::InvalidProgram, "manifest: " + where + ": " + map + " " + *fault);
     return Error::success();
   }
 

@@ -70,6 +70,11 @@ static json::Value toJSON(const Argument &arg) {
     return json::Object{{"i32", arg.value}};
   case Argument::Kind::I64:
     return json::Object{{"i64", arg.value}};
+  case Argument::Kind::TensorMap:
+    return json::Object{
+        {"tensor_map", json::Object{{"buffer", arg.value},
+                                    {"box", json::Array{arg.box.boxRows, arg.box.boxColumns}},
+                                    {"swizzle", arg.box.swizzle}}}};
   case Argument::Kind::F32:
     break;
   }
@@ -105,14 +110,20 @@ static json::Value toJSON(const Step &step) {
 
 static json::Value toJSON(const Kernel &kernel) {
   json::Array grid;
-  for (const GridDim &dim : kernel.grid)
-    grid.push_back(dim.symbol.empty()
-                       ? json::Object{{"const", dim.mul}}
-                       : json::Object{{"symbol", dim.symbol}, {"per", dim.per}, {"mul", dim.mul}});
+  for (const GridDim &dim : kernel.grid) {
+    if (dim.symbol.empty()) {
+      grid.push_back(json::Object{{"const", dim.mul}});
+      continue;
+    }
+    json::Object extent{{"symbol", dim.symbol}, {"per", dim.per}, {"mul", dim.mul}};
+    if (dim.max)
+      extent["max"] = *dim.max;
+    grid.push_back(std::move(extent));
+  }
   auto orNull = [](const std::string &text) {
     return text.empty() ? json::Value(nullptr) : json::Value(text);
   };
-  return json::Object{{"name", kernel.name},
+  json::Object object{{"name", kernel.name},
                       {"block", json::Array{kernel.block[0], kernel.block[1], kernel.block[2]}},
                       {"shared", kernel.shared},
                       {"grid", std::move(grid)},
@@ -123,6 +134,9 @@ static json::Value toJSON(const Kernel &kernel) {
                       {"ptxas", orNull(kernel.ptxas)},
                       {"cubin", orNull(kernel.cubin)},
                       {"ptx", orNull(kernel.ptx)}};
+  if (kernel.dependentLaunch)
+    object["dependent_launch"] = true;
+  return object;
 }
 
 template <typename T> static json::Array listToJSON(const std::vector<T> &list) {
@@ -252,6 +266,14 @@ public:
     }
     return *result;
   }
+  bool boolean() const {
+    if (!*this)
+      return false;
+    std::optional<bool> result = value->getAsBoolean();
+    if (!result)
+      expected("true or false");
+    return result.value_or(false);
+  }
   std::string text() const {
     if (!*this)
       return {};
@@ -369,9 +391,20 @@ static Argument readArgument(const Node &node) {
     return Argument::i64(node["i64"].integer(INT64_MIN, INT64_MAX));
   if (node.has("f32"))
     return Argument::f32(node["f32"].number());
+  if (node.has("tensor_map")) {
+    Node map = node["tensor_map"];
+    std::vector<Node> box = map["box"].elements(2);
+    if (box.size() != 2) {
+      map["box"].expected("two numbers, rows and columns");
+      return {};
+    }
+    return Argument::tensorMap(map["buffer"].integer(0, large), {box[0].integer(1, maxTensorMapBox),
+                                                                 box[1].integer(1, maxTensorMapBox),
+                                                                 map["swizzle"].integer(0, 128)});
+  }
   if (node)
-    node.fail(
-        "expected one of \"buffer\", \"stride\", \"dim\", \"i32\", \"i64\", \"f32\", got none");
+    node.fail("expected one of \"buffer\", \"stride\", \"dim\", \"i32\", \"i64\", \"f32\", "
+              "\"tensor_map\", got none");
   return {};
 }
 
@@ -421,6 +454,8 @@ static Kernel readKernel(const Node &node) {
       dim.per = per.integer(1, INT32_MAX);
     if (Node mul = element.maybe("mul"))
       dim.mul = mul.integer(1, INT32_MAX);
+    if (Node max = element.maybe("max"))
+      dim.max = max.integer(1, INT32_MAX);
   }
   auto text = [&](StringRef key) {
     Node member = node.maybe(key);
@@ -437,6 +472,8 @@ static Kernel readKernel(const Node &node) {
   kernel.ptxas = text("ptxas");
   kernel.cubin = text("cubin");
   kernel.ptx = text("ptx");
+  if (Node dependent = node.maybe("dependent_launch"))
+    kernel.dependentLaunch = dependent.boolean();
   return kernel;
 }
 

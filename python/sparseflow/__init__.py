@@ -6,6 +6,8 @@
 >>> g.output(g.matmul(x, sf.prune_24(w), bias=b, activation="gelu"))
 >>> exe = sf.compile(g, target=["sm_80", "sm_90"])
 >>> y = exe(x_array)
+
+With PyTorch, in one line: ``sf.quantize_model_sparse(model)``; see `sparseflow.torch` and docs/PyTorch.md.
 """
 
 from . import _sparseflow
@@ -36,6 +38,36 @@ from .weights import (
 )
 
 __version__ = _sparseflow.version()
+
+# What needs PyTorch: imported when it is first asked for, so that `import sparseflow` stays quick and works without.
+_IN_TORCH = {
+    "SparseFlowConfig": "transformers",
+    "dense_int8": "model",
+    "explain": "dispatch",
+    "nn": "",
+    "quantize_model_sparse": "model",
+    "sparsify_model": "model",
+    "warmup": "dispatch",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _IN_TORCH:
+        raise AttributeError(f"module 'sparseflow' has no attribute {name!r}")
+    import importlib
+
+    value: object
+    if name == "nn":
+        value = importlib.import_module("sparseflow.torch.nn")
+    else:
+        value = getattr(importlib.import_module(f"sparseflow.torch.{_IN_TORCH[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_IN_TORCH})
+
 
 __all__ = [
     "CompilerWarning",

@@ -89,6 +89,15 @@ class Report:
     __repr__ = __str__
 
 
+def _symbols(function: dict[str, Any]) -> list[tuple[int, int]]:
+    """For each symbol of a function, the first input and axis that have its value; empty when one is in no input."""
+    places = {}
+    for index, entry in reversed(list(enumerate(function["inputs"]))):
+        places |= {extent: (index, axis) for axis, extent in enumerate(entry["shape"]) if isinstance(extent, str)}
+    found = [places[symbol] for symbol in function["symbols"] if symbol in places]
+    return found if len(found) == len(function["symbols"]) else []
+
+
 class Executable(_sparseflow.Executable):
     """A compiled program, ready to call: ``y = exe(x)``.
 
@@ -108,7 +117,7 @@ class Executable(_sparseflow.Executable):
     def __init__(self, program: Any, device: str):
         self._description = json.loads(program.describe())
         functions = [
-            (each["name"], [entry["name"] for entry in each["inputs"]], len(each["outputs"]))
+            (each["name"], [entry["name"] for entry in each["inputs"]], len(each["outputs"]), _symbols(each))
             for each in self._description["functions"]
         ]
         super().__init__(program, device, functions)

@@ -115,6 +115,20 @@ class Graph:
         self._inputs.append((name, value))
         return value
 
+    def packed_weight(self, name: str, shape: Sequence[int], dtype: Any, *, sparse: bool = True) -> Value:
+        """A weight [N, K] as an argument, already in the order of the kernels: a call passes its bytes, one u8 vector.
+
+        For layers that share a kernel. What `matmul` takes as a constant array is packed by the compiler.
+        """
+        self._checked_name(name, "the weight's name")
+        if name in [other for other, _ in self._inputs]:
+            raise InvalidArgumentError(f"expected a new input name, got '{name}' twice")
+        features, inner = shape
+        encoding = f", #sf.weight<{'sp24' if sparse else 'dense'}, pack = mma>"
+        value = Value(self, f"%{name}", (int(features), int(inner)), dtypes.dtype(dtype), encoding)
+        self._inputs.append((name, value))
+        return value
+
     def output(self, value: Value, name: str | None = None) -> None:
         """Makes a value a result of the function; results come in the order of these calls."""
         self._own(value, "output")
@@ -333,6 +347,15 @@ class Graph:
         result = _type(weight.shape, weight.dtype, encoding)
         text = f'sf.compress {weight.ref} {{mode = "{mode}"}} : {weight.type} -> {result}'
         return self._add(text, weight.shape, weight.dtype, encoding)
+
+    def pack(self, weight: Value) -> Value:
+        """A dense weight [N, K] in the order of the kernels, as `packed_weight` takes it."""
+        self._own(weight, "weight")
+        if len(weight.shape) != 2 or None in weight.shape or weight.encoding:
+            raise InvalidArgumentError(f"pack: expected a dense weight [N, K] of static shape, got {weight.type}")
+        encoding = ", #sf.weight<dense, pack = mma>"
+        result = _type(weight.shape, weight.dtype, encoding)
+        return self._add(f"sf.pack {weight.ref} : {weight.type} -> {result}", weight.shape, weight.dtype, encoding)
 
     def elementwise(self, function: str, *operands: Any, out_dtype: Any = None) -> Value:
         """An elementwise function, computed in f32 and rounded to `out_dtype` (default: the first tensor's dtype).

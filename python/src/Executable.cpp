@@ -14,6 +14,7 @@ struct Executable::Call {
   const Signature *function = nullptr;
   std::deque<TensorView> inputs, outputs;
   std::vector<SfTensor> inputTensors, outputTensors;
+  TensorView workspace;
   ExecutableHandle executable;
   py::object out; // the caller's own outputs, or null
   py::object stream;
@@ -52,7 +53,10 @@ Executable::Executable(Program program, std::string device, const py::list &func
     : source(std::move(program)), requested(std::move(device)) {
   for (py::handle entry : functions) {
     auto fields = entry.cast<py::tuple>();
-    signatures.push_back({fields[0].cast<std::string>(), {}, fields[2].cast<size_t>()});
+    signatures.push_back({fields[0].cast<std::string>(),
+                          {},
+                          fields[2].cast<size_t>(),
+                          fields[3].cast<std::vector<std::pair<size_t, size_t>>>()});
     for (py::handle name : fields[1].cast<py::list>())
       signatures.back().inputs.push_back(name.cast<std::string>());
   }
@@ -243,6 +247,31 @@ py::object Executable::Call::result() {
   return std::move(all);
 }
 
+/// The workspace of a call on a framework's own stream comes from the framework's allocator, which
+/// shares it with everything else that runs there and which knows about graphs being captured.
+void Executable::borrowWorkspace(Call &call, SfRunOptions &options) {
+  const Signature &function = *call.function;
+  if (call.inputs.empty() || call.inputs.front().source != TensorView::Source::Exchange ||
+      (call.stream && !call.stream.is_none()))
+    return;
+  std::vector<int64_t> symbols(function.symbols.size());
+  for (size_t i = 0; i < function.symbols.size(); ++i) {
+    auto [input, axis] = function.symbols[i];
+    if (static_cast<int32_t>(axis) >= call.inputTensors[input].rank)
+      return; // sfRun says what is wrong
+    symbols[i] = call.inputTensors[input].shape[axis];
+  }
+  size_t bytes = 0;
+  if (sfWorkspaceSize(call.executable.get(), function.name.c_str(), symbols.data(), symbols.size(),
+                      &bytes) != SF_OK ||
+      !bytes)
+    return;
+  auto extent = static_cast<int64_t>(bytes);
+  call.workspace.allocateLike(call.inputs.front(), SF_U8, 1, &extent, call.executable);
+  options.workspace = call.workspace.tensor.data;
+  options.workspace_bytes = bytes;
+}
+
 py::object Executable::call(const py::args &args, const py::kwargs &kwargs) {
   Call call;
   prepare(call, args, kwargs);
@@ -251,6 +280,7 @@ py::object Executable::call(const py::args &args, const py::kwargs &kwargs) {
     SfRunOptions options;
     SF_INIT(options);
     options.stream = call.cudaStream;
+    borrowWorkspace(call, options);
     check(sfRun(call.executable.get(), name, call.inputTensors.data(), call.inputTensors.size(),
                 call.outputTensors.data(), call.outputTensors.size(), &options));
     if (!call.ordered)

@@ -41,6 +41,8 @@ struct Signature {
   std::string name;
   std::vector<std::string> inputs;
   size_t outputs;
+  /// For each symbol, an input and the axis that has its value.
+  std::vector<std::pair<size_t, size_t>> symbols;
 };
 
 class Executable {
@@ -59,6 +61,7 @@ private:
   struct Call;
   const Signature &signature(py::handle name) const;
   void prepare(Call &call, const py::args &args, const py::kwargs &kwargs);
+  void borrowWorkspace(Call &call, SfRunOptions &options);
   const ExecutableHandle &bound();
   const ExecutableHandle &onGPU(int32_t gpu);
   ExecutableHandle load(const std::string &name);

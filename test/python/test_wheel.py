@@ -51,7 +51,9 @@ def test_contents(wheel):
     wanted |= {"sparseflow/py.typed", "sparseflow/_sparseflow.pyi"} | {f"sparseflow/bin/{tool}" for tool in TOOLS}
     assert wanted <= names
     strays = [
-        n for n in names if n not in wanted and not re.match(r"sparseflow/\w+\.py$|sparseflow-[\d.]+\.dist-info/", n)
+        n
+        for n in names
+        if n not in wanted and not re.match(r"sparseflow/(\w+/)*[\w-]+\.(py|json)$|sparseflow-[\d.]+\.dist-info/", n)
     ]
     assert not strays
 

@@ -47,8 +47,9 @@ public:
   virtual const Program *program() const = 0;
 
   /// Launches kernel number `kernel` of the program. `params[i]` points to the value of argument i
-  /// (a 64-bit pointer, i64, i32 or f32 as the manifest says). Every extent of the grid is at
-  /// least 1. Must not allocate, synchronize or load anything where the device is asynchronous.
+  /// (a 64-bit pointer, i64, i32, f32 or what encodeTensorMap made, as the manifest says). Every
+  /// extent of the grid is at least 1. Must not allocate, synchronize or load anything where the
+  /// device is asynchronous.
   virtual llvm::Error launch(size_t kernel, const std::array<uint32_t, 3> &grid,
                              void *const *params, void *stream);
 
@@ -94,6 +95,10 @@ public:
   virtual llvm::Error copyToDevice(void *target, const void *source, size_t bytes, void *stream);
   virtual llvm::Error copyToHost(void *target, const void *source, size_t bytes, void *stream);
   virtual llvm::Error synchronize(void *stream);
+
+  /// Writes what kernels take for a matrix: tensorMapBytes, aligned to tensorMapAlignment. By
+  /// default the struct itself.
+  virtual llvm::Error encodeTensorMap(DType dtype, const HostTensorMap &map, void *out) const;
 
   /// Whether kernels may read and write there: nothing, or why not ("host memory", ...).
   virtual std::optional<std::string> whyUnusable(const void *pointer) const;

@@ -10,6 +10,7 @@
 #define SPARSEFLOW_RUNTIME_MANIFEST_H
 
 #include "sparseflow/Runtime/DType.h"
+#include "sparseflow/Runtime/TensorMap.h"
 #include "llvm/ADT/ArrayRef.h"
 #include "llvm/Support/Error.h"
 #include "llvm/Support/JSON.h"
@@ -25,6 +26,7 @@ inline constexpr int64_t manifestFormat = 1;
 inline constexpr size_t maxRank = 8;
 /// The launch path keeps everything on the stack, so a function's interface is bounded.
 inline constexpr size_t maxKernelArguments = 64;
+inline constexpr size_t maxTensorMaps = 16; // of one launch
 inline constexpr size_t maxSymbols = 16;
 inline constexpr size_t maxTensors = 256;
 /// The most dynamic shared memory that any chip so far gives a block.
@@ -86,20 +88,25 @@ struct Slot {
 };
 
 /// One kernel argument. Buffers are 64-bit device pointers, strides (of rows, in elements) and dims
-/// are i64.
+/// are i64. A tensor map is passed by value: a buffer as a matrix of its last dimension's columns,
+/// whose rows are all that the leading dimensions count.
 struct Argument {
-  enum class Kind { Buffer, Stride, Dim, I32, I64, F32 };
+  enum class Kind { Buffer, Stride, Dim, I32, I64, F32, TensorMap };
   Kind kind = Kind::Buffer;
-  int64_t value = 0;  // Buffer, Stride: index into buffers; I32, I64: the constant
+  int64_t value = 0;  // Buffer, Stride, TensorMap: index into buffers; I32, I64: the constant
   double number = 0;  // F32
   std::string symbol; // Dim
+  TensorMapSpec box;  // TensorMap
 
-  static Argument buffer(int64_t index) { return {Kind::Buffer, index, 0, {}}; }
-  static Argument stride(int64_t index) { return {Kind::Stride, index, 0, {}}; }
-  static Argument dim(std::string symbol) { return {Kind::Dim, 0, 0, std::move(symbol)}; }
-  static Argument i32(int32_t value) { return {Kind::I32, value, 0, {}}; }
-  static Argument i64(int64_t value) { return {Kind::I64, value, 0, {}}; }
-  static Argument f32(float value) { return {Kind::F32, 0, value, {}}; }
+  static Argument buffer(int64_t index) { return {Kind::Buffer, index, 0, {}, {}}; }
+  static Argument stride(int64_t index) { return {Kind::Stride, index, 0, {}, {}}; }
+  static Argument dim(std::string symbol) { return {Kind::Dim, 0, 0, std::move(symbol), {}}; }
+  static Argument i32(int32_t value) { return {Kind::I32, value, 0, {}, {}}; }
+  static Argument i64(int64_t value) { return {Kind::I64, value, 0, {}, {}}; }
+  static Argument f32(float value) { return {Kind::F32, 0, value, {}, {}}; }
+  static Argument tensorMap(int64_t index, TensorMapSpec box) {
+    return {Kind::TensorMap, index, 0, {}, box};
+  }
 };
 
 struct Launch {
@@ -122,11 +129,13 @@ struct Step {
   std::vector<Variant> variants;
 };
 
-/// One extent of a grid: ceil(symbol / per) * mul, or without a symbol just `mul`.
+/// One extent of a grid: min(ceil(symbol / per) * mul, max), or without a symbol just `mul`.
 struct GridDim {
   std::string symbol;
   int64_t per = 1;
   int64_t mul = 1;
+  /// Of a persistent kernel, whose blocks take one tile after the other.
+  std::optional<int64_t> max = std::nullopt;
 
   static GridDim constant(int64_t value) { return {{}, 1, value}; }
 };
@@ -143,6 +152,9 @@ struct Kernel {
   std::string ptxas; // version; empty when it was not assembled
   std::string cubin; // tensor of the file; empty: none
   std::string ptx;   // tensor of the file; empty: none
+  /// It waits itself (griddepcontrol.wait) for the kernel before it on the stream, and so may begin
+  /// while that one ends.
+  bool dependentLaunch = false;
 };
 
 /// One function compiled for one chip.

@@ -261,6 +261,88 @@ TEST_F(CudaTest, failures_are_sentences_and_leak_nothing) {
                                   "(sm_90), got 1024; compile with --target=sm_90");
 }
 
+TEST_F(CudaTest, tensor_maps_are_encoded_by_the_driver) {
+  std::shared_ptr<Device> device = open(0);
+  DeviceScope scope(*device);
+  ASSERT_EQ(messageOf(scope.enter()), "");
+  alignas(tensorMapAlignment) unsigned char out[tensorMapBytes] = {};
+  char data[16];
+  HostTensorMap map{data, 100, 4096, 8448, 2, 256, 64, 128};
+  auto expectMap = [&](DType dtype, std::vector<uint64_t> expected) {
+    ASSERT_EQ(messageOf(device->encodeTensorMap(dtype, map, out)), "");
+    EXPECT_EQ(std::vector<uint64_t>(state->tensorMap, state->tensorMap + 7), expected);
+    EXPECT_EQ(out[tensorMapBytes - 1], 0xab);
+  };
+  expectMap(DType::F16, {6, 4096, 100, 8448, 64, 256, 3});
+  map.swizzleBytes = 64;
+  expectMap(DType::BF16, {9, 4096, 100, 8448, 64, 256, 2});
+  map.swizzleBytes = 32;
+  expectMap(DType::E4M3, {0, 4096, 100, 8448, 64, 256, 1});
+  map.swizzleBytes = 0;
+  expectMap(DType::I32, {3, 4096, 100, 8448, 64, 256, 0});
+  fail("cuTensorMapEncodeTiled", 1);
+  EXPECT_CONTAINS(messageOf(device->encodeTensorMap(DType::F32, map, out)),
+                  "making a tensor map of 100 x 4096 f32, rows 8448 bytes apart, in boxes of 256 x "
+                  "64 failed: fake error (CUDA_ERROR_FAKE)");
+}
+
+TEST_F(CudaTest, tensor_maps_need_a_recent_driver) {
+  driver->cuTensorMapEncodeTiled = nullptr;
+  alignas(tensorMapAlignment) unsigned char out[tensorMapBytes];
+  EXPECT_CONTAINS(messageOf(open(0)->encodeTensorMap(DType::F16, {}, out)),
+                  "expected an NVIDIA driver with tensor maps (CUDA 12.0 or later), got one for "
+                  "CUDA 12.4; update the driver");
+}
+
+TEST_F(CudaTest, dependent_launches_say_so) {
+  auto program = [](const char *target) {
+    Manifest manifest = makeManifest(target);
+    manifest.functions[0].programs[0].kernels[1].dependentLaunch = true;
+    std::vector<StoredTensor> tensors = makeTensors({target});
+    for (StoredTensor &tensor : tensors)
+      if (StringRef(tensor.name).ends_with(".cubin"))
+        tensor = StoredTensor::text(tensor.name, makeCubin());
+    return cantFail(ProgramFile::create(manifest, tensors));
+  };
+  auto run = [&](const char *target, int ordinal) {
+    *state = FakeCuda();
+    std::unique_ptr<Executable> executable = load(program(target), ordinal);
+    Tensors tensors(executable->device());
+    ASSERT_EQ(messageOf(executable->run(0, tensors.in(), tensors.out(), {})), "");
+    ASSERT_EQ(messageOf(executable->capture(0, tensors.in(), tensors.out())), "");
+    EXPECT_EQ(state->launches, 4);
+  };
+  run("sm_90", 0);
+  EXPECT_EQ(state->dependentLaunches, 2);
+  // The chip cannot.
+  run("sm_80", 1);
+  EXPECT_EQ(state->dependentLaunches, 0);
+  // The driver cannot.
+  driver->cuLaunchKernelEx = nullptr;
+  run("sm_90", 0);
+  EXPECT_EQ(state->dependentLaunches, 0);
+}
+
+TEST_F(CudaTest, code_that_reads_other_arguments_is_refused) {
+  state->moreParameters = 1;
+  EXPECT_EQ(messageOf(Executable::create(makeGpuProgram({"sm_90"}), open(0))),
+            "cuda:0: kernel 'k0': expected code for arguments of 8, 8, 8, 8, 4 bytes, as the "
+            "manifest passes them, got code for 8, 8, 8, 8, 4, 8; compile the program again");
+  state->moreParameters = 1000;
+  EXPECT_CONTAINS(messageOf(Executable::create(makeGpuProgram({"sm_90"}), open(0))),
+                  "got code for 8, 8, 8, 8, 4, 8, 8, ");
+  state->moreParameters = 0;
+  Manifest manifest = makeManifest("sm_90");
+  manifest.functions[0].programs[0].steps[1].variants[1].launches[0].args[5] = Argument::i64(3);
+  std::vector<StoredTensor> tensors = makeTensors({"sm_90"});
+  for (StoredTensor &tensor : tensors)
+    if (StringRef(tensor.name).ends_with(".cubin"))
+      tensor = StoredTensor::text(tensor.name, makeCubin());
+  EXPECT_CONTAINS(
+      messageOf(Executable::create(cantFail(ProgramFile::create(manifest, tensors)), open(0))),
+      "kernel 'k1': expected code for arguments of 8, 8, 8, 8, 8, 8, 8, 8 bytes");
+}
+
 TEST_F(CudaTest, launch_failures_name_the_kernel) {
   std::unique_ptr<Executable> executable = load(makeGpuProgram({"sm_90"}));
   Tensors tensors(executable->device());

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <string>
+#include <vector>
 
 using namespace sparseflow::runtime;
 
@@ -117,9 +119,20 @@ EXPORT int cuModuleUnload(CUmodule) {
   --state.modules;
   return needsContext("cuModuleUnload");
 }
-EXPORT int cuModuleGetFunction(CUfunction *function, CUmodule, const char *) {
-  *function = handle<CUfunction>();
+/// The bytes of each parameter of the test program's kernels.
+static std::map<std::string, std::vector<size_t>> parameters = {{"k0", {8, 8, 8, 8, 4}},
+                                                                {"k1", {8, 8, 8, 8, 8, 4, 8, 8}}};
+EXPORT int cuModuleGetFunction(CUfunction *function, CUmodule, const char *name) {
+  *function = reinterpret_cast<CUfunction>(&parameters[name]);
   return needsContext("cuModuleGetFunction");
+}
+EXPORT int cuFuncGetParamInfo(CUfunction function, size_t index, size_t *offset, size_t *bytes) {
+  const auto &sizes = *reinterpret_cast<std::vector<size_t> *>(function);
+  if (index >= sizes.size() + state.moreParameters)
+    return 1;
+  *bytes = index < sizes.size() ? sizes[index] : 8;
+  *offset = 8 * index;
+  return needsContext("cuFuncGetParamInfo");
 }
 EXPORT int cuFuncLoad(CUfunction) { return needsContext("cuFuncLoad"); }
 EXPORT int cuFuncGetAttribute(int *value, int attribute, CUfunction) {
@@ -146,6 +159,28 @@ EXPORT int cuMemAlloc_v2(uint64_t *memory, size_t bytes) {
   allocations[reinterpret_cast<uintptr_t>(block)] = {bytes, currentGpu()};
   *memory = reinterpret_cast<uintptr_t>(block);
   return 0;
+}
+EXPORT int cuLaunchKernelEx(const CudaLaunchConfig *config, CUfunction function, void **params,
+                            void **extra) {
+  if (config->attributeCount != 1 || config->attributes->id != 6 || config->attributes->value != 1)
+    return 1;
+  ++state.dependentLaunches;
+  return cuLaunchKernel(function, config->grid[0], config->grid[1], config->grid[2],
+                        config->block[0], config->block[1], config->block[2], config->sharedBytes,
+                        config->stream, params, extra);
+}
+EXPORT int cuTensorMapEncodeTiled(void *map, int dtype, uint32_t rank, void *base,
+                                  const uint64_t *extents, const uint64_t *strides,
+                                  const uint32_t *box, const uint32_t *elementStrides,
+                                  int interleave, int swizzle, int l2Promotion, int fill) {
+  if (rank != 2 || interleave != 0 || fill != 0 || elementStrides[0] * elementStrides[1] != 1 ||
+      l2Promotion != 3 || reinterpret_cast<uintptr_t>(map) % 64 != 0)
+    return 1;
+  uint64_t seen[] = {uint64_t(dtype), extents[0], extents[1],       strides[0],
+                     box[0],          box[1],     uint64_t(swizzle)};
+  std::memcpy(state.tensorMap, seen, sizeof(seen));
+  std::memset(map, 0xab, 128);
+  return needsContext("cuTensorMapEncodeTiled");
 }
 EXPORT int cuMemFree_v2(uint64_t memory) {
   std::lock_guard<std::mutex> lock(mutex);

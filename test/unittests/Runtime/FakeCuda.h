@@ -16,8 +16,13 @@ struct FakeCuda {
   int graphLaunches = 0;
   int cubinLoads = 0, ptxLoads = 0;
   int launches = 0;
+  int dependentLaunches = 0;
+  int moreParameters = 0; // than the test program's kernels have
   int lastLaunchGpu = -1;
   int dynamicShared = 0;
+  // The last tensor map: element type, columns, rows, row stride, columns and rows of the box,
+  // swizzle.
+  uint64_t tensorMap[7] = {};
   void *lastStream = nullptr;
 };
 

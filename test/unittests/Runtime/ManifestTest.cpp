@@ -34,6 +34,20 @@ TEST(Manifest, json_has_the_documented_form) {
                          json::Object{{"const", 1}}, json::Object{{"const", 1}}}));
 }
 
+TEST(Manifest, dependent_launches_are_written_only_where_there_are_any) {
+  Manifest manifest = makeManifest();
+  EXPECT_EQ(text(manifest).find("dependent_launch"), std::string::npos);
+  manifest.functions[0].programs[0].kernels[1].dependentLaunch = true;
+  std::string written = text(manifest);
+  Manifest read = cantFail(parseManifest(written));
+  EXPECT_FALSE(read.functions[0].programs[0].kernels[0].dependentLaunch);
+  EXPECT_TRUE(read.functions[0].programs[0].kernels[1].dependentLaunch);
+  StringRef flag = R"("dependent_launch":true)";
+  written.replace(written.find(flag.str()), flag.size(), R"("dependent_launch":1)");
+  EXPECT_CONTAINS(messageOf(parseManifest(written)),
+                  "kernels[1].dependent_launch expected true or false, got 1");
+}
+
 TEST(Manifest, chips_are_parsed) {
   EXPECT_EQ(parseChip("sm_80")->number, 80u);
   EXPECT_EQ(parseChip("sm_90a")->suffix, 'a');

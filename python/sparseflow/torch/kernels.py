@@ -1,0 +1,176 @@
+"""Compiled linear layers, one a shape: the weight is an argument, so layers of one shape share their kernels.
+
+`linear_kernel` compiles (or finds) the executable of a `LinearKey`; it takes x [M, K] with any M, the packed weight, and what
+else the key names, on the current stream, and does not wait. On a machine without a GPU, `emulation` makes layers run the
+same kernels in the emulator: slow, and how the tests prove that the numbers agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .. import dtypes
+from ..executable import Executable
+from ..executable import compile as compile_graph
+from ..graph import Graph
+from .schemes import SCHEMES
+
+_DTYPES = {torch.float16: dtypes.f16, torch.bfloat16: dtypes.bf16, torch.float32: dtypes.f32}
+#: What x may be. 16-bit schemes round it to their own dtype first.
+ACTIVATION_DTYPES = tuple(_DTYPES)
+
+_emulated_target: str | None = None
+
+
+@contextlib.contextmanager
+def emulation(target: str = "sm_80") -> Iterator[None]:
+    """Layers on the CPU run their kernels, compiled for `target`, in the emulator while this is open."""
+    global _emulated_target
+    before, _emulated_target = _emulated_target, target
+    try:
+        yield
+    finally:
+        _emulated_target = before
+
+
+def emulating() -> bool:
+    """Whether layers on the CPU run in the emulator."""
+    return _emulated_target is not None
+
+
+@functools.cache
+def _cuda_target(index: int) -> str | None:
+    major, minor = torch.cuda.get_device_capability(index)
+    return f"sm_{major}{minor}" if major >= 8 else None
+
+
+def kernel_target(device: torch.device) -> str | None:
+    """The chip to compile for, for tensors on a device; None where there are no sparse tensor cores."""
+    if device.type == "cuda":
+        return _cuda_target(device.index if device.index is not None else torch.cuda.current_device())
+    return _emulated_target if device.type == "cpu" else None
+
+
+@dataclass(frozen=True)
+class LinearKey:
+    """What one compiled linear layer is for."""
+
+    features: int
+    inner: int
+    scheme: str
+    dtype: torch.dtype  #: of x and y
+    bias: torch.dtype | None
+    target: str
+    sparse: bool = True
+    activation: str = ""
+    residual: bool = False
+
+    def graph(self) -> Graph:
+        """x, weight, then scale, bias and residual as far as there are any → y."""
+        scheme = SCHEMES[self.scheme]
+        dtype = _DTYPES[self.dtype] if scheme.quantized else scheme.element
+        graph = Graph("linear")
+        x = graph.input("x", (None, self.inner), dtype)
+        weight = graph.packed_weight("weight", (self.features, self.inner), scheme.element, sparse=self.sparse)
+        scale = graph.input("scale", (self.features,), dtypes.f32) if scheme.quantized else None
+        bias = graph.input("bias", (self.features,), _DTYPES[self.bias]) if self.bias else None
+        residual = graph.input("residual", (None, self.features), dtype) if self.residual else None
+        rows = None
+        if scheme.quantized:
+            x, rows = graph.quantize(x, scheme.element)
+        y = graph.matmul(
+            x,
+            weight,
+            bias=bias,
+            activation=self.activation or None,
+            residual=residual,
+            row_scale=rows,
+            feature_scale=scale,
+            out_dtype=dtype,
+            name="linear",
+        )
+        graph.output(y)
+        return graph
+
+
+_executables: dict[LinearKey, Executable] = {}
+_compiling = threading.Lock()
+
+
+def linear_kernel(key: LinearKey) -> Executable:
+    """The executable of a key, compiled at its first use."""
+    found = _executables.get(key)
+    if found is None:
+        with _compiling:
+            found = _executables.get(key)
+            if found is None:
+                device = "cuda" if torch.cuda.is_available() and not emulating() else "emulator"
+                found = _executables[key] = compile_graph(key.graph(), target=key.target, device=device)
+    return found
+
+
+def compiled() -> dict[LinearKey, Executable]:
+    """What was compiled so far."""
+    return dict(_executables)
+
+
+def run_linear(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    features: int,
+    scheme: str,
+    target: str,
+    sparse: bool = True,
+    activation: str = "",
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The kernel on x [M, K]; y [M, N] has x's dtype."""
+    wanted = x.dtype if SCHEMES[scheme].quantized else SCHEMES[scheme].storage
+    given = x.dtype
+    if given is not wanted:
+        x = x.to(wanted)
+        residual = None if residual is None else residual.to(wanted)
+    key = LinearKey(
+        features, x.shape[1], scheme, wanted, None if bias is None else bias.dtype, target, sparse, activation,
+        residual is not None,
+    )  # fmt: skip
+    arguments: list[Any] = [_aligned(x), packed]
+    if scale is not None:
+        arguments.append(scale)
+    if bias is not None:
+        arguments.append(bias)
+    if residual is not None:
+        arguments.append(_aligned(residual))
+    y: torch.Tensor = (_executables.get(key) or linear_kernel(key))(*arguments)
+    return y if given is wanted else y.to(given)
+
+
+def _aligned(matrix: torch.Tensor) -> torch.Tensor:
+    """The same matrix as kernels read it: rows one after the other, on 16 bytes where the shape allows."""
+    if matrix.is_contiguous() and not matrix.data_ptr() % 16:
+        return matrix
+    if matrix.stride(1) == 1 and not (matrix.data_ptr() | matrix.stride(0) * matrix.element_size()) % 16:
+        return matrix
+    copy: torch.Tensor = matrix.clone(memory_format=torch.contiguous_format)
+    return copy
+
+
+@functools.cache
+def _supports(scheme: str, target: str) -> bool:
+    # 8-bit floats are multiplied as they are from sm_89 on, but not by Hopper's warp-wide instructions.
+    return scheme != "fp8" or target in ("sm_89", "sm_90a", "sm_120")
+
+
+def supports(scheme: str, device: torch.device) -> bool:
+    """Whether layers of a scheme have kernels for a device."""
+    target = kernel_target(device)
+    return target is not None and _supports(scheme, target)

@@ -1,0 +1,292 @@
+"""The layers: a 2:4 linear layer, and a dense 8-bit one to compare it with. Both stand where an ``nn.Linear`` stood.
+
+A layer on a GPU with sparse tensor cores keeps its weight packed, and nothing else of it: int8 takes 5/16 of what f16 took. A
+dense copy is kept only where the dense path is used at all: on devices without kernels, and for the token counts at which
+`sparseflow.warmup` measured dense to be faster.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import InvalidArgumentError
+from . import kernels, layout, numerics, ops, tensor  # noqa: F401 - ops registers what forward calls
+from .pruning import prune
+from .schemes import Scheme, scheme_named
+from .tensor import SparseWeight
+
+_UNBOUNDED = 2**62
+_warned: set[str] = set()
+
+
+def _warn_once(device: torch.device, scheme: Scheme) -> None:
+    """Says why a layer on this device is not fast; once for each kind of device."""
+    kind = str(device.type)
+    if kind in _warned:
+        return
+    _warned.add(kind)
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        reason = f"{name} has no kernels for {scheme.name} 2:4 (compute capability 8.0 or later, 8.9 for fp8)"
+    else:
+        reason = f"the {kind} has no sparse tensor cores"
+    warnings.warn(
+        f"{reason}: 2:4 layers run there as dense products of the same pruned weights, with the same results but no gain",
+        stacklevel=4,
+    )
+
+
+class SparseLinear(nn.Linear):
+    """``y = x @ weight.T + bias`` with a 2:4 weight; see `from_dense`. For inference.
+
+    x is [..., in_features] of float16, bfloat16 or float32, and y has its dtype. `weight` is a `SparseWeight`, in state dicts
+    the plain tensors ``weight.values``, ``weight.bitmask`` and, for int8 and fp8, ``weight.scale``.
+    """
+
+    weight: Any
+
+    def __init__(self, weight: SparseWeight, bias: torch.Tensor | None = None):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = weight.inner, weight.features
+        if bias is not None and bias.shape != (self.out_features,):
+            raise InvalidArgumentError(f"expected a bias [{self.out_features}], got {list(bias.shape)}")
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
+        #: [first, last, first, last, …]: the token counts that take the dense path; None before that was decided.
+        self.dense_tokens: list[int] | None = None
+        self._dense: torch.Tensor | None = None
+        self._decide()
+
+    @classmethod
+    def from_dense(
+        cls, linear: nn.Linear, method: str = "magnitude", scheme: str | Scheme = "int8", statistics: Any = None
+    ) -> SparseLinear:
+        """The layer pruned to 2:4 and stored as `scheme`; `linear` is left as it is.
+
+        Args:
+            linear: any ``nn.Linear``, on any device; on the meta device only the shapes are taken.
+            method: "magnitude", "wanda" or "sparsegpt"; a weight that is 2:4 already is taken as it is.
+            scheme: "f16", "bf16", "int8" or "fp8".
+            statistics: what `Statistics` gathered of the layer's inputs, for wanda and sparsegpt.
+        """
+        weight = linear.weight.detach()
+        numerics.check_extents(*weight.shape)
+        if not weight.is_meta and not layout.is_24(weight):
+            weight = prune(weight, method, statistics=statistics, scheme=scheme)
+        bias = None if linear.bias is None else linear.bias.detach().clone()
+        layer = cls(SparseWeight.from_dense(weight, scheme), bias)
+        return layer.train(linear.training)
+
+    @property
+    def scheme(self) -> Scheme:
+        """What the weight is stored as."""
+        return self.local_weight.scheme
+
+    @property
+    def local_weight(self) -> SparseWeight:
+        """The weight; of a sharded layer, this rank's part of it."""
+        weight = self.weight
+        return weight if isinstance(weight, SparseWeight) else weight.to_local()
+
+    def _decide(self) -> None:
+        """Chooses the paths for where the weight is now, and packs it where there are kernels for it."""
+        weight = self._parameters["weight"]
+        self._dense = None
+        if not isinstance(weight, SparseWeight) or weight.device.type == "meta":
+            return
+        if weight.device.type == "cuda" and kernels.supports(weight.scheme.name, weight.device):
+            self.dense_tokens = []
+            weight.pack_()
+        else:
+            self.dense_tokens = [0, _UNBOUNDED]
+
+    def use_dense_for(self, ranges: list[int]) -> None:
+        """Takes the dense path for these token counts: [first, last, first, last, …]. Empty lets the dense copy go."""
+        self.dense_tokens = list(ranges)
+        self._dense = None
+        if ranges and self.local_weight.device.type == "cuda":
+            self._dense = self._dense_copy()
+
+    def _dense_copy(self) -> torch.Tensor:
+        """The dense weight as the dense path wants it: packed for the dense kernels, or [N, K] for PyTorch's."""
+        weight = self.local_weight
+        dense = weight.stored_dense()
+        if weight.scheme.quantized and kernels.kernel_target(weight.device) is not None:
+            return layout.pack_dense(dense)
+        return dense
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name
+        weight = self.weight
+        if type(weight) is not SparseWeight:  # a DTensor: its own rules cut the product, then come back to ours
+            return nn.functional.linear(input, weight, self.bias)
+        if input.shape[-1] != self.in_features:
+            raise InvalidArgumentError(f"expected activations [..., {self.in_features}], got {list(input.shape)}")
+        if not torch.compiler.is_compiling() and weight.device.type == "cpu" and not kernels.emulating():
+            if self._dense is None:
+                _warn_once(weight.device, weight.scheme)
+                self._dense = self._dense_copy()
+        first = weight.packed
+        if first is None:
+            first = weight.values
+        return torch.ops.sparseflow.linear(
+            input,
+            first,
+            weight.bitmask,
+            weight.scale,
+            self.bias,
+            self._dense,
+            self.out_features,
+            weight.scheme.name,
+            self.dense_tokens,
+        )
+
+    # ---- State
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
+        """Moves and casts. The weight is replaced as a whole: its parts have dtypes of their own."""
+        weight = self._parameters.pop("weight")
+        self._dense = None
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            self._parameters = {"weight": weight} | self._parameters
+        with torch.no_grad():
+            self.weight = nn.Parameter(fn(weight.data), requires_grad=False)
+        self._decide()
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        weight = destination[f"{prefix}weight"]
+        if isinstance(weight, SparseWeight):
+            del destination[f"{prefix}weight"]
+            for name, part in weight.to_canonical().parts().items():
+                destination[f"{prefix}weight.{name}"] = part.contiguous()
+
+    def _load_from_state_dict(
+        self, state: Any, prefix: str, metadata: Any, strict: bool, missing: Any, unexpected: Any, errors: Any
+    ) -> None:
+        key = f"{prefix}weight"
+        names = [name for name in ("values", "bitmask", "scale") if f"{key}.{name}" in state]
+        mine = self._parameters["weight"]
+        if isinstance(mine, SparseWeight) and (names or key in state):
+            state = dict(state)
+            try:
+                if names:
+                    given = {name: state.pop(f"{key}.{name}") for name in names}
+                    loaded = SparseWeight.from_canonical(**given, scheme=self.scheme, dtype=mine.dtype)
+                else:
+                    loaded = SparseWeight.from_dense(state.pop(key), self.scheme)
+                if loaded.shape != mine.shape:
+                    raise InvalidArgumentError(f"expected {list(mine.shape)}, got {list(loaded.shape)}")
+            except (InvalidArgumentError, TypeError) as error:
+                errors.append(f"{key}: {error}")
+            else:
+                assign = metadata.get("assign_to_params_buffers", False) or mine.is_meta
+                target = loaded.device if assign else mine.device
+                self._parameters["weight"] = nn.Parameter(loaded.to(target), requires_grad=False)
+                self._decide()
+            held = self._parameters.pop("weight")
+            try:
+                super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
+            finally:
+                self._parameters = {"weight": held} | self._parameters
+            if strict:
+                unexpected[:] = [name for name in unexpected if not name.startswith(f"{key}.")]
+            return
+        if isinstance(mine, SparseWeight):
+            missing += [f"{key}.{name}" for name in mine.to_canonical().parts()]
+            held = self._parameters.pop("weight")
+            try:
+                super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
+            finally:
+                self._parameters = {"weight": held} | self._parameters
+            return
+        super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, scheme={self.scheme.name}, 2:4"
+
+
+class QuantizedLinear(nn.Linear):
+    """A linear layer with a dense int8 (or fp8) weight and dynamic activations: what a 2:4 layer of the same scheme is
+    compared with. The same kernels but for sparsity; see `from_dense`.
+    """
+
+    weight: Any
+
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, scheme: str | Scheme):
+        nn.Module.__init__(self)
+        self.scheme = scheme_named(scheme)
+        self.out_features, self.in_features = weight.shape
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.scale = nn.Parameter(scale, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
+        self._packed: torch.Tensor | None = None
+        self._decide()
+
+    @classmethod
+    def from_dense(cls, linear: nn.Linear, scheme: str | Scheme = "int8") -> QuantizedLinear:
+        """The layer quantized with one scale a feature; nothing is pruned, and `linear` is left as it is."""
+        scheme = scheme_named(scheme)
+        if not scheme.quantized:
+            raise InvalidArgumentError(f"expected int8 or fp8, got {scheme.name}; a dense layer of it is nn.Linear")
+        weight = linear.weight.detach()
+        if weight.is_meta:
+            q, scale = weight.to(scheme.storage), weight.new_empty(weight.shape[0], 1, dtype=torch.float32)
+        else:
+            q, scale = numerics.quantize_rows(weight, scheme)
+        bias = None if linear.bias is None else linear.bias.detach().clone()
+        return cls(q, scale.reshape(-1).contiguous(), bias, scheme).train(linear.training)
+
+    def _decide(self) -> None:
+        """On a GPU the weight is kept in the order of the kernels, and [N, K] is let go."""
+        self._packed = None
+        weight = self._parameters["weight"]
+        if weight.device.type == "cuda" and kernels.supports(self.scheme.name, weight.device):
+            self._packed = layout.pack_dense(weight.data)
+            self.weight = nn.Parameter(weight.data.new_empty(0), requires_grad=False)
+
+    def _plain_weight(self) -> torch.Tensor:
+        if self._packed is None:
+            return self.weight.data
+        return layout.unpack_dense(self._packed, self.out_features, self.in_features, self.scheme.storage)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name
+        if input.shape[-1] != self.in_features:
+            raise InvalidArgumentError(f"expected activations [..., {self.in_features}], got {list(input.shape)}")
+        weight = self.weight if self._packed is None else self._packed
+        return torch.ops.sparseflow.dense_linear(
+            input, weight, self.scale, self.bias, self.out_features, self.scheme.name
+        )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> QuantizedLinear:
+        """Moves; a cast reaches the bias alone."""
+        held = {name: self._parameters.pop(name) for name in ("weight", "scale")}
+        held["weight"] = nn.Parameter(self._plain_weight() if self._packed is not None else held["weight"].data, False)
+        self._packed = None
+        super()._apply(fn, recurse)
+        for name, parameter in held.items():
+            target = fn(torch.empty(0, device=parameter.device)).device
+            held[name] = nn.Parameter(parameter.data.to(target), requires_grad=False)
+        self._parameters = held | self._parameters
+        self._decide()
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self._plain_weight()
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *arguments: Any) -> None:
+        if self._packed is not None:
+            self.weight = nn.Parameter(self._plain_weight(), requires_grad=False)
+            self._packed = None
+        super()._load_from_state_dict(state, prefix, *arguments)
+        self._decide()
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, scheme={self.scheme.name}, dense"

@@ -1,0 +1,240 @@
+"""A whole model in one line: every eligible ``nn.Linear`` becomes a 2:4 layer, in place, and a report says what happened."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import InvalidArgumentError
+from . import layout
+from .calibration import LayerInputs, calibrate
+from .linear import QuantizedLinear, SparseLinear
+from .progress import progress
+from .pruning import METHODS
+from .report import LayerReport, ModelReport
+from .schemes import Scheme, scheme_named
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a layer is meant by one of these: its name, the end of it, one of its parts, or a pattern with * and ?."""
+    parts = name.split(".")
+    return any(
+        name == pattern or name.endswith(f".{pattern}") or pattern in parts or fnmatch.fnmatch(name, pattern)
+        for pattern in patterns
+    )
+
+
+class _Candidate:
+    """One linear layer: everywhere that it stands in the model, and why it cannot be replaced, if so."""
+
+    def __init__(self, name: str, layer: nn.Linear):
+        self.name, self.layer, self.reason = name, layer, ""
+        self.places: list[tuple[nn.Module, str]] = []
+
+
+def _candidates(model: nn.Module, skip: Sequence[str], sparse: bool) -> dict[str, _Candidate]:
+    """The linear layers by name, with the reason of each that has to stay dense."""
+    if isinstance(model, nn.Linear):
+        raise InvalidArgumentError(
+            "expected a model with nn.Linear layers in it, got an nn.Linear itself, which cannot be replaced in place; "
+            "use sparseflow.nn.SparseLinear.from_dense"
+        )
+    owners: dict[int, list[str]] = {}
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(f"{module_name}.{name}".lstrip("."))
+    found: dict[int, _Candidate] = {}
+    for parent_name, parent in model.named_modules():
+        for child_name, child in parent.named_children():
+            if not isinstance(child, nn.Linear):
+                continue
+            name = f"{parent_name}.{child_name}".lstrip(".")
+            candidate = found.setdefault(id(child), _Candidate(name, child))
+            candidate.places.append((parent, child_name))
+    for candidate in found.values():
+        candidate.reason = _why_dense(candidate, owners, skip, sparse)
+    return {candidate.name: candidate for candidate in found.values()}
+
+
+def _why_dense(candidate: _Candidate, owners: dict[int, list[str]], skip: Sequence[str], sparse: bool) -> str:
+    layer, weight = candidate.layer, candidate.layer.weight
+    if matches(candidate.name, skip):
+        return "skipped by name"
+    if isinstance(layer, (SparseLinear, QuantizedLinear)):
+        return "converted already"
+    if type(layer) is not nn.Linear:
+        return f"is a {type(layer).__name__}, whose weight is used elsewhere too"
+    others = [name for name in owners[id(weight)] if name != f"{candidate.name}.weight"]
+    if others:
+        return f"shares its weight with {others[0]}"
+    if weight.is_meta:
+        return "its weight is on the meta device; load it first"
+    if not weight.dtype.is_floating_point or weight.element_size() > 4:
+        return f"its weight is {weight.dtype}".replace("torch.", "")
+    if sparse and layer.in_features % 4:
+        return f"K = {layer.in_features} is no multiple of 4"
+    if not weight.numel():
+        return "is empty"
+    if not bool(torch.isfinite(weight).all()):
+        return "its weight has NaN or infinite elements"
+    return ""
+
+
+def _convert(
+    model: nn.Module,
+    make: Callable[[_Candidate, LayerInputs | None], nn.Linear],
+    scheme: str,
+    sparse: bool,
+    calibration: Iterable[Any] | None,
+    method: str,
+    skip: Sequence[str],
+    show: bool | None,
+) -> ModelReport:
+    candidates = _candidates(model, [skip] if isinstance(skip, str) else list(skip), sparse)
+    eligible = {name: each for name, each in candidates.items() if not each.reason}
+    if not eligible:
+        reasons = sorted({each.reason for each in candidates.values()})
+        found = f"{len(candidates)} that stay dense ({'; '.join(reasons)})" if candidates else "none"
+        raise InvalidArgumentError(f"expected a model with nn.Linear layers that can be converted, got {found}")
+    rows: dict[str, LayerReport] = {}
+
+    def replace(name: str, inputs: LayerInputs | None) -> None:
+        candidate = eligible[name]
+        try:
+            layer = make(candidate, inputs)
+        except InvalidArgumentError as error:
+            candidate.reason = str(error)
+            return
+        rows[name] = _row(candidate, layer, scheme, inputs)
+        for parent, child in candidate.places:
+            setattr(parent, child, layer)
+
+    with torch.no_grad():
+        if calibration is None:
+            for name in progress(eligible, "convert", show=show):
+                replace(name, None)
+        else:
+            layers = {name: candidate.layer for name, candidate in eligible.items()}
+            calibrate(model, layers, calibration, method, replace, show)
+    for name, candidate in candidates.items():
+        if name not in rows:
+            weight = candidate.layer.weight
+            held = weight.nbytes
+            rows[name] = LayerReport(
+                name, candidate.layer.out_features, candidate.layer.in_features, "dense", candidate.reason,
+                bytes_before=held, bytes_after=held,
+            )  # fmt: skip
+    return ModelReport([rows[name] for name in candidates])
+
+
+def _relative(value: torch.Tensor, reference: torch.Tensor) -> float:
+    norm = float(reference.float().norm())
+    return float((value.float() - reference.float()).norm()) / norm if norm else 0.0
+
+
+def _row(candidate: _Candidate, layer: nn.Linear, scheme: str, inputs: LayerInputs | None) -> LayerReport:
+    weight = candidate.layer.weight.detach()
+    if isinstance(layer, SparseLinear):
+        effective = layer.weight.to_dense(torch.float32)
+        size = layer.weight.nbytes
+        was_24 = layout.is_24(weight)
+    else:
+        assert isinstance(layer, QuantizedLinear)
+        effective = layer._plain_weight().float() * layer.scale[:, None]
+        size = layer.out_features * (layer.in_features + 4)
+        was_24 = False
+    row = LayerReport(
+        candidate.name, layer.out_features, layer.in_features, scheme, "", was_24, _relative(effective, weight), None,
+        weight.nbytes, size,
+    )  # fmt: skip
+    if inputs is not None and inputs.sample is not None:
+        row.output_error = _relative(layer(inputs.sample), candidate.layer(inputs.sample))
+    return row
+
+
+def sparsify_model(
+    model: nn.Module,
+    scheme: str | Scheme = "int8",
+    method: str = "magnitude",
+    *,
+    calibration: Iterable[Any] | None = None,
+    skip: Sequence[str] = (),
+    show_progress: bool | None = None,
+) -> ModelReport:
+    """Replaces every eligible ``nn.Linear`` of a model by a 2:4 one, in place.
+
+    Args:
+        model: any module, in host or in GPU memory. Layers are converted where they are, one at a time.
+        scheme: what weights are stored as: "f16", "bf16", "int8" or "fp8".
+        method: "magnitude" needs no data; "wanda" and "sparsegpt" prune by what the layers see on `calibration`. Weights
+            that are 2:4 already are taken as they are.
+        calibration: batches for the model: tensors, tuples of arguments, or mappings of named ones. Read once.
+        skip: layers to leave as they are: names, ends of names ("lm_head"), parts of names, or patterns ("*.mlp.*").
+        show_progress: None shows a bar when stderr is a terminal.
+
+    Returns:
+        A report with one row a linear layer. A layer that cannot be converted stays as it is, and its row says why: skipped,
+        K no multiple of 4, a weight shared with another module (tied embeddings), on the meta device, or with NaN.
+
+    Raises:
+        InvalidArgumentError: when no layer can be converted, or a method has no calibration data.
+    """
+    scheme = scheme_named(scheme)
+    if method not in METHODS:
+        raise InvalidArgumentError(f"expected method to be one of {', '.join(METHODS)}, got {method!r}")
+    if method != "magnitude" and calibration is None:
+        raise InvalidArgumentError(
+            f"expected calibration data for {method}, got none; pass calibration=batches, or use method='magnitude'"
+        )
+
+    def make(candidate: _Candidate, inputs: LayerInputs | None) -> nn.Linear:
+        if method != "magnitude" and (inputs is None or not inputs.tokens):
+            raise InvalidArgumentError("no calibration batch reached it")
+        return SparseLinear.from_dense(candidate.layer, method, scheme, inputs)
+
+    return _convert(model, make, scheme.name, True, calibration, method, skip, show_progress)
+
+
+def quantize_model_sparse(model: nn.Module, **options: Any) -> ModelReport:
+    """`sparsify_model` with int8: 2:4 weights with one scale a feature, activations quantized token by token.
+
+    Options are those of `sparsify_model`.
+    """
+    return sparsify_model(model, options.pop("scheme", "int8"), options.pop("method", "magnitude"), **options)
+
+
+def dense_int8(
+    model: nn.Module,
+    *,
+    scheme: str | Scheme = "int8",
+    calibration: Iterable[Any] | None = None,
+    skip: Sequence[str] = (),
+    show_progress: bool | None = None,
+) -> ModelReport:
+    """Every eligible ``nn.Linear`` as dense int8 (or fp8), in place, nothing pruned: what 2:4 is compared with.
+
+    Arguments and report are those of `sparsify_model`; calibration is only for the report's output errors.
+    """
+    scheme = scheme_named(scheme)
+
+    def make(candidate: _Candidate, inputs: LayerInputs | None) -> nn.Linear:
+        return QuantizedLinear.from_dense(candidate.layer, scheme)
+
+    return _convert(model, make, f"dense {scheme.name}", False, calibration, "magnitude", skip, show_progress)
+
+
+def sparse_layers(model: nn.Module) -> dict[str, SparseLinear]:
+    """The 2:4 layers of a model by name."""
+    layers = {name: each for name, each in model.named_modules() if isinstance(each, SparseLinear)}
+    if not layers:
+        raise InvalidArgumentError(
+            "expected a model with 2:4 layers, got one without; convert it with sparseflow.sparsify_model"
+        )
+    return layers
+
+
+__all__ = ["ModelReport", "dense_int8", "matches", "quantize_model_sparse", "sparse_layers", "sparsify_model"]

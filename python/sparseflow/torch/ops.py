@@ -1,0 +1,205 @@
+"""The operators that models call, registered with PyTorch: ``torch.ops.sparseflow.*``.
+
+| operator | does |
+|---|---|
+| `linear` | a 2:4 linear layer: the compiled kernel, or the same numbers on the dense weight |
+| `dense_linear` | the same for a dense 8-bit weight |
+| `pack`, `unpack`, `decompress` | between the forms of a weight |
+
+They have fakes (torch.compile, torch.export), refuse gradients when one is asked for, and under autocast round x to autocast's
+dtype as ``torch.nn.functional.linear`` does. The choice between the sparse and the dense path is inside `linear`, by the number
+of tokens: a compiled graph with a dynamic batch has no guard on it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..errors import InvalidArgumentError
+from . import kernels, layout, numerics
+from .schemes import SCHEMES
+
+_library = torch.library.Library("sparseflow", "DEF")
+_library.define(
+    "linear(Tensor x, Tensor weight, Tensor? bitmask, Tensor? scale, Tensor? bias, Tensor? dense, SymInt features, "
+    'str scheme, int[] dense_tokens=[], str activation="", Tensor? residual=None) -> Tensor'
+)
+_library.define(
+    "dense_linear(Tensor x, Tensor weight, Tensor? scale, Tensor? bias, SymInt features, str scheme, "
+    'str activation="", Tensor? residual=None) -> Tensor'
+)
+_library.define("pack(Tensor values, Tensor bitmask) -> Tensor")
+_library.define("unpack(Tensor packed, SymInt features, SymInt inner, ScalarType dtype) -> (Tensor, Tensor)")
+_library.define("decompress(Tensor values, Tensor bitmask) -> Tensor")
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
+def _check(x: torch.Tensor, expected: int) -> None:
+    if x.shape[-1] != expected:
+        raise InvalidArgumentError(f"expected activations [..., {expected}], got {list(x.shape)}")
+    if x.dtype not in kernels.ACTIVATION_DTYPES:
+        raise InvalidArgumentError(f"expected activations of float16, bfloat16 or float32, got {x.dtype}")
+
+
+def _is_dense(tokens: int, ranges: list[int]) -> bool:
+    """Whether a number of tokens lies in one of the ranges [first, last, first, last, …]."""
+    return any(first <= tokens <= last for first, last in zip(ranges[::2], ranges[1::2], strict=True))
+
+
+def _linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bitmask: torch.Tensor | None,
+    scale: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    dense: torch.Tensor | None,
+    features: int,
+    scheme: str,
+    dense_tokens: list[int] = [],  # noqa: B006 - the schema's own default, never changed
+    activation: str = "",
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    rows = _rows(x)
+    inner = rows.shape[1]
+    if bitmask is not None:
+        _check(x, 2 * weight.shape[1])
+    elif weight.numel() != layout.packed_bytes(features, inner, SCHEMES[scheme].storage.itemsize):
+        raise InvalidArgumentError(
+            f"expected activations [..., K] that fit a packed weight of {features} features and {weight.numel()} bytes, "
+            f"got {list(x.shape)}"
+        )
+    if residual is not None:
+        residual = _rows(residual)
+    target = kernels.kernel_target(x.device)
+    if not rows.shape[0]:
+        y = x.new_empty(0, features)
+    elif target is not None and not (dense_tokens and _is_dense(rows.shape[0], dense_tokens)):
+        packed = weight if bitmask is None else layout.pack(weight, bitmask)
+        y = kernels.run_linear(rows, packed, scale, bias, features, scheme, target, True, activation, residual)
+    else:
+        if dense is None:
+            if bitmask is None:
+                weight, bitmask = layout.unpack(weight, features, inner, SCHEMES[scheme].storage)
+            dense = layout.decompress(weight, bitmask)
+        y = _dense_rows(rows, dense, scale, bias, features, scheme, activation, residual)
+    return y if x.dim() == 2 else y.view(*x.shape[:-1], features)
+
+
+def _dense_rows(
+    rows: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    features: int,
+    scheme: str,
+    activation: str,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    """A dense product; `weight` is [N, K], or the bytes that the dense kernel reads."""
+    target = kernels.kernel_target(rows.device)
+    if weight.dim() == 1 and target is not None:
+        return kernels.run_linear(rows, weight, scale, bias, features, scheme, target, False, activation, residual)
+    if weight.dim() == 1:
+        weight = layout.unpack_dense(weight, features, rows.shape[1], SCHEMES[scheme].storage)
+    return numerics.dense_linear(rows, weight, scale, bias, SCHEMES[scheme], activation, residual)
+
+
+def _dense_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    features: int,
+    scheme: str,
+    activation: str = "",
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    rows = _rows(x)
+    if weight.dim() == 2:
+        _check(x, weight.shape[1])
+    if not rows.shape[0]:
+        return x.new_empty(*x.shape[:-1], features)
+    if residual is not None:
+        residual = _rows(residual)
+    y = _dense_rows(rows, weight, scale, bias, features, scheme, activation, residual)
+    return y if x.dim() == 2 else y.view(*x.shape[:-1], features)
+
+
+def _decompress(values: torch.Tensor, bitmask: torch.Tensor) -> torch.Tensor:
+    return layout.decompress(values, bitmask)
+
+
+def _result(x: torch.Tensor, features: int) -> torch.Tensor:
+    return x.new_empty(*x.shape[:-1], features)
+
+
+def _linear_fake(x: Any, weight: Any, bitmask: Any, scale: Any, bias: Any, dense: Any, features: int, *_: Any) -> Any:
+    return _result(x, features)
+
+
+def _dense_linear_fake(x: Any, weight: Any, scale: Any, bias: Any, features: int, *_: Any, **__: Any) -> Any:
+    return _result(x, features)
+
+
+def _pack_fake(values: torch.Tensor, bitmask: torch.Tensor) -> torch.Tensor:
+    n, half = values.shape
+    return values.new_empty(layout.packed_bytes(n, 2 * half, values.element_size()), dtype=torch.uint8)
+
+
+def _unpack_fake(packed: torch.Tensor, features: int, inner: int, dtype: torch.dtype) -> Any:
+    mask = packed.new_empty(features, -(-inner // 8), dtype=torch.uint8)
+    return packed.new_empty(features, inner // 2, dtype=dtype), mask
+
+
+def _decompress_fake(values: torch.Tensor, bitmask: torch.Tensor) -> torch.Tensor:
+    return values.new_empty(values.shape[0], 2 * values.shape[1])
+
+
+def _refuse(context: Any, *gradients: Any) -> Any:
+    raise NotImplementedError(
+        "expected no gradient through a SparseFlow layer, which is for inference, got a call to backward; run the model "
+        "under torch.no_grad() or torch.inference_mode(), and train the dense model before it is sparsified"
+    )
+
+
+def _register() -> None:
+    implementations = {
+        "linear": (_linear, _linear_fake),
+        "dense_linear": (_dense_linear, _dense_linear_fake),
+        "pack": (layout.pack, _pack_fake),
+        "unpack": (layout.unpack, _unpack_fake),
+        "decompress": (_decompress, _decompress_fake),
+    }
+    for name, (implementation, fake) in implementations.items():
+        for key in ("CPU", "CUDA"):
+            _library.impl(name, implementation, key)
+        torch.library.register_fake(f"sparseflow::{name}", fake, lib=_library)
+        torch.library.register_autograd(f"sparseflow::{name}", _refuse, lib=_library)
+    for name in ("linear", "dense_linear"):
+        operator = getattr(torch.ops.sparseflow, name).default
+        for device in ("cpu", "cuda"):
+            _library.impl(name, _Autocast(operator, device), f"Autocast{device.upper()}")
+
+
+class _Autocast:
+    """Rounds x (and a residual) to autocast's dtype and leaves scales and weights as they are."""
+
+    def __init__(self, operator: Any, device: str):
+        self.operator, self.device = operator, device
+        key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
+        self.keys = torch._C.DispatchKeySet(key)
+
+    def __call__(self, x: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        dtype = torch.get_autocast_dtype(self.device)
+        with torch._C._ExcludeDispatchKeyGuard(self.keys):
+            if x.dtype in kernels.ACTIVATION_DTYPES and dtype in kernels.ACTIVATION_DTYPES:
+                x = x.to(dtype)
+            return self.operator(x, *arguments, **named)
+
+
+_register()

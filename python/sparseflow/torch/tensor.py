@@ -1,0 +1,487 @@
+"""A 2:4 weight that PyTorch takes for a tensor: it can be cut, copied, moved, traced and sharded, and multiplied by.
+
+It holds one of two forms, and gives the other on demand, exactly:
+
+* canonical, ``values`` [N, K/2] and ``bitmask`` [N, ceil(K/8)]: cut along N anywhere and along K at multiples of 8, so that
+  DTensor can shard it on both axes;
+* packed, one vector in the order of the kernels: what a layer on a GPU keeps. Packing happens once, after sharding.
+
+Quantized schemes add ``scale``, one f32 a feature. Its dtype is that of the dense weight it stands for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils._pytree import tree_map_only
+
+from ..errors import InvalidArgumentError
+from . import kernels, layout, numerics, ops  # noqa: F401 - ops registers what the methods call
+from .schemes import SCHEMES, Scheme, scheme_named
+
+_PARTS = ("values", "bitmask", "packed", "scale")
+aten = torch.ops.aten
+_HANDLERS: dict[Any, Callable[..., Any]] = {}
+
+
+class SparseWeight(torch.Tensor):
+    """The 2:4 weight [N, K] of a linear layer (or, transposed, [K, N]). Make one with `from_dense` or `from_canonical`."""
+
+    values: torch.Tensor | None
+    bitmask: torch.Tensor | None
+    packed: torch.Tensor | None
+    scale: torch.Tensor | None
+    scheme: Scheme
+    transposed: bool
+
+    @staticmethod
+    def __new__(
+        cls,
+        parts: dict[str, torch.Tensor],
+        scheme: str | Scheme,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        transposed: bool = False,
+    ) -> SparseWeight:
+        first = next(iter(parts.values()))
+        extents = (shape[1], shape[0]) if transposed else shape
+        strides = (1, shape[1]) if transposed else (shape[1], 1)
+        self: SparseWeight = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, extents, strides=strides, dtype=dtype, device=first.device, requires_grad=False
+        )
+        for name in _PARTS:
+            setattr(self, name, parts.get(name))
+        self.scheme = scheme_named(scheme)
+        self.transposed = transposed
+        return self
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    # ---- Making one
+
+    @classmethod
+    def from_canonical(
+        cls,
+        values: torch.Tensor,
+        bitmask: torch.Tensor,
+        scale: torch.Tensor | None = None,
+        *,
+        scheme: str | Scheme | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> SparseWeight:
+        """From values, bitmask and scale, checked: their shapes and dtypes, and two bits in each group of the bitmask."""
+        if scheme is None:
+            found = [each for each in SCHEMES.values() if each.storage is values.dtype]
+            if not found:
+                raise InvalidArgumentError(
+                    f"expected values of float16, bfloat16, int8 or float8_e4m3fn, got {values.dtype}"
+                )
+            scheme = found[0]
+        scheme = scheme_named(scheme)
+        if values.dim() != 2 or values.dtype is not scheme.storage:
+            raise InvalidArgumentError(
+                f"expected values [N, K/2] of {scheme.storage}, got {list(values.shape)} of {values.dtype}"
+            )
+        features, inner = values.shape[0], 2 * values.shape[1]
+        numerics.check_extents(features, inner)
+        wanted = (features, -(-inner // 8))
+        if bitmask.shape != wanted or bitmask.dtype is not torch.uint8:
+            raise InvalidArgumentError(
+                f"expected a bitmask {list(wanted)} of uint8 for a weight {features}x{inner}, "
+                f"got {list(bitmask.shape)} of {bitmask.dtype}"
+            )
+        if scheme.quantized != (scale is not None) or (
+            scale is not None and (scale.numel() != features or scale.dtype is not torch.float32)
+        ):
+            got = "none" if scale is None else f"{list(scale.shape)} of {scale.dtype}"
+            wants = f"{features} scales of float32" if scheme.quantized else "no scale"
+            raise InvalidArgumentError(f"expected {wants} for {scheme.name}, got {got}")
+        if not bitmask.is_meta:
+            masks = torch.stack([bitmask & 15, bitmask >> 4], dim=2).reshape(features, -1)[:, : inner // 4]
+            legal = torch.zeros(16, dtype=torch.bool, device=bitmask.device)
+            legal[[3, 5, 6, 9, 10, 12]] = True
+            wrong = ~legal[masks.int()]
+            if bool(wrong.any()):
+                row, group = (int(i) for i in wrong.nonzero()[0])
+                raise InvalidArgumentError(
+                    f"expected two bits in each group of the bitmask, got {int(masks[row, group]):#06b} in row {row}, "
+                    f"group {group}"
+                )
+        parts = {"values": values, "bitmask": bitmask}
+        if scale is not None:
+            parts["scale"] = scale.reshape(features)
+        default = torch.float16 if scheme.quantized else scheme.storage
+        return cls(parts, scheme, (features, inner), dtype or default)
+
+    @classmethod
+    def from_dense(
+        cls, dense: torch.Tensor, scheme: str | Scheme = "f16", scale: torch.Tensor | None = None
+    ) -> SparseWeight:
+        """From a weight [N, K] that is 2:4 already, rounded to the scheme. Nothing is pruned.
+
+        `scale` [N] fixes the scales of a quantized scheme; without it they come from the largest magnitude of each row.
+        """
+        scheme = scheme_named(scheme)
+        if dense.dim() != 2:
+            raise InvalidArgumentError(f"expected a weight [N, K], got {list(dense.shape)}")
+        features, inner = dense.shape
+        numerics.check_extents(features, inner)
+        dtype = dense.dtype if dense.dtype in kernels.ACTIVATION_DTYPES else torch.float16
+        if dense.is_meta:
+            return cls.empty((features, inner), scheme, dtype, dense.device)
+        if not bool(torch.isfinite(dense).all()):
+            raise InvalidArgumentError("expected a weight of finite elements, got NaN or infinity")
+        if not layout.is_24(dense):
+            raise InvalidArgumentError(
+                "expected a weight with at most two nonzeros in each group of four along K, got one that is not 2:4; "
+                "prune it with sparseflow.torch.prune, or SparseLinear.from_dense"
+            )
+        parts = {}
+        if scheme.quantized:
+            if scale is None:
+                rounded, scale = numerics.quantize_rows(dense, scheme)
+            else:
+                scale = scale.float().reshape(features, 1)
+                rounded = (dense.float() / scale).clamp(-scheme.largest, scheme.largest)
+                rounded = (rounded.round() if scheme.storage is torch.int8 else rounded).to(scheme.storage)
+            parts["scale"] = scale.reshape(features).contiguous()
+        else:
+            rounded = dense.to(scheme.storage)
+            if not bool(torch.isfinite(rounded).all()):
+                raise InvalidArgumentError(
+                    f"expected a weight within the range of {scheme.name}, ±{scheme.largest:g}, got more; use bf16"
+                )
+        values, bitmask = layout.compress(rounded)
+        return cls({"values": values, "bitmask": bitmask} | parts, scheme, (features, inner), dtype)
+
+    @classmethod
+    def empty(
+        cls, shape: tuple[int, int], scheme: str | Scheme, dtype: torch.dtype, device: torch.device | str
+    ) -> SparseWeight:
+        """Of that shape, zeros (on the meta device: no memory)."""
+        scheme = scheme_named(scheme)
+        features, inner = shape
+        parts = {
+            "values": torch.zeros(features, inner // 2, dtype=torch.int8, device=device).to(scheme.storage)
+            if scheme.storage.itemsize == 1
+            else torch.zeros(features, inner // 2, dtype=scheme.storage, device=device),
+            "bitmask": torch.full((features, -(-inner // 8)), 0x33, dtype=torch.uint8, device=device),
+        }
+        if inner % 8:
+            parts["bitmask"][:, -1] = 0x03
+        if scheme.quantized:
+            parts["scale"] = torch.ones(features, dtype=torch.float32, device=device)
+        return cls(parts, scheme, (features, inner), dtype)
+
+    # ---- Its forms
+
+    @property
+    def features(self) -> int:
+        """N."""
+        return self.shape[1] if self.transposed else self.shape[0]
+
+    @property
+    def inner(self) -> int:
+        """K."""
+        return self.shape[0] if self.transposed else self.shape[1]
+
+    @property
+    def nbytes(self) -> int:  # type: ignore[override]
+        """What it takes in memory."""
+        return sum(part.nbytes for part in self.parts().values())
+
+    def parts(self) -> dict[str, torch.Tensor]:
+        """The tensors that it holds."""
+        return {name: part for name in _PARTS if (part := getattr(self, name)) is not None}
+
+    def canonical(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and bitmask."""
+        if self.packed is None:
+            assert self.values is not None and self.bitmask is not None
+            return self.values, self.bitmask
+        values, bitmask = torch.ops.sparseflow.unpack(self.packed, self.features, self.inner, self.scheme.storage)
+        return values, bitmask
+
+    def to_packed(self) -> SparseWeight:
+        """The same weight in the order of the kernels."""
+        if self.packed is not None:
+            return self
+        assert self.values is not None and self.bitmask is not None
+        return self._with({"packed": torch.ops.sparseflow.pack(self.values, self.bitmask)})
+
+    def to_canonical(self) -> SparseWeight:
+        """The same weight as values and bitmask."""
+        if self.packed is None:
+            return self
+        values, bitmask = self.canonical()
+        return self._with({"values": values, "bitmask": bitmask})
+
+    def pack_(self) -> SparseWeight:
+        """Packs in place; the canonical form is let go."""
+        packed = self.to_packed()
+        self.packed, self.values, self.bitmask = packed.packed, None, None
+        return self
+
+    def stored_dense(self) -> torch.Tensor:
+        """[N, K] in the scheme's storage dtype, zeros included."""
+        return torch.ops.sparseflow.decompress(*self.canonical())
+
+    def to_dense(self, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:  # type: ignore[override]
+        """[N, K] (transposed if this is), scales applied: the weight that the layer computes with."""
+        dense = self.stored_dense()
+        if self.scale is not None:
+            dense = dense.float() * self.scale[:, None]
+        dense = dense.to(dtype or self.dtype)
+        return dense.t() if self.transposed else dense
+
+    def _with(self, form: dict[str, torch.Tensor]) -> SparseWeight:
+        parts = form | ({} if self.scale is None else {"scale": self.scale})
+        return SparseWeight(parts, self.scheme, (self.features, self.inner), self.dtype, self.transposed)
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype | None = None) -> SparseWeight:
+        """The weight whose parts are `function` of these."""
+        parts = {name: function(part) for name, part in self.parts().items()}
+        shape = (self.features, self.inner)
+        return SparseWeight(parts, self.scheme, shape, dtype or self.dtype, self.transposed)
+
+    # ---- As PyTorch sees it
+
+    def __tensor_flatten__(self) -> tuple[list[str], Any]:
+        return list(self.parts()), (self.scheme.name, (self.features, self.inner), self.dtype, self.transposed)
+
+    @staticmethod
+    def __tensor_unflatten__(parts: dict[str, torch.Tensor], context: Any, size: Any, stride: Any) -> SparseWeight:
+        scheme, shape, dtype, transposed = context
+        return SparseWeight(parts, scheme, shape, dtype, transposed)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        form = "canonical" if self.packed is None else "packed"
+        return f"SparseWeight({self.features}x{self.inner}, {self.scheme.name}, {form}, device='{self.device}')"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        weight = self.to_canonical()
+        arguments = (weight.parts(), self.scheme.name, (self.features, self.inner), self.dtype, self.transposed)
+        return _rebuild, arguments
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear and len(args) >= 2 and isinstance(args[1], SparseWeight) and type(args[0]) is torch.Tensor:
+            return linear(*args, **kwargs)
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        handler = _HANDLERS.get(func)
+        if handler is None:
+            raise NotImplementedError(
+                f"expected an operation that a 2:4 weight has (a product, a slice, a copy, a move), got {func}; "
+                "weight.to_dense() gives an ordinary tensor"
+            )
+        return handler(func, *args, **(kwargs or {}))
+
+
+def _rebuild(parts: dict[str, torch.Tensor], scheme: str, shape: Any, dtype: torch.dtype, flip: bool) -> SparseWeight:
+    return SparseWeight(parts, scheme, tuple(shape), dtype, flip)  # type: ignore[arg-type]
+
+
+torch.serialization.add_safe_globals([SparseWeight, _rebuild])
+
+
+def linear(
+    x: torch.Tensor, weight: SparseWeight, bias: torch.Tensor | None = None, *, dense: Any = None, ranges: Any = ()
+) -> torch.Tensor:
+    """``x @ weight.T + bias``; `dense` and `ranges` as the operator's `dense` and `dense_tokens`."""
+    first = weight.packed if weight.packed is not None else weight.values
+    return torch.ops.sparseflow.linear(
+        x, first, weight.bitmask, weight.scale, bias, dense, weight.features, weight.scheme.name, ranges
+    )
+
+
+# ---- Operations
+
+
+def _implements(*operations: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(handler: Callable[..., Any]) -> Callable[..., Any]:
+        for operation in operations:
+            _HANDLERS[operation] = handler
+        return handler
+
+    return register
+
+
+@_implements(aten.detach.default, aten.alias.default, aten.lift_fresh.default)
+def _alias(func: Any, weight: SparseWeight) -> SparseWeight:
+    return weight.map(func if func is not aten.lift_fresh.default else aten.alias.default)
+
+
+@_implements(aten.clone.default, aten.contiguous.default)
+def _clone(func: Any, weight: SparseWeight, **_: Any) -> SparseWeight:
+    return weight.map(torch.clone)
+
+
+@_implements(aten.empty_like.default, aten.zeros_like.default)
+def _like(func: Any, weight: SparseWeight, *, device: Any = None, dtype: Any = None, **_: Any) -> SparseWeight:
+    return weight.map(lambda part: func(part, device=device), dtype)
+
+
+@_implements(aten._to_copy.default)
+def _move(func: Any, weight: SparseWeight, *, device: Any = None, dtype: Any = None, **rest: Any) -> SparseWeight:
+    """A move changes where the parts are; another floating dtype changes what the weight passes for, never its values."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise InvalidArgumentError(f"expected a floating dtype for a 2:4 weight, got {dtype}")
+    non_blocking = rest.get("non_blocking", False)
+    target = torch.device(device) if device is not None else weight.device
+    if target.type == "cpu" and weight.device.type != "cpu":
+        weight = weight.to_canonical()
+    return weight.map(lambda part: part.to(target, non_blocking=non_blocking, copy=True), dtype)
+
+
+@_implements(aten.copy_.default)
+def _copy(func: Any, target: SparseWeight, source: Any, non_blocking: bool = False) -> SparseWeight:
+    if not isinstance(source, SparseWeight) or source.shape != target.shape or source.scheme != target.scheme:
+        raise InvalidArgumentError(f"expected {target!r} to be copied from its like, got {source!r}")
+    source = source.to_canonical() if target.packed is None else source.to_packed()
+    for name, part in target.parts().items():
+        part.copy_(getattr(source, name), non_blocking=non_blocking)
+    return target
+
+
+@_implements(aten.t.default, aten.numpy_T.default)
+def _transpose(func: Any, weight: SparseWeight) -> SparseWeight:
+    shape = (weight.features, weight.inner)
+    return SparseWeight(weight.parts(), weight.scheme, shape, weight.dtype, not weight.transposed)
+
+
+@_implements(aten.transpose.int)
+def _transpose_axes(func: Any, weight: SparseWeight, first: int, second: int) -> SparseWeight:
+    return weight.map(aten.alias.default) if first % 2 == second % 2 else _transpose(func, weight)
+
+
+@_implements(aten.slice.Tensor)
+def _slice(
+    func: Any, weight: SparseWeight, axis: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> SparseWeight:
+    extent = weight.shape[axis]
+    first, last, step = slice(start, end, step).indices(extent)
+    if step != 1:
+        raise InvalidArgumentError(f"expected a slice of a 2:4 weight with step 1, got {step}")
+    if (first, last) == (0, extent):
+        return weight.map(aten.alias.default)
+    last = max(first, last)
+    along_features = (axis % 2 == 0) != weight.transposed
+    weight = weight.to_canonical()
+    assert weight.values is not None and weight.bitmask is not None
+    parts = {}
+    if along_features:
+        parts = {name: part[first:last] for name, part in weight.parts().items()}
+        shape = (last - first, weight.inner)
+    else:
+        if first % 8 or (last % 8 and last != extent):
+            raise InvalidArgumentError(
+                f"expected a 2:4 weight to be cut along K at multiples of 8, got {first}:{last} of {extent}"
+            )
+        parts = {"values": weight.values[:, first // 2 : last // 2], "bitmask": weight.bitmask[:, first // 8 : -(-last // 8)]}
+        parts = {name: part.contiguous() for name, part in parts.items()}
+        if weight.scale is not None:
+            parts["scale"] = weight.scale
+        shape = (weight.features, last - first)
+    return SparseWeight(parts, weight.scheme, shape, weight.dtype, weight.transposed)
+
+
+@_implements(aten.split.Tensor)
+def _split(func: Any, weight: SparseWeight, size: int, axis: int = 0) -> list[SparseWeight]:
+    extent = weight.shape[axis]
+    return [_slice(func, weight, axis, first, min(first + size, extent)) for first in range(0, extent, size)]
+
+
+@_implements(aten.split_with_sizes.default)
+def _split_with_sizes(func: Any, weight: SparseWeight, sizes: list[int], axis: int = 0) -> list[SparseWeight]:
+    pieces, first = [], 0
+    for size in sizes:
+        pieces.append(_slice(func, weight, axis, first, first + size))
+        first += size
+    return pieces
+
+
+@_implements(aten.view.default, aten._unsafe_view.default, aten.reshape.default)
+def _view(func: Any, weight: SparseWeight, shape: Any) -> SparseWeight:
+    wanted = [extent if extent >= 0 else weight.numel() // -functools.reduce(int.__mul__, shape) for extent in shape]
+    if tuple(wanted) != tuple(weight.shape):
+        raise InvalidArgumentError(f"expected a 2:4 weight to keep its shape {list(weight.shape)}, got {list(shape)}")
+    return weight.map(aten.alias.default)
+
+
+@_implements(aten.is_pinned.default)
+def _is_pinned(func: Any, weight: SparseWeight, *_: Any, **__: Any) -> bool:
+    return False
+
+
+@_implements(aten.equal.default)
+def _equal(func: Any, one: Any, other: Any) -> bool:
+    if not (isinstance(one, SparseWeight) and isinstance(other, SparseWeight)) or one.scheme != other.scheme:
+        return False
+    one, other = one.to_canonical(), other.to_canonical()
+    return one.shape == other.shape and all(
+        torch.equal(part, other.parts()[name]) for name, part in one.parts().items()
+    )
+
+
+@_implements(aten.linear.default)
+def _linear(func: Any, x: torch.Tensor, weight: SparseWeight, bias: Any = None) -> torch.Tensor:
+    return _product(x, weight, True, bias)
+
+
+@_implements(aten.mm.default)
+def _mm(func: Any, x: torch.Tensor, weight: SparseWeight) -> torch.Tensor:
+    return _product(x, weight, False, None)
+
+
+@_implements(aten.addmm.default)
+def _addmm(func: Any, bias: Any, x: torch.Tensor, weight: Any, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+    if alpha != 1 or beta != 1 or bias.dim() != 1:
+        product = _product(x, weight, False, None)
+        return product * alpha + bias * beta
+    return _product(x, weight, False, bias)
+
+
+def _product(x: Any, weight: Any, transposes: bool, bias: Any) -> torch.Tensor:
+    """x · weightᵀ (`transposes`) or x · weight, where the weight stands as a linear layer's does."""
+    if not isinstance(weight, SparseWeight) or isinstance(x, SparseWeight) or weight.transposed == transposes:
+        raise InvalidArgumentError(
+            "expected a 2:4 weight as the second factor, x @ weight.T, got another product; weight.to_dense() "
+            "gives an ordinary tensor"
+        )
+    return linear(x, weight, bias)
+
+
+def _parts_of(tree: Any, name: str) -> Any:
+    return tree_map_only(SparseWeight, lambda weight: getattr(weight, name), tree)
+
+
+def _collective(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """A collective, one part after the other; they travel in canonical form."""
+    weights: list[SparseWeight] = []
+    tree_map_only(SparseWeight, weights.append, (args, kwargs))
+    for weight in weights:
+        if weight.packed is not None:
+            weight.values, weight.bitmask = weight.canonical()
+            weight.packed = None
+    result = None
+    for name in weights[0].parts():
+        result = func(*_parts_of(args, name), **_parts_of(kwargs, name))
+        work = result[-1] if isinstance(result, (tuple, list)) else result
+        if hasattr(work, "wait"):
+            work.wait()
+    return result
+
+
+if hasattr(torch.ops, "c10d") and torch.distributed.is_available():
+    for _name in ("scatter_", "broadcast_"):
+        _HANDLERS[getattr(torch.ops.c10d, _name).default] = _collective
