@@ -86,14 +86,14 @@ static constexpr PassEntry entries[] = {
        kernels(manager).addPass(sf_tile::createSFTilePlanPipeline());
      }},
     // 10. Needs the number of stages.
-    {Phase::Tile, "sf-tile-allocate-smem",
-     [](OpPassManager &manager, const PipelineOptions &) {
-       kernels(manager).addPass(sf_tile::createSFTileAllocateSmem());
-     }},
-    // 11. Last of the tile passes: synchronization is inserted into a finished picture.
     {Phase::Tile, "sf-tile-assign-roles",
      [](OpPassManager &manager, const PipelineOptions &) {
        kernels(manager).addPass(sf_tile::createSFTileAssignRoles());
+     }},
+    // 11. Needs the number of stages, and the barriers that the roles brought.
+    {Phase::Tile, "sf-tile-allocate-smem",
+     [](OpPassManager &manager, const PipelineOptions &) {
+       kernels(manager).addPass(sf_tile::createSFTileAllocateSmem());
      }},
     // 12. Tiles become registers.
     {Phase::Lower, "convert-sf-tile-to-nvvm",

@@ -208,12 +208,12 @@ SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::Kerne
   for (auto [view, ring] : sources) {
     int64_t length = cast<MemRefType>(view.getType()).getDimSize(2);
     CopyAsyncOp::create(s.b, s.loc, view, ValueRange{firstChunkF, firstChunkK, s.index(0)}, ring,
-                        stage, Value(),
+                        stage, /*predicate=*/Value(), /*barriers=*/Value(),
                         ArrayRef<int64_t>{tileF / kPackedChunkFeatures, tileK / chunkK, length},
                         CopyOrder::Storage);
   }
   CopyAsyncOp::create(s.b, s.loc, arguments[0], ValueRange{firstToken, s.mul(step, tileK)},
-                      rings[0], stage, Value(), ArrayRef<int64_t>{tileT, tileK},
+                      rings[0], stage, /*predicate=*/Value(), /*barriers=*/Value(), ArrayRef<int64_t>{tileT, tileK},
                       CopyOrder::Logical);
   YieldOp::create(s.b, s.loc, ValueRange());
 

@@ -54,12 +54,20 @@ constexpr TileShape kTiles[] = {
     {256, 128, 4, 2}, {128, 128, 2, 4}, {256, 64, 4, 2}, {128, 64, 2, 2}, {64, 64, 1, 4},
     {128, 32, 2, 2},  {64, 32, 1, 4},   {256, 16, 4, 2}, {128, 16, 2, 2}, {64, 16, 1, 2},
 };
+/// The same for warpgroups, each of which takes 64 features and all tokens: many tokens, so that
+/// reading the weight from shared memory costs little beside them.
+constexpr TileShape kWarpgroupTiles[] = {
+    {128, 256, 8, 1}, {128, 128, 8, 1}, {128, 64, 8, 1}, {128, 32, 8, 1}, {128, 16, 8, 1},
+    {64, 256, 4, 1},  {64, 128, 4, 1},  {64, 64, 4, 1},  {64, 32, 4, 1},  {64, 16, 4, 1},
+    {64, 8, 4, 1},
+};
 constexpr int64_t kSplits[] = {1, 2, 4, 8};
 /// Each copy holds addresses and a predicate; more than this spills.
 constexpr int64_t kMaxTokenCopiesPerThread = 8;
 
 int64_t getAccumulatorsPerThread(KernelConfigAttr config, unsigned numWeights) {
-  return numWeights * config.getTileFeatures() * config.getTileTokens() / config.getNumThreads();
+  return numWeights * config.getTileFeatures() * config.getTileTokens() /
+         (config.getNumWarps() * 32);
 }
 
 /// Asynchronous copies by which a thread brings its share of x into one stage. They move 16 bytes,
@@ -71,7 +79,34 @@ int64_t getTokenCopiesPerThread(const MatmulShape &shape, KernelConfigAttr confi
   return bytes / copyBytes / config.getNumThreads();
 }
 
+/// Clocks in which one multiprocessor computes one stage of one block.
+double getStageClocks(const MatmulShape &shape, KernelConfigAttr config, const ChipInfo &chip,
+                      int64_t stageBytes) {
+  double rowBytes = double(config.getTileK()) * shape.elementBits / 8;
+  if (config.isWarpSpecialized()) {
+    // wgmma takes half a clock a token, and where it is sparse 16 more to read 64 features from
+    // shared memory: measured.
+    double stepBytes = shape.isSparse ? 64 : 32, operandClocks = shape.isSparse ? 16 : 8;
+    return shape.numWeights * (config.getTileFeatures() / double(kPackedChunkFeatures)) *
+           (rowBytes / stepBytes) * (config.getTileTokens() / 2.0 + operandClocks);
+  }
+  double macs = double(shape.isSparse ? chip.sparseF16PerClock : chip.denseF16PerClock) * 16 /
+                shape.elementBits;
+  double weightBytes = stageBytes - config.getTileTokens() * rowBytes;
+  double fragmentBytes = weightBytes * config.getWarpsTokens() +
+                         config.getTileTokens() * rowBytes * config.getWarpsFeatures();
+  double tensor = double(shape.numWeights) * config.getTileFeatures() * config.getTileTokens() *
+                  config.getTileK() / macs;
+  double shared = (fragmentBytes + stageBytes) / kSharedBytesPerClock;
+  return std::max(tensor, shared) + kOverlapLoss * std::min(tensor, shared);
+}
+
 } // namespace
+
+bool sf::usesWarpgroups(const MatmulShape &shape, const ChipInfo &chip) {
+  constexpr int64_t copyEngineBits = 16 * 8;
+  return chip.hasWgmma && shape.inner * shape.elementBits % copyEngineBits == 0;
+}
 
 std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t tokens,
                                                KernelConfigAttr config, const ChipInfo &chip) {
@@ -89,18 +124,7 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
        kRegistersPerMultiprocessor / (threads * registers), kThreadsPerMultiprocessor / threads});
   residentBlocks = std::max<int64_t>(residentBlocks, 1);
 
-  // One stage of one block, in clocks.
-  double macs = double(shape.isSparse ? chip.sparseF16PerClock : chip.denseF16PerClock) * 16 /
-                shape.elementBits;
-  double rowBytes = double(config.getTileK()) * shape.elementBits / 8;
-  double weightBytes = stageBytes - config.getTileTokens() * rowBytes;
-  double fragmentBytes = weightBytes * config.getWarpsTokens() +
-                         config.getTileTokens() * rowBytes * config.getWarpsFeatures();
-  double tensor = double(shape.numWeights) * config.getTileFeatures() * config.getTileTokens() *
-                  config.getTileK() / macs;
-  double shared = (fragmentBytes + stageBytes) / kSharedBytesPerClock;
-  double busy = std::max(tensor, shared) + kOverlapLoss * std::min(tensor, shared);
-
+  double busy = getStageClocks(shape, config, chip, stageBytes);
   // A wave of so many blocks on one multiprocessor, in clocks.
   double steps = divideCeil(divideCeil(shape.inner, config.getTileK()), config.getSplitK());
   auto waveClocks = [&](int64_t blocks) -> double {
@@ -142,20 +166,24 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
   constexpr int64_t pieceBits = 128;
   if (shape.inner * shape.elementBits % pieceBits)
     maxAccumulators = std::max<int64_t>(maxAccumulators / 2, 1);
-  for (const TileShape &tile : kTiles)
+  bool warpgroups = usesWarpgroups(shape, chip);
+  Atom atom = warpgroups ? (shape.isSparse ? Atom::WgmmaSp : Atom::Wgmma)
+                         : (shape.isSparse ? Atom::MmaSp : Atom::Mma);
+  for (const TileShape &tile : warpgroups ? ArrayRef(kWarpgroupTiles) : ArrayRef(kTiles))
     for (int64_t chunks : {2, 1})
       for (int64_t split : kSplits) {
         // A part of K is at least a few steps, else the ring never fills.
         constexpr int64_t minSteps = 4;
         if (split > 1 && shape.inner < split * minSteps * chunks * chunk)
           continue;
-        if (chunks > 1 && shape.inner <= chunk)
+        // A warpgroup waits rarely enough with one chunk, and more stages are in flight.
+        if (chunks > 1 && (shape.inner <= chunk || warpgroups))
           continue;
         constexpr int64_t raster = 8;
         auto config = KernelConfigAttr::get(context, /*maxTokens=*/std::nullopt, tile.features,
                                             tile.tokens, chunks * chunk, tile.warpsFeatures,
                                             tile.warpsTokens, /*stages=*/std::nullopt, split,
-                                            raster, shape.isSparse ? Atom::MmaSp : Atom::Mma);
+                                            raster, atom);
         // Two chunks of k a stage need fewer barriers and more registers: fragments and addresses
         // of both.
         int64_t accumulators = getAccumulatorsPerThread(config, shape.numWeights);
@@ -165,7 +193,7 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
         constexpr int64_t minStages = 3;
         int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);
         if (accumulators <= maxAccumulators && !(chunks > 1 && isTight) &&
-            getTokenCopiesPerThread(shape, config) <= kMaxTokenCopiesPerThread &&
+            (warpgroups || getTokenCopiesPerThread(shape, config) <= kMaxTokenCopiesPerThread) &&
             chip.sharedMemoryPerBlock / stageBytes >= minStages)
           candidates.push_back(config);
       }

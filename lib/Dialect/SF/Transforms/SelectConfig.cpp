@@ -70,6 +70,21 @@ private:
   SmallVector<KernelConfigAttr> candidates;
 };
 
+/// The product as the cost model sees it.
+MatmulShape getShape(MatmulOp op) {
+  MatmulShape shape;
+  shape.features = op.getNumFeatures();
+  shape.inner = op.getInnerSize();
+  shape.elementBits = op.getXType().getElementTypeBitWidth();
+  shape.numWeights = op.getWeights().size();
+  shape.isSparse = op.hasSparseWeights();
+  shape.edgeBits = op.getResultType().getElementTypeBitWidth();
+  for (auto [i, operand] : llvm::enumerate(op.getEpilogueOperands()))
+    if (op.getEpilogueBroadcast(i) == Broadcast::Full)
+      shape.edgeBits += getElementTypeOrSelf(operand.getType()).getIntOrFloatBitWidth();
+  return shape;
+}
+
 struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass> {
   using SFSelectConfigPassBase::SFSelectConfigPassBase;
 
@@ -115,7 +130,8 @@ private:
   /// Brings the product into types that the chip multiplies.
   LogicalResult legalize(MatmulOp op, TargetAttr targetAttr, Float8Widener &widener) {
     Type element = op.getXType().getElementType();
-    if (!isa<Float8E4M3FNType, Float8E5M2Type>(element) || targetAttr.hasNativeFp8Mma())
+    if (!isa<Float8E4M3FNType, Float8E5M2Type>(element) || targetAttr.hasNativeFp8Mma() ||
+        usesWarpgroups(getShape(op), targetAttr.getInfo()))
       return success();
     if (!targetAttr.supportsFp8Mma())
       return op.emitOpError() << "expected a chip with 8-bit floats (sm_89 or later) for "
@@ -134,16 +150,7 @@ private:
     if (op.getConfigs())
       return success();
 
-    MatmulShape shape;
-    shape.features = op.getNumFeatures();
-    shape.inner = op.getInnerSize();
-    shape.elementBits = op.getXType().getElementTypeBitWidth();
-    shape.numWeights = op.getWeights().size();
-    shape.isSparse = op.hasSparseWeights();
-    shape.edgeBits = op.getResultType().getElementTypeBitWidth();
-    for (auto [i, operand] : llvm::enumerate(op.getEpilogueOperands()))
-      if (op.getEpilogueBroadcast(i) == Broadcast::Full)
-        shape.edgeBits += getElementTypeOrSelf(operand.getType()).getIntOrFloatBitWidth();
+    MatmulShape shape = getShape(op);
     Selector selector(shape, targetAttr.getInfo(), maxAccumulators, op.getContext());
 
     int64_t tokens = op.getXType().getDimSize(0);
