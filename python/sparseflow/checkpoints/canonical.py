@@ -61,6 +61,11 @@ class CanonicalWeight:
         """From a dense [N, K] that is 2:4; nothing is pruned. Raises InvalidArgumentError where it is not 2:4."""
         return cls(compress(dense), None if scale is None else np.ascontiguousarray(scale, np.float32), scheme)
 
+    @staticmethod
+    def numpy_dtype(scheme: str) -> np.dtype:
+        """The NumPy dtype of a scheme's stored values."""
+        return dtypes.dtype(_DTYPES[scheme]).numpy
+
     @property
     def shape(self) -> tuple[int, int]:
         """(N, K) of the dense weight."""

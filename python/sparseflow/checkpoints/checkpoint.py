@@ -155,10 +155,19 @@ class Checkpoint:
         name = entry.parts.get("input_scale")
         return None if name is None else _vector(self._source.read(name))
 
-    def read_raw(self, entry: Entry) -> tuple[Spec, np.ndarray]:
-        """A dense entry as it is stored, of any dtype."""
-        name = entry.parts["weight"]
-        return self._source.specs[name], self._source.read(name)
+    def spec(self, name: str) -> Spec:
+        """Dtype and shape of one tensor of the files, by its own name."""
+        return self._source.specs[name]
+
+    def scale_groups(self, entry: Entry) -> int:
+        """Groups of K that have scales of their own in a quantized weight; 1 for a scale a feature or a weight."""
+        for role in ("weight_scale", "scale_packed", "weight.scale"):
+            if role in entry.parts:
+                shape = self.spec(entry.parts[role]).shape
+                if role == "scale_packed":
+                    return shape[0]
+                return shape[1] if len(shape) == 2 and shape[0] == entry.shape[0] else 1
+        return 1
 
     def read_tensor(self, name: str) -> np.ndarray:
         """One tensor of the files by its own name."""

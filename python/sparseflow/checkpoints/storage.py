@@ -156,11 +156,12 @@ class SafetensorsWriter:
         text += b" " * (-len(text) % 8)  # tensors of 8-byte elements start aligned
         self._specs = dict(specs)
         self._starts = {name: 8 + len(text) + header[name]["data_offsets"][0] for name in specs}
-        begun = path.exists()
+        length = 8 + len(text) + offset
+        begun = path.exists() and path.stat().st_size == length
         self._file: io.BufferedRandom = open(path, "r+b" if begun else "w+b")  # noqa: SIM115 - closed by close()
         if not begun:
             self._file.write(len(text).to_bytes(8, "little") + text)
-            self._file.truncate(8 + len(text) + offset)
+            self._file.truncate(length)
 
     def write(self, name: str, array: np.ndarray) -> None:
         """One tensor, which has the dtype and shape that were announced."""

@@ -136,6 +136,10 @@ def run_linear(
     """The kernel on x [M, K]; y [M, N] has x's dtype."""
     wanted = x.dtype if SCHEMES[scheme].quantized else SCHEMES[scheme].storage
     given = x.dtype
+    if residual is not None and given is torch.float32:
+        # A tile of f32 residuals leaves too few registers for the accumulators: added afterwards.
+        y = run_linear(x, packed, scale, bias, features, scheme, target, sparse, activation)
+        return y + residual
     if given is not wanted:
         x = x.to(wanted)
         residual = None if residual is None else residual.to(wanted)

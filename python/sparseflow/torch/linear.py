@@ -19,7 +19,7 @@ from .pruning import prune
 from .schemes import Scheme, scheme_named
 from .tensor import SparseWeight
 
-_UNBOUNDED = 2**62
+UNBOUNDED = 2**62
 _warned: set[str] = set()
 
 
@@ -56,9 +56,10 @@ class SparseLinear(nn.Linear):
             raise InvalidArgumentError(f"expected a bias [{self.out_features}], got {list(bias.shape)}")
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
-        #: [first, last, first, last, …]: the token counts that take the dense path; None before that was decided.
-        self.dense_tokens: list[int] | None = None
+        #: [first, last, first, last, …]: the token counts that take the dense path where there are kernels for both.
+        self.dense_tokens: list[int] = []
         self._dense: torch.Tensor | None = None
+        self._has_kernels = True
         self._decide()
 
     @classmethod
@@ -99,10 +100,18 @@ class SparseLinear(nn.Linear):
         if not isinstance(weight, SparseWeight) or weight.device.type == "meta":
             return
         if weight.device.type == "cuda" and kernels.supports(weight.scheme.name, weight.device):
-            self.dense_tokens = []
+            from .dispatch import ranges_of, recall  # which knows this module
+
+            self._has_kernels = True
             weight.pack_()
+            self.use_dense_for(ranges_of(recall(self)))
         else:
-            self.dense_tokens = [0, _UNBOUNDED]
+            self._has_kernels, self.dense_tokens = False, []
+
+    def takes_dense(self, tokens: int) -> bool:
+        """Whether a call with so many tokens takes the dense path."""
+        ranges = self.dense_tokens
+        return not self._has_kernels or any(first <= tokens <= last for first, last in zip(ranges[::2], ranges[1::2], strict=True))
 
     def use_dense_for(self, ranges: list[int]) -> None:
         """Takes the dense path for these token counts: [first, last, first, last, …]. Empty lets the dense copy go."""
@@ -125,10 +134,9 @@ class SparseLinear(nn.Linear):
             return nn.functional.linear(input, weight, self.bias)
         if input.shape[-1] != self.in_features:
             raise InvalidArgumentError(f"expected activations [..., {self.in_features}], got {list(input.shape)}")
-        if not torch.compiler.is_compiling() and weight.device.type == "cpu" and not kernels.emulating():
-            if self._dense is None:
-                _warn_once(weight.device, weight.scheme)
-                self._dense = self._dense_copy()
+        if not self._has_kernels and self._dense is None and not (torch.compiler.is_compiling() or kernels.emulating()):
+            _warn_once(weight.device, weight.scheme)
+            self._dense = self._dense_copy()
         first = weight.packed
         if first is None:
             first = weight.values

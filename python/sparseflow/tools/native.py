@@ -1,4 +1,4 @@
-"""The command-line tools of the wheel: sparseflow-opt, sparseflow-compile and sparseflow-run, under their own names."""
+"""The wheel's native programs, sparseflow-opt, sparseflow-compile and sparseflow-run, and where its library and header are."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+_PACKAGE = Path(__file__).parent.parent
+
 
 def _run(name: str) -> NoReturn:
-    program = Path(__file__).parent / "bin" / name
+    program = _PACKAGE / "bin" / name
     os.execv(program, [str(program), *sys.argv[1:]])
 
 
@@ -30,9 +32,9 @@ def run() -> NoReturn:
 
 def include_dir() -> str:
     """The folder of the C ABI's header, ``sparseflow-c/sparseflow.h``."""
-    return str(Path(__file__).parent / "include")
+    return str(_PACKAGE / "include")
 
 
 def library() -> str:
     """The path of ``libsparseflow.so``."""
-    return str(Path(__file__).parent / "lib" / "libsparseflow.so")
+    return str(_PACKAGE / "lib" / "libsparseflow.so")

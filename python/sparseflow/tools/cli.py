@@ -1,0 +1,115 @@
+"""What the commands have in common: how they end, how they show progress, how they print a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import Error
+
+#: Exit codes. argparse ends with 2 for arguments that are none of the command's.
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Failure(Exception):
+    """Ends a command with this sentence on stderr and FAILED."""
+
+
+def run(name: str, command: Callable[[], int]) -> int:
+    """The exit code of a command; every failure is one sentence on stderr, never a traceback."""
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `... | head` read all that it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt as error:
+        print(f"{name}: {error or 'interrupted'}", file=sys.stderr)
+        return INTERRUPTED
+    except (Failure, Error) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+    except MemoryError:
+        print(f"{name}: expected more memory, got none; close other programs", file=sys.stderr)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{name}: {where}{error.strerror or error}", file=sys.stderr)
+    return FAILED
+
+
+def parser(name: str, description: str, **options: Any) -> argparse.ArgumentParser:
+    """An argument parser with ``--json``, and the exit codes in its help."""
+    made = argparse.ArgumentParser(
+        prog=name,
+        description=description,
+        epilog="exit codes: 0 done, 1 failed, with a sentence on stderr, 2 wrong arguments, 130 interrupted",
+        **options,
+    )
+    made.add_argument("--json", action="store_true", help="print JSON instead of text")
+    return made
+
+
+class Progress:
+    """One line on stderr that is written over, in a terminal only."""
+
+    def __init__(self, total: int, unit: str):
+        self._total, self._unit = total, unit
+        self._shown = sys.stderr.isatty()
+        self._begin = self._last = time.monotonic()
+        self._begun_at: int | None = None
+
+    def show(self, done: int, what: str) -> None:
+        """`done` of the total are done, and this is being worked on."""
+        now = time.monotonic()
+        if self._begun_at is None:
+            self._begun_at = done
+        if not self._shown or now - self._last < 0.1:
+            return
+        self._last = now
+        left = ""
+        if done > self._begun_at:
+            seconds = (now - self._begin) / (done - self._begun_at) * (self._total - done)
+            left = f", {seconds:.0f} s left" if seconds < 100 else f", {seconds / 60:.0f} min left"
+        width = os.get_terminal_size(sys.stderr.fileno()).columns
+        text = f"{done}/{self._total} {self._unit}{left}: {what}"
+        print(f"\r\033[K{text[: width - 1]}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self._shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def note(text: str) -> None:
+    """Something worth knowing that is not the result."""
+    print(text, file=sys.stderr)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], right: str = "") -> str:
+    """Columns, padded; a column whose letter in `right` is "r" is aligned to the right."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    sides = right.ljust(len(header), "l")
+    lines = []
+    for row in cells:
+        padded = [cell.rjust(w) if s == "r" else cell.ljust(w) for cell, w, s in zip(row, widths, sides, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1536 is 1.5 KiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def print_json(document: Any) -> None:
+    print(json.dumps(document, indent=1))

@@ -1,0 +1,364 @@
+"""sparseflow-convert: what it writes, that an interruption loses nothing, and what it says of bad input."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import layouts_reference as reference
+import ml_dtypes
+import numpy as np
+import pytest
+from test_checkpoints_layouts import random_24, random_int4
+
+import sparseflow as sf
+from sparseflow import checkpoints
+from sparseflow.checkpoints import CanonicalWeight, storage
+from sparseflow.checkpoints.writer import ResumableWriter
+from sparseflow.tools import convert
+
+
+def run(capsys, *arguments):
+    """(exit code, stdout, stderr) of one conversion in this process."""
+    code = convert.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def read_all(path):
+    with checkpoints.open_checkpoint(path) as checkpoint:
+        return {entry.name: checkpoint.read(entry) for entry in checkpoint.entries}
+
+
+@pytest.fixture
+def model(rng, tmp_path):
+    """A folder with two dense layers, of which one is 2:4, and what stands around them."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    tensors = {
+        "embed_tokens.weight": rng.standard_normal((128, 64)).astype(ml_dtypes.bfloat16),
+        "layers.0.up_proj.weight": random_24(rng, (96, 64), ml_dtypes.bfloat16),
+        "layers.0.up_proj.bias": rng.standard_normal(96).astype(ml_dtypes.bfloat16),
+        "layers.1.up_proj.weight": rng.standard_normal((96, 64)).astype(ml_dtypes.bfloat16),
+        "norm.weight": np.ones(64, ml_dtypes.bfloat16),
+    }
+    checkpoints.write_file(folder / "model.safetensors", tensors, {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 64}))
+    (folder / "tokenizer.json").write_text("{}")
+    return folder, tensors
+
+
+# ---- What it writes
+
+
+def test_nothing_is_pruned_unless_asked(model, tmp_path, capsys):
+    folder, tensors = model
+    code, out, _ = run(capsys, "--input", folder, "--output", tmp_path / "out", "--json")
+    assert code == 0
+    rows = {row["layer"]: row for row in json.loads(out)["layers"]}
+    assert rows["layers.0.up_proj.weight"]["after"] == "2:4 bf16" and rows["layers.0.up_proj.weight"]["was_sparse"]
+    assert "not 2:4: 0.0% of its groups" in rows["layers.1.up_proj.weight"]["reason"]
+    written = read_all(tmp_path / "out")
+    assert list(written) == list(tensors)
+    assert (written["layers.0.up_proj.weight"].dense() == tensors["layers.0.up_proj.weight"]).all()
+    assert (written["layers.1.up_proj.weight"] == tensors["layers.1.up_proj.weight"]).all()
+
+
+def test_magnitude_int8(model, tmp_path, capsys):
+    folder, tensors = model
+    arguments = ("--input", folder, "--output", tmp_path / "out", "--method", "magnitude", "--scheme", "int8")
+    code, out, _ = run(capsys, *arguments, "--json")
+    assert code == 0
+    document = json.loads(out)
+    row = next(row for row in document["layers"] if row["layer"] == "layers.1.up_proj.weight")
+    assert row["was_sparse"] is False and 0.1 < row["error"] < 0.5
+    assert document["totals"]["layers"] == 2
+    weight = read_all(tmp_path / "out")["layers.1.up_proj.weight"]
+    expected = sf.prune_24(tensors["layers.1.up_proj.weight"]).astype(np.float32)
+    assert weight.scheme == "int8" and np.abs(weight.dense() - expected).max() <= np.abs(expected).max() / 200
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["quantization_config"] == {
+        "quant_method": "sparseflow", "format": 1, "scheme": "int8", "ignore": ["embed_tokens"],
+    }  # fmt: skip
+    assert config["hidden_size"] == 64 and (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
+
+
+def test_shards_and_their_index(model, tmp_path, capsys):
+    folder, tensors = model
+    arguments = ("--input", folder, "--output", tmp_path / "out", "--max-shard-size", "10KiB")
+    assert run(capsys, *arguments)[0] == 0
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 1
+    assert list(read_all(tmp_path / "out")) == list(tensors)
+
+
+def test_other_programs_read_the_files(model, tmp_path, capsys):
+    safetensors = pytest.importorskip("safetensors.torch")
+    folder, _ = model
+    output = tmp_path / "out.safetensors"
+    assert run(capsys, "--input", folder, "--output", output, "--method", "magnitude", "--scheme", "fp8")[0] == 0
+    names = set(safetensors.load_file(output))
+    assert {
+        "layers.0.up_proj.weight.values",
+        "layers.0.up_proj.weight.bitmask",
+        "layers.0.up_proj.weight.scale",
+    } <= names
+
+
+def test_marlin_stays_int4_and_comes_out_dense(rng, tmp_path, capsys):
+    dense, scale = random_int4(rng, 64, 256, 2)
+    tensors = {f"q_proj.{name}": array for name, array in reference.marlin(dense, scale).items()}
+    checkpoints.write_file(tmp_path / "marlin.safetensors", tensors)
+    assert run(capsys, "--input", tmp_path / "marlin.safetensors", "--output", tmp_path / "ours.safetensors")[0] == 0
+    weight = read_all(tmp_path / "ours.safetensors")["q_proj.weight"]
+    expected = dense * np.repeat(scale, 128, axis=1)
+    assert weight.scheme == "int4" and (weight.dense() == expected).all()
+
+    arguments = (
+        "--input",
+        tmp_path / "ours.safetensors",
+        "--output",
+        tmp_path / "dense.safetensors",
+        "--format",
+        "dense",
+    )
+    assert run(capsys, *arguments)[0] == 0
+    assert (read_all(tmp_path / "dense.safetensors")["q_proj.weight"] == expected.astype(np.float16)).all()
+
+
+def test_bitmask_with_scales_keeps_its_values(rng, tmp_path, capsys):
+    dense = random_24(rng, (32, 64), ml_dtypes.float8_e4m3fn)
+    tensors = {f"up.{name}": array for name, array in reference.bitmask(dense).items()}
+    tensors |= {"up.weight_scale": np.full((32, 1), 0.5, np.float32), "up.input_scale": np.array([2.0], np.float32)}
+    checkpoints.write_file(tmp_path / "in.safetensors", tensors)
+    assert run(capsys, "--input", tmp_path / "in.safetensors", "--output", tmp_path / "out.safetensors")[0] == 0
+    weight = read_all(tmp_path / "out.safetensors")["up.weight"]
+    assert weight.scheme == "fp8" and weight.input_scale.tolist() == [2.0]
+    assert (weight.dense() == dense.astype(np.float32) * 0.5).all()
+
+
+def test_pt(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Linear(64, 32)
+    shared = torch.ones(16, 16)
+    torch.save({"fc.weight": layer.weight, "fc.bias": layer.bias, "a": shared, "b": shared}, tmp_path / "model.pt")
+    arguments = (
+        "--input",
+        tmp_path / "model.pt",
+        "--output",
+        tmp_path / "out",
+        "--method",
+        "magnitude",
+        "--scheme",
+        "f16",
+    )
+    code, _, err = run(capsys, *arguments)
+    assert code == 0 and "a and b share their memory" in err
+    pruned = sf.prune_24(layer.weight.detach().numpy()).astype(np.float16)
+    assert (read_all(tmp_path / "out")["fc.weight"].dense() == pruned).all()
+
+
+@pytest.mark.parametrize("scheme", ["bf16", "int8"])
+def test_compiled(model, tmp_path, capsys, scheme):
+    folder, tensors = model
+    arguments = ("--output", tmp_path / "m.sf", "--method", "magnitude", "--scheme", scheme, "--targets", "sm_80")
+    assert run(capsys, "--input", folder, *arguments)[0] == 0
+    exe = sf.load(tmp_path / "m.sf", device="emulator")
+    assert [each["name"] for each in exe.functions] == ["layers_0_up_proj", "layers_1_up_proj"]
+    x = np.linspace(-1, 1, 3 * 64).reshape(3, 64).astype(ml_dtypes.bfloat16 if scheme == "bf16" else np.float16)
+    y = exe(x, function="layers_0_up_proj").astype(np.float64)
+    w = tensors["layers.0.up_proj.weight"].astype(np.float64)
+    expected = x.astype(np.float64) @ w.T + tensors["layers.0.up_proj.bias"].astype(np.float64)
+    assert np.abs(y - expected).max() < 0.02 * np.abs(expected).max()
+
+
+def test_wanda_keeps_what_the_inputs_weigh(tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2
+    )
+    folder = tmp_path / "model"
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(json.dumps({"input_ids": list(range(i, i + 32))}) for i in range(4)))
+    for method in ("wanda", "sparsegpt"):
+        output = tmp_path / method
+        arguments = ("--method", method, "--calibration", data, "--scheme", "f16", "--json")
+        code, out, err = run(capsys, "--input", folder, "--output", output, *arguments)
+        assert code == 0, err
+        assert json.loads(out)["totals"]["layers"] == 14
+    with checkpoints.open_checkpoint(folder) as checkpoint:
+        name = "model.layers.1.mlp.down_proj.weight"
+        dense = checkpoint.read(next(entry for entry in checkpoint.entries if entry.name == name))
+    wanda, sparsegpt = (read_all(tmp_path / method)[name].dense() for method in ("wanda", "sparsegpt"))
+    kept = wanda != 0
+    assert (wanda[kept] == dense.astype(np.float16)[kept]).all()
+    assert not (sparsegpt[sparsegpt != 0] == dense.astype(np.float16)[sparsegpt != 0]).all()
+
+
+# ---- Memory
+
+
+def test_memory_is_bounded_by_the_largest_layer(rng, tmp_path):
+    layer = rng.standard_normal((1024, 2048), np.float32).astype(np.float16)
+    tensors = {f"layers.{i}.weight": layer for i in range(24)}  # 96 MiB
+    checkpoints.write_file(tmp_path / "big.safetensors", tensors)
+    code = (
+        "import resource, sys; from sparseflow.tools import convert\n"
+        "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "assert convert.main(sys.argv[1:]) == 0\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, "--input", tmp_path / "big.safetensors", "--output", tmp_path / "out"]
+    command += ["--method", "magnitude", "--scheme", "int8", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    # A layer is 8 MiB as float32, and a few copies of it live at once.
+    assert int(result.stderr.split()[-1]) < 72 * 1024
+
+
+# ---- Interruptions
+
+
+def conversion(folder, output, *more):
+    return ["--input", str(folder), "--output", str(output), "--method", "magnitude", "--scheme", "int8", *more]
+
+
+def test_a_failed_write_is_resumed_and_gives_the_same_bytes(model, tmp_path, capsys, monkeypatch):
+    folder, _ = model
+    assert run(capsys, *conversion(folder, tmp_path / "whole"))[0] == 0
+    original, count = storage.SafetensorsWriter.write, 0
+
+    def full_disk(self, name, array):
+        nonlocal count
+        count += 1
+        if count == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(self, name, array)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.SafetensorsWriter, "write", full_disk)
+        code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
+    assert code == 1 and "it is full; free some and run the same command again" in err
+    assert not (tmp_path / "out").exists()
+    code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
+    assert code == 0 and "going on with" in err
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_full_disk_is_known_before_anything_is_written(model, tmp_path, capsys, monkeypatch):
+    folder, _ = model
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
+    code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
+    assert code == 1 and "of free disk" in err
+    assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_conversion_goes_on(rng, tmp_path, capsys, which):
+    layer = rng.standard_normal((256, 1024), np.float32)
+    checkpoints.write_file(tmp_path / "in.safetensors", {f"layers.{i}.weight": layer for i in range(40)})
+    # One sync a layer, so that a kill has something to lose.
+    code = (
+        "import sys; from sparseflow.checkpoints import writer; writer._SYNC_BYTES = 1\n"
+        "from sparseflow.tools import convert; sys.exit(convert.main(sys.argv[1:]))"
+    )
+    arguments = conversion(tmp_path / "in.safetensors", tmp_path / "out", "--json")
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "out.partial" / "journal.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (journal.exists() and journal.read_text().count("\n") > 5):
+        time.sleep(0.002)
+    process.send_signal(which)
+    _, err = process.communicate()
+    assert not (tmp_path / "out").exists()
+    if which == signal.SIGINT:
+        assert process.returncode == 130 and "interrupted after" in err and "goes on with" in err
+        assert "Traceback" not in err
+    with open(journal, "a") as file:
+        file.write('{"entry": "layers.39.wei')  # as a crash would leave it
+    code, out, err = run(capsys, *arguments)
+    assert code == 0 and "going on with" in err
+    assert len(json.loads(out)["layers"]) == 40
+    assert all(isinstance(weight, CanonicalWeight) for weight in read_all(tmp_path / "out").values())
+    first, last = (read_all(tmp_path / "out")[f"layers.{i}.weight"] for i in (0, 39))
+    assert (first.weight.blob == last.weight.blob).all()
+
+
+def test_other_options_do_not_go_on_with_it(model, tmp_path, capsys, monkeypatch):
+    folder, _ = model
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableWriter, "finish", lambda self, others: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(capsys, *conversion(folder, tmp_path / "out"))[0] == 130
+    code, _, err = run(capsys, "--input", folder, "--output", tmp_path / "out", "--method", "magnitude")
+    assert code == 1 and "of other options or of another input; remove it" in err
+
+
+def test_two_conversions_do_not_write_the_same_output(model, tmp_path, capsys):
+    folder, _ = model
+    specs = {"a": {"a": storage.Spec("F16", (2,))}}
+    options = {"identity": 1, "single_file": False, "max_shard_bytes": 1 << 30}
+    with ResumableWriter(tmp_path / "out", specs, **options):
+        code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
+        assert code == 1 and "in use by another conversion" in err
+
+
+# ---- Bad input
+
+
+def test_a_model_with_no_eligible_layer(tmp_path, capsys):
+    tensors = {"embed.weight": np.ones((32, 16), np.float16), "norm.weight": np.ones(16, np.float16)}
+    checkpoints.write_file(tmp_path / "in.safetensors", tensors)
+    code, out, err = run(capsys, "--input", tmp_path / "in.safetensors", "--output", tmp_path / "out")
+    assert (code, out) == (1, "") and "got none of 1: an embedding" in err
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+
+
+def test_nan_in_a_weight_names_the_layer(tmp_path, capsys):
+    checkpoints.write_file(tmp_path / "in.safetensors", {"fc.weight": np.full((32, 16), np.nan, np.float16)})
+    code, _, err = run(capsys, *conversion(tmp_path / "in.safetensors", tmp_path / "out"))
+    assert code == 1 and "'fc.weight'" in err and "nan" in err.lower()
+
+
+def test_an_output_that_exists_is_kept_unless_forced(model, tmp_path, capsys):
+    folder, _ = model
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("x")
+    code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
+    assert code == 1 and "which exists; remove it, or use --force" in err
+    assert (tmp_path / "out" / "precious").exists()
+    assert run(capsys, *conversion(folder, tmp_path / "out", "--force"))[0] == 0
+    assert not (tmp_path / "out" / "precious").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--targets", "sm_80"], "expected a .sf for --targets"),
+        (["--format", "dense", "--scheme", "int8"], "for --format dense, got int8"),
+        (["--method", "wanda"], "expected --calibration"),
+        (["--calibration", "x.jsonl"], "expected --calibration"),
+    ],
+)
+def test_options_that_do_not_fit(model, tmp_path, capsys, more, message):
+    folder, _ = model
+    code, _, err = run(capsys, "--input", folder, "--output", tmp_path / "out", *more)
+    assert code == 1 and message in err
+
+
+def test_a_wrong_bitmask_names_its_layer(rng, tmp_path, capsys):
+    tensors = {f"up.{name}": array for name, array in reference.bitmask(random_24(rng, (32, 64))).items()}
+    tensors["up.bitmask"][3, 1] = 0xFF
+    checkpoints.write_file(tmp_path / "in.safetensors", tensors)
+    code, _, err = run(capsys, "--input", tmp_path / "in.safetensors", "--output", tmp_path / "out")
+    assert code == 1 and "'up': expected a bitmask with two bits" in err and "row 3" in err
+
+
+def test_wrong_arguments_end_with_2():
+    with pytest.raises(SystemExit) as ended:
+        convert.main(["--input", "x"])
+    assert ended.value.code == 2
