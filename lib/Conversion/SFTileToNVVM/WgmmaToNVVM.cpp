@@ -162,10 +162,11 @@ struct LowerMmaWait : OpConversionPattern<MmaWaitOp> {
                                 ConversionPatternRewriter &rewriter) const override {
     Emitter e(rewriter, op.getLoc());
     NVVM::WgmmaWaitGroupSyncOp::create(rewriter, e.loc, op.getPending());
-    // Nothing may move a use of an accumulator before the wait: it looks as if it was written here.
+    // Nothing may use an accumulator before the wait, or give metadata's register to something else:
+    // it looks as if both were read and written here.
     SmallVector<SmallVector<Value>> results;
-    for (ValueRange accumulators : adaptor.getAccumulators())
-      results.push_back(InlineAssembly(e, accumulators).emit(""));
+    for (ValueRange registers : adaptor.getRegisters())
+      results.push_back(InlineAssembly(e, registers).emit(""));
     rewriter.replaceOpWithMultiple(op, results);
     return success();
   }

@@ -317,10 +317,10 @@ LogicalResult MmaOp::verify() {
 }
 
 LogicalResult MmaWaitOp::verify() {
-  if (getAccumulators().getTypes() != getResultTypes())
-    return emitOpError("expected results of the accumulators' types");
+  if (getRegisters().getTypes() != getResultTypes())
+    return emitOpError("expected results of the operands' types");
   if (!getResults().empty() && getPending() != 0)
-    return emitOpError("expected nothing pending where accumulators are given back, got ")
+    return emitOpError("expected nothing pending where registers are given back, got ")
            << getPending();
   return success();
 }

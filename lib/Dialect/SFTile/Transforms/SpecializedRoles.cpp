@@ -2,14 +2,13 @@
 //
 // The producer, one thread, runs ahead of the consumers by as many stages as there are:
 //
-//   producer, for each step:          consumers, for each step k:
+//   producer, for each step:          consumers, for each step:
 //     wait until the stage is empty     wait until the stage is full
-//     announce its bytes                issue the products of step k as one group
-//     issue the copies                  wait until the group of step k-1 is done
-//                                       say that the stage of step k-1 is empty
+//     announce its bytes                read the metadata; issue the products as one group
+//     issue the copies                  wait until they are done
+//                                       say that the stage is empty
 //
-// One group of products stays in flight, so the tensor cores have work while the consumers wait.
-// Barriers flip their parity each time around the ring: a stage's first phase, empty, counts as
+// While one warpgroup waits, another one's products run: two are enough. Barriers flip their parity each time around the ring: a stage's first phase, empty, counts as
 // over, which is why the producer begins with the other parity than the consumers.
 //
 //===----------------------------------------------------------------------===//
@@ -162,27 +161,24 @@ void SpecializedRoles::emitConsumer() {
     mapping.map(body.getArgument(0), step);
     mapping.map(body.getArgument(1), position.stage);
     mapping.map(body.getArguments().drop_front(2), carried.take_front(numValues));
+    SmallVector<Value> registers = llvm::map_to_vector(
+        body.getTerminator()->getOperands(), [&](Value v) { return v; });
+    body.walk([&](MmaOp mma) {
+      if (Value metadata = mma.getMetadata(); metadata && !llvm::is_contained(registers, metadata))
+        registers.push_back(metadata);
+    });
     for (Operation &op : body.without_terminator())
       b.clone(op, mapping);
+    for (Value &value : registers)
+      value = mapping.lookupOrDefault(value);
     MmaCommitOp::create(b, loc);
-    MmaWaitOp::create(b, loc, TypeRange(), 1, ValueRange());
-    Value hasPrevious =
-        arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, step, pipeline.getLower());
-    Value last = index(stages - 1);
-    Value previous = arith::SelectOp::create(
-        b, loc, isEqual(position.stage, index(0)), last,
-        arith::SubIOp::create(b, loc, position.stage, index(1)));
-    ReleaseOp::create(b, loc, barriers, previous, hasPrevious);
-    SmallVector<Value> results;
-    for (Value value : body.getTerminator()->getOperands())
-      results.push_back(mapping.lookupOrDefault(value));
+    auto done = MmaWaitOp::create(b, loc, TypeRange(ValueRange(registers)), 0, registers);
+    ReleaseOp::create(b, loc, barriers, position.stage, /*predicate=*/Value());
+    SmallVector<Value> results(done.getResults().take_front(numValues));
     llvm::append_range(results, advance(position).values());
     scf::YieldOp::create(b, loc, results);
   }
-  b.setInsertionPointAfter(loop);
-  ValueRange accumulators = loop.getResults().take_front(numValues);
-  auto done = MmaWaitOp::create(b, loc, accumulators.getTypes(), 0, accumulators);
-  pipeline.replaceAllUsesWith(done.getResults());
+  pipeline.replaceAllUsesWith(loop.getResults().take_front(numValues));
   // What follows the pipeline is the consumers' too.
   Block *body = &role.getBody().front();
   for (Operation &op : llvm::make_early_inc_range(

@@ -337,11 +337,11 @@ def SFTile_MmaWaitOp : SFTile_Op<"mma_wait", [MemoryEffects<[MemRead, MemWrite]>
   let summary = "waits until at most `pending` groups of products are in flight";
   let description = [{
     What the older groups read may be overwritten. Accumulators may be used only as results of a wait that leaves
-    nothing pending.
+    nothing pending. Metadata, too, is read while a product runs: given to the wait, its registers are kept until then.
   }];
-  let arguments = (ins I64Attr:$pending, Variadic<SFTile_TileType>:$accumulators);
+  let arguments = (ins I64Attr:$pending, Variadic<SFTile_TileType>:$registers);
   let results = (outs Variadic<SFTile_TileType>:$results);
-  let assemblyFormat = "$pending (`(` $accumulators^ `:` type($accumulators) `)`)? attr-dict (`->` type($results)^)?";
+  let assemblyFormat = "$pending (`(` $registers^ `:` type($registers) `)`)? attr-dict (`->` type($results)^)?";
   let hasVerifier = 1;
 }
 
