@@ -111,7 +111,8 @@ class SparseLinear(nn.Linear):
     def takes_dense(self, tokens: int) -> bool:
         """Whether a call with so many tokens takes the dense path."""
         ranges = self.dense_tokens
-        return not self._has_kernels or any(first <= tokens <= last for first, last in zip(ranges[::2], ranges[1::2], strict=True))
+        weight = self.local_weight
+        return not kernels.supports(weight.scheme.name, weight.device) or any(first <= tokens <= last for first, last in zip(ranges[::2], ranges[1::2], strict=True))
 
     def use_dense_for(self, ranges: list[int]) -> None:
         """Takes the dense path for these token counts: [first, last, first, last, …]. Empty lets the dense copy go."""

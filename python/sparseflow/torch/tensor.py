@@ -353,8 +353,16 @@ def _copy(func: Any, target: SparseWeight, source: Any, non_blocking: bool = Fal
     return target
 
 
+def _settle(weight: SparseWeight) -> None:
+    """Packs a weight that is about to be multiplied by, where there are kernels; this is where a sharded one gets to it."""
+    values = weight.values
+    if type(values) is torch.Tensor and values.is_cuda and kernels.supports(weight.scheme.name, values.device):
+        weight.pack_()
+
+
 @_implements(aten.t.default, aten.numpy_T.default)
 def _transpose(func: Any, weight: SparseWeight) -> SparseWeight:
+    _settle(weight)
     shape = (weight.features, weight.inner)
     return SparseWeight(weight.parts(), weight.scheme, shape, weight.dtype, not weight.transposed)
 
@@ -435,6 +443,7 @@ def _equal(func: Any, one: Any, other: Any) -> bool:
 
 @_implements(aten.linear.default)
 def _linear(func: Any, x: torch.Tensor, weight: SparseWeight, bias: Any = None) -> torch.Tensor:
+    _settle(weight)
     return _product(x, weight, True, bias)
 
 
