@@ -133,6 +133,9 @@ class SparseLinear(nn.Linear):
         weight = self.weight
         if type(weight) is not SparseWeight:  # a DTensor: its own rules cut the product, then come back to ours
             return nn.functional.linear(input, weight, self.bias)
+        if torch.compiler.is_exporting():  # the program keeps a linear with this very weight
+            with torch._C.DisableTorchFunctionSubclass():
+                return nn.functional.linear(input, weight, self.bias)
         if input.shape[-1] != self.in_features:
             raise InvalidArgumentError(f"expected activations [..., {self.in_features}], got {list(input.shape)}")
         if not self._has_kernels and self._dense is None and not (torch.compiler.is_compiling() or kernels.emulating()):
