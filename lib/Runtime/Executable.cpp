@@ -154,6 +154,16 @@ Error Executable::reserve(size_t function, ArrayRef<int64_t> symbols, void *stre
   return grow(workspace, *bytes, stream);
 }
 
+Error Executable::warmUp(size_t function, ArrayRef<int64_t> symbols) {
+  const FunctionPlan &plan = *plans[function];
+  if (Error error = plan.checkSymbols(symbols))
+    return error;
+  DeviceScope scope(*target);
+  if (Error error = scope.enter())
+    return error;
+  return plan.warmUp(symbols.data());
+}
+
 //===-- Running ------------------------------------------------------------------------------===//
 
 /// The call's pointers are bound; finds its workspace and launches.
@@ -245,6 +255,8 @@ Expected<std::unique_ptr<GraphRun>> Executable::capture(size_t function, ArrayRe
   Expected<size_t> bytes = plan.planWorkspace(call);
   if (!bytes)
     return bytes.takeError();
+  if (Error error = warmUp(function, ArrayRef(call.symbols, plan.getFunction().symbols.size())))
+    return std::move(error);
   std::unique_ptr<GraphRun> result(new GraphRun(target));
   RunOptions options;
   if (*bytes) {
