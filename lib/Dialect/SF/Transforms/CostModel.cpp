@@ -141,7 +141,10 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
   // need registers.
   constexpr int64_t pieceBits = 128;
   if (shape.inner * shape.elementBits % pieceBits)
-    maxAccumulators = std::max<int64_t>(maxAccumulators / 2, 1);
+    maxAccumulators /= 2;
+  // The smallest tile has to do for everything.
+  constexpr int64_t fewestAccumulators = 16;
+  maxAccumulators = std::max<int64_t>(maxAccumulators, fewestAccumulators * shape.numWeights);
   for (const TileShape &tile : kTiles)
     for (int64_t chunks : {2, 1})
       for (int64_t split : kSplits) {

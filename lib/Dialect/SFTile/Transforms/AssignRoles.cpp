@@ -132,9 +132,10 @@ private:
           b.clone(*op, mapping);
     };
 
-    // A loop that stays one: unrolled, the addresses of all stages would be in registers together.
+    // Both loops stay loops. Unrolled, this one has the addresses of all stages in registers
+    // together; ptxas unrolls the other, where it is short, into twice the registers.
     auto fill = scf::ForOp::create(b, loc, zero, depth, one);
-    fill->setAttr("llvm.loop_annotation", getNoUnroll(b.getContext()));
+    fill->setAttr("loop_annotation", getNoUnroll(b.getContext()));
     {
       OpBuilder::InsertionGuard guard(b);
       b.setInsertionPointToStart(fill.getBody());
@@ -155,6 +156,7 @@ private:
     for (Value value : ahead)
       inits.push_back(first.lookup(value));
     auto loop = scf::ForOp::create(b, loc, pipeline.getLower(), pipeline.getUpper(), one, inits);
+    loop->setAttr("loop_annotation", getNoUnroll(b.getContext()));
     {
       OpBuilder::InsertionGuard guard(b);
       b.setInsertionPointToStart(loop.getBody());
