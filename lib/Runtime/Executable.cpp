@@ -129,8 +129,11 @@ Error Executable::grow(Workspace &workspace, size_t bytes, void *stream) {
     workspace.retired.push_back(old);
     return Error::success();
   }
-  if (Error error = target->synchronize(stream))
+  if (Error error = target->synchronize(stream)) {
+    // Somebody may still use it; it goes with the executable.
+    workspace.retired.push_back(old);
     return error;
+  }
   return target->deallocate(old);
 }
 

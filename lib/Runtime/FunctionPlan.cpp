@@ -14,8 +14,8 @@ using namespace sparseflow::runtime;
 static constexpr uint64_t slotAlignment = 256;
 /// No device has more memory, and sums below it do not overflow.
 static constexpr uint64_t maxWorkspaceBytes = uint64_t(1) << 47;
-/// More elements along a symbol than any tensor in memory can have.
-static constexpr int64_t maxSymbolValue = int64_t(1) << 40;
+/// Kernels count rows in 32 bits, whole tiles beyond the last row included.
+static constexpr int64_t maxSymbolValue = int64_t(1) << 30;
 /// CUDA's limits on a grid.
 static constexpr int64_t maxGrid[3] = {INT32_MAX, 65535, 65535};
 
@@ -328,7 +328,9 @@ Error FunctionPlan::bindShapes(ArrayRef<TensorRef> given, CallState &call) const
     for (size_t d = 0; d < plan.shape.size(); ++d) {
       int64_t extent = tensor.shape[d];
       if (LLVM_UNLIKELY(extent < 0 || extent > maxSymbolValue))
-        return shapeError(plan, "input", tensor, nullptr);
+        return tensorError(function.name, "input", *plan.spec,
+                           "extents from 0 to " + Twine(maxSymbolValue),
+                           describeShape(tensor.shape) + "; split the call");
       int symbol = plan.shape[d].symbol;
       if (symbol >= 0 && call.symbols[symbol] < 0)
         call.symbols[symbol] = extent;
