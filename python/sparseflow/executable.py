@@ -91,7 +91,7 @@ class Report:
 
 def _symbols(function: dict[str, Any]) -> list[tuple[int, int]]:
     """For each symbol of a function, the first input and axis that have its value; empty when one is in no input."""
-    places = {}
+    places: dict[str, tuple[int, int]] = {}
     for index, entry in reversed(list(enumerate(function["inputs"]))):
         places |= {extent: (index, axis) for axis, extent in enumerate(entry["shape"]) if isinstance(extent, str)}
     found = [places[symbol] for symbol in function["symbols"] if symbol in places]
@@ -246,7 +246,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
     if type(model).__module__.startswith("torch.export"):
         from .torch.exporting import compile_exported
 
-        options = {"config": config, "cache_dir": cache_dir, "dump_intermediates": dump_intermediates}
+        options: dict[str, Any] = {"config": config, "cache_dir": cache_dir, "dump_intermediates": dump_intermediates}
         options |= {"reproducer": reproducer, "ptxas": ptxas, "target": target, "device": device}
         return compile_exported(model, aot=aot, **options)
     is_file = False

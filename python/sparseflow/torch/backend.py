@@ -110,8 +110,9 @@ def _absorb(product: fx.Node, follower: fx.Node, position: int, value: Any) -> N
         arguments[_ACTIVATION] = ""
     arguments[position] = value
     graph = product.graph
+    operation: Any = product.target
     with graph.inserting_before(follower):
-        fused = graph.call_function(product.target, tuple(arguments))
+        fused = graph.call_function(operation, tuple(arguments))
     fused.meta = dict(follower.meta)
     follower.replace_all_uses_with(fused)
     graph.erase_node(follower)
@@ -171,5 +172,5 @@ def sparseflow(module: fx.GraphModule, inputs: Sequence[Any], **options: Any) ->
     from torch._inductor.compile_fx import compile_fx
 
     rewrite(module, inputs)
-    compiled: Callable[..., Any] = compile_fx(module, list(inputs), **options)
+    compiled: Any = compile_fx(module, list(inputs), **options)
     return compiled

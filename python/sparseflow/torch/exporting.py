@@ -230,7 +230,7 @@ class _Translator:
     def _sparse(self, x: Value, weight: SparseWeight, bias: Any, name: str) -> Value:
         """A layer that was converted, as its scheme computes it."""
         values, bitmask = (each.detach().cpu() for each in weight.canonical())
-        compressed = Weight24.from_arrays(values, bitmask, (weight.features, weight.inner))
+        compressed = Weight24.from_arrays(values, bitmask, (weight.features, weight.inner_size))
         element, rows, dtype = weight.scheme.element, None, x.dtype
         if weight.scheme.quantized:
             x, rows = self.graph.quantize(x, element)
