@@ -2,6 +2,7 @@
 #include "Handles.h"
 #include "sparseflow/Pipelines/Compiler.h"
 #include "sparseflow/Runtime/CudaDevice.h"
+#include "sparseflow/Target/Chip.h"
 #include "llvm/Support/FormatVariadic.h"
 #include <mutex>
 
@@ -26,7 +27,8 @@ static Expected<std::vector<runtime::CudaDeviceInfo>> listGpus() {
 std::string capi::defaultTarget() {
   Expected<std::vector<runtime::CudaDeviceInfo>> gpus = listGpus();
   if (gpus && !gpus->empty())
-    return "sm_" + std::to_string(gpus->front().chip);
+    if (const target::Chip *chip = target::findNewestRunnable(gpus->front().chip))
+      return chip->name.str();
   consumeError(gpus.takeError());
   return "sm_80";
 }

@@ -10,8 +10,6 @@
 
 #include "llvm/Support/Compiler.h"
 
-#include <algorithm>
-
 using namespace sparseflow::emulator;
 using Kind = Report::Kind;
 
@@ -45,7 +43,7 @@ NamedBarrier &Block::arriveAt(Thread &thread, uint32_t id, uint32_t count) {
 
 void Block::completeBarrier(NamedBarrier &barrier) {
   synchronizeWarps(barrier.participants, &barrier.arriveClocks);
-  barrier.arriveClocks.fill(0);
+  barrier.arriveClocks.clear();
   for (uint32_t index : barrier.waiting) {
     getThread(index).barrierResult = barrier.predicatesTrue;
     wake(getThread(index));
@@ -81,10 +79,8 @@ uint32_t Block::barrierSync(Thread &thread, uint32_t id, uint32_t count, bool pr
 
 void Block::barrierArrive(Thread &thread, uint32_t id, uint32_t count) {
   NamedBarrier &barrier = arriveAt(thread, id, count);
-  Clocks &clocks = thread.warp->clocks;
-  for (unsigned warp = 0; warp != warpCount; ++warp)
-    barrier.arriveClocks[warp] = std::max(barrier.arriveClocks[warp], clocks[warp]);
-  ++clocks[thread.warp->index];
+  barrier.arriveClocks.join(thread.warp->clocks);
+  thread.warp->clocks.advance(thread.warp->component);
   if (barrier.arrived == barrier.expected)
     completeBarrier(barrier);
 }
@@ -118,6 +114,14 @@ static void syncReduce(Thread &thread, uint32_t site, const uint64_t *arguments,
 
 static void memoryFence(Thread &thread, uint32_t, const uint64_t *, uint64_t *) {
   thread.block->fence(*thread.warp);
+}
+/// Orders what a proxy does, not what other threads see: no clock moves.
+static void proxyFence(Thread &thread, uint32_t, const uint64_t *, uint64_t *) {
+  ++thread.proxyFences;
+  ++thread.barrierInitFences;
+}
+static void barrierInitFence(Thread &thread, uint32_t, const uint64_t *, uint64_t *) {
+  ++thread.barrierInitFences;
 }
 static void nothing(Thread &, uint32_t, const uint64_t *, uint64_t *) {}
 static void sleep(Thread &thread, uint32_t, const uint64_t *, uint64_t *) {
@@ -157,10 +161,11 @@ llvm::ArrayRef<ThreadOp> sparseflow::emulator::getBarrierOps() {
       {"membar.sys", memoryFence},
       {"fence.sc.cluster", memoryFence},
       {"fence.proxy.alias", memoryFence},
-      {"fence.proxy.async", memoryFence},
-      {"fence.proxy.async.global", memoryFence},
-      {"fence.proxy.async.shared_cta", memoryFence},
-      {"fence.proxy.async.shared_cluster", memoryFence},
+      {"fence.mbarrier_init.release.cluster", barrierInitFence},
+      {"fence.proxy.async", proxyFence},
+      {"fence.proxy.async.global", nothing},
+      {"fence.proxy.async.shared_cta", proxyFence},
+      {"fence.proxy.async.shared_cluster", proxyFence},
       {"griddepcontrol.wait", nothing},
       {"griddepcontrol.launch.dependents", nothing},
       {"setmaxnreg.inc.sync.aligned.u32", nothing},

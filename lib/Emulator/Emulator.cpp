@@ -2,15 +2,15 @@
 //
 // A module is translated and retargeted at once, so that what the emulator lacks is known early,
 // but a kernel is compiled only when it is first launched: a program holds several variants of each
-// and runs few. A launch hands its blocks, in order, to a few host threads. The state of a block
-// (stacks, shared memory and its shadow) is some megabytes, so blocks are kept in a pool that all
-// modules of the process share.
+// and runs few. A launch hands its clusters (of one block, mostly), in order, to a few host
+// threads. The state of a block (stacks, shared memory and its shadow) is some megabytes, so
+// clusters are kept in a pool that all modules of the process share.
 //
 //===----------------------------------------------------------------------===//
 
 #include "sparseflow/Emulator/Emulator.h"
 
-#include "Block.h"
+#include "Cluster.h"
 #include "Retarget.h"
 
 #include "sparseflow/Support/NumericTypes.h"
@@ -63,10 +63,18 @@ llvm::StringRef sparseflow::emulator::stringifyKind(Report::Kind kind) {
     return "uninitialized-shared";
   case Report::Kind::UnwaitedAsyncCopy:
     return "unwaited-async-copy";
+  case Report::Kind::AsyncOperandOverwritten:
+    return "async-operand-overwritten";
+  case Report::Kind::AccumulatorInFlight:
+    return "accumulator-in-flight";
+  case Report::Kind::MissingFence:
+    return "missing-fence";
   case Report::Kind::SharedRace:
     return "shared-race";
   case Report::Kind::DivergentBarrier:
     return "divergent-barrier";
+  case Report::Kind::MbarrierMisuse:
+    return "mbarrier-misuse";
   case Report::Kind::Deadlock:
     return "deadlock";
   case Report::Kind::IllegalOperand:
@@ -83,33 +91,33 @@ std::string Report::str() const {
 }
 
 //===----------------------------------------------------------------------===//
-// The pool of blocks
+// The pool of clusters
 //===----------------------------------------------------------------------===//
 
 namespace {
-class BlockPool {
+class ClusterPool {
 public:
-  std::unique_ptr<Block> take() {
+  std::unique_ptr<Cluster> take() {
     std::lock_guard<std::mutex> lock(mutex);
     if (idle.empty())
-      return std::make_unique<Block>();
-    std::unique_ptr<Block> block = std::move(idle.back());
+      return std::make_unique<Cluster>();
+    std::unique_ptr<Cluster> cluster = std::move(idle.back());
     idle.pop_back();
-    return block;
+    return cluster;
   }
-  void give(std::unique_ptr<Block> block) {
+  void give(std::unique_ptr<Cluster> cluster) {
     std::lock_guard<std::mutex> lock(mutex);
-    idle.push_back(std::move(block));
+    idle.push_back(std::move(cluster));
   }
 
 private:
   std::mutex mutex;
-  std::vector<std::unique_ptr<Block>> idle;
+  std::vector<std::unique_ptr<Cluster>> idle;
 };
 } // namespace
 
-static BlockPool &getBlockPool() {
-  static BlockPool pool;
+static ClusterPool &getClusterPool() {
+  static ClusterPool pool;
   return pool;
 }
 
@@ -425,6 +433,10 @@ static llvm::Error checkLaunch(const RetargetedKernel &kernel, uint32_t staticSh
     if (kernel.requiredBlock[axis] != extents[axis])
       return fail("expected the block of {0} threads along {1} that nvvm.reqntid asks for, got {2}",
                   kernel.requiredBlock[axis], "xyz"[axis], extents[axis]);
+  const Dim3 &cluster = kernel.cluster;
+  if (grid.x % cluster.x || grid.y % cluster.y || grid.z % cluster.z)
+    return fail("expected a grid of whole clusters of ({0},{1},{2}) blocks, got ({3},{4},{5})",
+                cluster.x, cluster.y, cluster.z, grid.x, grid.y, grid.z);
   // What an H100 gives one block.
   constexpr uint64_t sharedLimit = 227 * 1024;
   uint64_t shared = uint64_t(staticSharedBytes) + dynamicSharedBytes;
@@ -434,17 +446,17 @@ static llvm::Error checkLaunch(const RetargetedKernel &kernel, uint32_t staticSh
 }
 
 namespace {
-/// The report of the first block that failed, whatever order the workers finish in.
+/// The report of the first cluster that failed, whatever order the workers finish in.
 struct FirstReport {
   std::mutex mutex;
   std::optional<Report> report;
-  uint64_t block = ~uint64_t(0);
+  uint64_t cluster = ~uint64_t(0);
 
-  void add(uint64_t newBlock, Report newReport) {
+  void add(uint64_t newCluster, Report newReport) {
     std::lock_guard<std::mutex> lock(mutex);
-    if (newBlock >= block)
+    if (newCluster >= cluster)
       return;
-    block = newBlock;
+    cluster = newCluster;
     report = std::move(newReport);
   }
 };
@@ -472,6 +484,7 @@ llvm::Error Module::launch(llvm::StringRef kernelName, Dim3 grid, Dim3 block,
   state.entry = *entry;
   state.grid = grid;
   state.block = block;
+  state.cluster = kernel->cluster;
   state.staticSharedBytes = impl->retargeted.staticSharedBytes;
   state.dynamicSharedBytes = dynamicSharedBytes;
   state.params = params.data();
@@ -483,30 +496,27 @@ llvm::Error Module::launch(llvm::StringRef kernelName, Dim3 grid, Dim3 block,
                [](const GlobalRange &a, const GlobalRange &b) { return a.base < b.base; });
   }
 
-  uint64_t blockCount = grid.count();
+  uint64_t clusterCount = grid.count() / state.cluster.count();
   std::atomic<uint64_t> next = 0;
   std::atomic<bool> failed = false;
   FirstReport first;
-  // Blocks are handed out in order. After a failure nobody takes a new one, and those that were
+  // Clusters are handed out in order. After a failure nobody takes a new one, and those that were
   // taken earlier finish, so the first of all failures is among them.
   auto work = [&] {
-    std::unique_ptr<Block> runner = getBlockPool().take();
+    std::unique_ptr<Cluster> runner = getClusterPool().take();
     while (!failed) {
       uint64_t index = next++;
-      if (index >= blockCount)
+      if (index >= clusterCount)
         break;
-      Dim3 ctaid = {static_cast<uint32_t>(index % grid.x),
-                    static_cast<uint32_t>(index / grid.x % grid.y),
-                    static_cast<uint32_t>(index / grid.x / grid.y)};
-      if (std::optional<Report> report = runner->run(state, ctaid)) {
+      if (std::optional<Report> report = runner->run(state, index)) {
         first.add(index, std::move(*report));
         failed = true;
       }
     }
-    getBlockPool().give(std::move(runner));
+    getClusterPool().give(std::move(runner));
   };
   uint64_t workers = options.workers ? options.workers : std::thread::hardware_concurrency();
-  workers = std::max<uint64_t>(1, std::min<uint64_t>(workers, blockCount));
+  workers = std::max<uint64_t>(1, std::min<uint64_t>(workers, clusterCount));
   std::vector<std::thread> threads;
   // A system that gives no more threads still has this one.
   try {

@@ -7,6 +7,7 @@
 //
 //===----------------------------------------------------------------------===//
 
+#include "Cluster.h"
 #include "Operations.h"
 
 #include "llvm/ADT/bit.h"
@@ -25,8 +26,10 @@ static constexpr uint32_t turnsPerSlice = 4096;
 
 Block::~Block() = default;
 
-bool Block::prepare(const LaunchState &state, Dim3 ctaid) {
+bool Block::prepare(Cluster &newCluster, unsigned newRank, const LaunchState &state, Dim3 ctaid) {
   launch = &state;
+  cluster = &newCluster;
+  rank = newRank;
   threadCount = static_cast<unsigned>(state.block.count());
   warpCount = (threadCount + warpSize - 1) / warpSize;
   liveThreads = threadCount;
@@ -34,8 +37,9 @@ bool Block::prepare(const LaunchState &state, Dim3 ctaid) {
   idleTurns = 0;
   progressSeen = progress;
   uint32_t sharedBytes = state.staticSharedBytes + state.dynamicSharedBytes;
+  unsigned firstComponent = rank * cluster->getReadersPerBlock();
   if (!stacks.reserve(threadCount) ||
-      !shared.reset(sharedBytes, warpCount, state.options->detectRaces))
+      !shared.reset(sharedBytes, cluster->getReaderCount(), state.options->detectRaces))
     return false;
   while (threads.size() < threadCount)
     threads.push_back(std::make_unique<Thread>());
@@ -45,59 +49,81 @@ bool Block::prepare(const LaunchState &state, Dim3 ctaid) {
     unsigned lanes = std::min(threadCount - index * warpSize, warpSize);
     warp.block = this;
     warp.index = index;
+    warp.component = firstComponent + index;
     warp.lanes = lanes == warpSize ? ~0u : (1u << lanes) - 1;
     warp.exited = 0;
     warp.ready = warp.lanes;
     warp.lastLane = warpSize - 1;
-    warp.clocks.fill(0);
-    warp.clocks[index] = 1;
+    warp.clocks.clear();
+    warp.clocks.raise(warp.component, 1);
     warp.gatherings.clear();
   }
+  for (unsigned index = 0; index != getWarpgroupCount(); ++index)
+    warpgroups[index].reset(index, firstComponent + warpCount + index);
   readyWarps = warpCount == maxWarps ? ~0u : (1u << warpCount) - 1;
   currentWarp = 0;
   for (NamedBarrier &barrier : barriers)
     barrier = NamedBarrier();
-  fenceClocks.fill(0);
-
-  for (unsigned index = 0; index != threadCount; ++index) {
-    Thread &thread = *threads[index];
-    ThreadRegisters &registers = thread.registers;
-    registers.tid[0] = index % state.block.x;
-    registers.tid[1] = index / state.block.x % state.block.y;
-    registers.tid[2] = index / state.block.x / state.block.y;
-    registers.ntid[0] = state.block.x;
-    registers.ntid[1] = state.block.y;
-    registers.ntid[2] = state.block.z;
-    registers.ctaid[0] = ctaid.x;
-    registers.ctaid[1] = ctaid.y;
-    registers.ctaid[2] = ctaid.z;
-    registers.nctaid[0] = state.grid.x;
-    registers.nctaid[1] = state.grid.y;
-    registers.nctaid[2] = state.grid.z;
-    registers.laneId = index % warpSize;
-    registers.warpId = index / warpSize;
-    registers.warpCount = warpCount;
-    registers.sharedBytes = sharedBytes;
-    registers.dynamicSharedBytes = state.dynamicSharedBytes;
-    registers.fuel = turnsPerSlice;
-    registers.sharedBase = reinterpret_cast<uint64_t>(shared.getBase());
-    thread.block = this;
-    thread.warp = &warps[index / warpSize];
-    thread.index = index;
-    thread.exited = false;
-    thread.waitingAt = nullptr;
-    thread.stackBottom = stacks.getBottom(index);
-    thread.stackTop = stacks.getTop(index);
-    thread.lastRange = nullptr;
-    thread.asyncCopies.copies.clear();
-    thread.asyncCopies.landed = 0;
-    thread.asyncCopies.committed = 0;
-    thread.fiber.start(thread.stackBottom, thread.stackTop, &Block::runThread, &thread);
-  }
+  mbarriers.clear();
+  fenceClocks.clear();
+  for (unsigned index = 0; index != threadCount; ++index)
+    prepareThread(index, ctaid);
   deadline = std::chrono::steady_clock::now() +
              std::chrono::duration_cast<std::chrono::steady_clock::duration>(
                  std::chrono::duration<double>(state.options->blockSeconds));
   return true;
+}
+
+void Block::prepareThread(unsigned index, Dim3 ctaid) {
+  const LaunchState &state = *launch;
+  Thread &thread = *threads[index];
+  ThreadRegisters &registers = thread.registers;
+  auto set = [](uint32_t (&target)[3], uint32_t x, uint32_t y, uint32_t z) {
+    target[0] = x;
+    target[1] = y;
+    target[2] = z;
+  };
+  const Dim3 &extent = state.cluster;
+  set(registers.tid, index % state.block.x, index / state.block.x % state.block.y,
+      index / state.block.x / state.block.y);
+  set(registers.ntid, state.block.x, state.block.y, state.block.z);
+  set(registers.ctaid, ctaid.x, ctaid.y, ctaid.z);
+  set(registers.nctaid, state.grid.x, state.grid.y, state.grid.z);
+  set(registers.clusterCtaid, ctaid.x % extent.x, ctaid.y % extent.y, ctaid.z % extent.z);
+  set(registers.clusterNctaid, extent.x, extent.y, extent.z);
+  set(registers.clusterid, ctaid.x / extent.x, ctaid.y / extent.y, ctaid.z / extent.z);
+  set(registers.nclusterid, state.grid.x / extent.x, state.grid.y / extent.y,
+      state.grid.z / extent.z);
+  registers.clusterCtarank = rank;
+  registers.clusterNctarank = static_cast<uint32_t>(extent.count());
+  registers.laneId = index % warpSize;
+  registers.warpId = index / warpSize;
+  registers.warpCount = warpCount;
+  registers.sharedBytes = shared.getBytes();
+  registers.dynamicSharedBytes = state.dynamicSharedBytes;
+  registers.fuel = turnsPerSlice;
+  registers.wgmmaFences = 0;
+  registers.sharedBase = reinterpret_cast<uint64_t>(shared.getBase());
+  thread.block = this;
+  thread.warp = &warps[index / warpSize];
+  thread.index = index;
+  thread.clusterIndex = static_cast<uint16_t>(rank * maxThreads + index);
+  thread.exited = false;
+  thread.waitingAt = nullptr;
+  thread.waitingFor = nullptr;
+  thread.stackBottom = stacks.getBottom(index);
+  thread.stackTop = stacks.getTop(index);
+  thread.lastRange = nullptr;
+  thread.asyncCopies.copies.clear();
+  thread.asyncCopies.landed = 0;
+  thread.asyncCopies.committed = 0;
+  thread.bulkStores.stores.clear();
+  thread.bulkStores.committed = 0;
+  thread.proxyFences = 0;
+  thread.barrierInitFences = 0;
+  thread.wgmmaGroups = 0;
+  thread.wgmmaReadFences = 0;
+  thread.fiber.start(thread.stackBottom, thread.stackTop, &Block::runThread, &thread);
 }
 
 /// Compiled code has no type in front of it, which the sanitizer of indirect calls would read.
@@ -109,21 +135,10 @@ LLVM_NO_SANITIZE("function") void Block::runThread(void *argument) {
   thread.block->exitThread(thread);
 }
 
-std::optional<Report> Block::run(const LaunchState &state, Dim3 ctaid) {
-  if (!prepare(state, ctaid)) {
-    Report failure;
-    failure.kind = Kind::Trap;
-    failure.kernel = state.kernel;
-    failure.block = ctaid;
-    failure.message = "no memory is left for the block's stacks and shared memory";
-    return failure;
-  }
+void Block::resume() {
   host.adoptCurrentStack();
-  if (Thread *first = pickNext())
-    Fiber::switchTo(host, first->fiber);
-  if (!report && liveThreads)
-    report = describeDeadlock();
-  return std::move(report);
+  if (Thread *next = pickNext())
+    Fiber::switchTo(host, next->fiber);
 }
 
 Thread *Block::pickNext() {
@@ -169,12 +184,19 @@ void Block::yield(Thread &thread) {
   switchAway(thread);
 }
 
+void Block::leave(Thread &thread) {
+  // The current warp goes on from its next lane.
+  Fiber::switchTo(thread.fiber, host);
+}
+
 void Block::spendTurn(Thread &thread) {
   thread.registers.fuel = turnsPerSlice;
   if (progress != progressSeen) {
     progressSeen = progress;
     idleTurns = 0;
   } else {
+    // What the loop waits for may be up to a copy in flight.
+    cluster->land(/*onlyAwaited=*/false);
     idleTurns += turnsPerSlice;
     if (idleTurns > launch->options->idleLoopLimit)
       fail(thread, Kind::Deadlock,
@@ -187,9 +209,12 @@ void Block::spendTurn(Thread &thread) {
          "the block ran for more than %g seconds; LaunchOptions::blockSeconds allows more",
          launch->options->blockSeconds);
   yield(thread);
+  if (cluster->getBlockCount() > 1)
+    leave(thread);
 }
 
 void Block::exitThread(Thread &thread) {
+  checkBulkStoresDone(thread);
   Warp &warp = *thread.warp;
   uint32_t bit = 1u << thread.registers.laneId;
   thread.exited = true;
@@ -200,6 +225,7 @@ void Block::exitThread(Thread &thread) {
   --liveThreads;
   noteProgress();
   finishRendezvousOf(warp);
+  cluster->noteExit();
   switchAway(thread);
   LLVM_BUILTIN_UNREACHABLE;
 }
@@ -293,27 +319,68 @@ void Block::finishRendezvousOf(Warp &warp) {
 //===----------------------------------------------------------------------===//
 
 void Block::synchronizeWarps(uint32_t participants, const Clocks *alsoKnown) {
-  Clocks joined = {};
+  Clocks joined;
   if (alsoKnown)
     joined = *alsoKnown;
   for (unsigned index = 0; index != warpCount; ++index)
     if (participants >> index & 1)
-      for (unsigned other = 0; other != warpCount; ++other)
-        joined[other] = std::max(joined[other], warps[index].clocks[other]);
+      joined.join(warps[index].clocks);
   for (unsigned index = 0; index != warpCount; ++index) {
     if (!(participants >> index & 1))
       continue;
     warps[index].clocks = joined;
-    ++warps[index].clocks[index];
+    warps[index].clocks.advance(warps[index].component);
   }
 }
 
 void Block::fence(Warp &warp) {
-  for (unsigned other = 0; other != warpCount; ++other) {
-    uint32_t known = std::max(fenceClocks[other], warp.clocks[other]);
-    fenceClocks[other] = warp.clocks[other] = known;
+  fenceClocks.join(warp.clocks);
+  warp.clocks = fenceClocks;
+  warp.clocks.advance(warp.component);
+}
+
+//===----------------------------------------------------------------------===//
+// Warpgroups
+//===----------------------------------------------------------------------===//
+
+bool Block::meetWarpgroup(Thread &thread, const char *name, uint32_t site, const uint32_t *operands,
+                          uint32_t *results) {
+  Warpgroup &group = getWarpgroup(thread);
+  unsigned first = group.index * warpgroupSize;
+  if (LLVM_UNLIKELY(threadCount < first + warpgroupSize))
+    fail(thread, Kind::DivergentBarrier,
+         "%s in a warpgroup of %u threads; expected the block to hold all 128 threads of it", name,
+         threadCount - first);
+  if (group.arrived && LLVM_UNLIKELY(group.site != site))
+    fail(thread, Kind::DivergentBarrier,
+         "%s, while %u other threads of the warpgroup wait at %s%s; expected all 128 to execute "
+         "the same instruction",
+         name, group.arrived, group.name == name ? "another " : "", group.name);
+  for (unsigned warp = first / warpSize; warp != first / warpSize + 4; ++warp)
+    if (LLVM_UNLIKELY(warps[warp].exited))
+      fail(thread, Kind::DivergentBarrier,
+           "%s, but threads of warp %u of the warpgroup have returned; expected all 128 to execute "
+           "it",
+           name, warp);
+  group.name = name;
+  group.site = site;
+  group.operands[thread.index - first] = operands;
+  group.results[thread.index - first] = results;
+  if (++group.arrived == warpgroupSize)
+    return true;
+  suspend(thread, name, site);
+  return false;
+}
+
+void Block::releaseWarpgroup(Thread &last) {
+  Warpgroup &group = getWarpgroup(last);
+  group.arrived = 0;
+  for (unsigned index = 0; index != warpgroupSize; ++index) {
+    Thread &thread = *threads[group.index * warpgroupSize + index];
+    if (&thread != &last)
+      wake(thread);
   }
-  ++warp.clocks[warp.index];
+  noteProgress();
 }
 
 //===----------------------------------------------------------------------===//
@@ -359,6 +426,16 @@ Report Block::describeDeadlock() {
       most = same;
       first = &thread;
     }
+  }
+  if (const Mbarrier *barrier = first->waitingFor) {
+    setReport(*first, Kind::Deadlock,
+              llvm::formatv("{0} threads wait at {1} for phase {2} of the mbarrier at offset {3}, "
+                            "which will not complete: {4} of {5} arrivals and {6} bytes of copies "
+                            "are outstanding; expected every phase to get its arrivals and exactly "
+                            "the bytes that expect_tx announced",
+                            most, first->waitingAt, barrier->phase, barrier->offset,
+                            barrier->pending, barrier->expected, barrier->expectedBytes));
+    return *report;
   }
   std::string message = llvm::formatv(
       "{0} threads wait at {1} for others that will not come: ", most, first->waitingAt);

@@ -12,7 +12,9 @@
 //
 //===----------------------------------------------------------------------===//
 
+#include "Elements.h"
 #include "Operations.h"
+#include "SparseMetadata.h"
 
 #include "sparseflow/Support/NumericTypes.h"
 
@@ -30,7 +32,6 @@ using Kind = Report::Kind;
 
 namespace {
 
-enum class Element : uint32_t { F16, BF16, TF32, E4M3, E5M2, S8, U8 };
 enum class Accumulator : uint32_t { F32, F16, S32 };
 
 constexpr unsigned rows = 16, columns = 8, maxK = 64;
@@ -50,22 +51,6 @@ struct Shape {
 
 } // namespace
 
-static unsigned getBits(Element type) {
-  switch (type) {
-  case Element::F16:
-  case Element::BF16:
-    return 16;
-  case Element::TF32:
-    return 32;
-  case Element::E4M3:
-  case Element::E5M2:
-  case Element::S8:
-  case Element::U8:
-    return 8;
-  }
-  LLVM_BUILTIN_UNREACHABLE;
-}
-
 static Shape getShape(const CollectiveOp &op) {
   const auto &traits = op.traits;
   return {traits[0],
@@ -75,87 +60,6 @@ static Shape getShape(const CollectiveOp &op) {
           traits[4] != 0,
           traits[5] != 0,
           traits[6] != 0};
-}
-
-//===----------------------------------------------------------------------===//
-// Elements to numbers
-//===----------------------------------------------------------------------===//
-
-namespace {
-struct Float8Tables {
-  float e4m3[256], e5m2[256];
-  Float8Tables() {
-    for (unsigned bits = 0; bits != 256; ++bits) {
-      e4m3[bits] = e4m3ToFloat(bits);
-      e5m2[bits] = e5m2ToFloat(bits);
-    }
-  }
-};
-} // namespace
-
-static const Float8Tables &getFloat8Tables() {
-  static const Float8Tables tables;
-  return tables;
-}
-
-/// Exact, without branches, so that it vectorizes.
-LLVM_ATTRIBUTE_ALWAYS_INLINE static float decodeF16(uint32_t bits) {
-  // Shift exponent and mantissa into place and let a multiplication fix the exponent's bias: it
-  // also makes subnormals right. Infinity and NaN need the full exponent.
-  uint32_t magnitude = (bits & 0x7fff) << 13;
-  float value = llvm::bit_cast<float>(magnitude) * 0x1p112f;
-  uint32_t special = (bits & 0x7c00) == 0x7c00 ? 0x7f800000u : 0;
-  return llvm::bit_cast<float>(llvm::bit_cast<uint32_t>(value) | special | (bits & 0x8000) << 16);
-}
-
-/// Spreads `units` 32-bit units of `stride` columns into elements: element e of unit u goes to row
-/// u * elementsPerUnit + e. With a stride of 1 that is simply a row of elements.
-template <typename Number, typename Decode>
-LLVM_ATTRIBUTE_ALWAYS_INLINE static void spread(const uint32_t *source, unsigned units,
-                                                unsigned stride, unsigned bits, Number *target,
-                                                Decode decode) {
-  unsigned perUnit = 32 / bits;
-  uint32_t mask = bits == 32 ? ~0u : (1u << bits) - 1;
-  for (unsigned unit = 0; unit != units; ++unit)
-    for (unsigned part = 0; part != perUnit; ++part)
-      for (unsigned column = 0; column != stride; ++column)
-        target[(unit * perUnit + part) * stride + column] =
-            decode(source[unit * stride + column] >> (part * bits) & mask);
-}
-
-template <unsigned stride>
-LLVM_ATTRIBUTE_ALWAYS_INLINE static void decodeFloats(Element type, const uint32_t *source,
-                                                      unsigned units, float *target) {
-  switch (type) {
-  case Element::F16:
-    return spread(source, units, stride, 16, target, [](uint32_t bits) { return decodeF16(bits); });
-  case Element::BF16:
-    return spread(source, units, stride, 16, target,
-                  [](uint32_t bits) { return llvm::bit_cast<float>(bits << 16); });
-  case Element::TF32:
-    return spread(source, units, stride, 32, target,
-                  [](uint32_t bits) { return llvm::bit_cast<float>(bits & 0xffffe000u); });
-  case Element::E4M3: {
-    const float *table = getFloat8Tables().e4m3;
-    return spread(source, units, stride, 8, target, [=](uint32_t bits) { return table[bits]; });
-  }
-  case Element::E5M2: {
-    const float *table = getFloat8Tables().e5m2;
-    return spread(source, units, stride, 8, target, [=](uint32_t bits) { return table[bits]; });
-  }
-  case Element::S8:
-  case Element::U8:
-    LLVM_BUILTIN_UNREACHABLE;
-  }
-}
-
-template <unsigned stride>
-LLVM_ATTRIBUTE_ALWAYS_INLINE static void decodeIntegers(Element type, const uint32_t *source,
-                                                        unsigned units, int32_t *target) {
-  if (type == Element::S8)
-    return spread(source, units, stride, 8, target,
-                  [](uint32_t bits) { return int32_t(int8_t(bits)); });
-  return spread(source, units, stride, 8, target, [](uint32_t bits) { return int32_t(bits); });
 }
 
 //===----------------------------------------------------------------------===//
@@ -199,8 +103,8 @@ LLVM_ATTRIBUTE_ALWAYS_INLINE static void multiply(const Shape &shape, Operands &
   unsigned aUnits = rows * keptK * getBits(shape.a) / 32, bUnits = shape.k * getBits(shape.b) / 32;
   if (shape.accumulator == Accumulator::S32) {
     int32_t a[rows * maxK], b[maxK * columns];
-    decodeIntegers<1>(shape.a, operands.a, aUnits, a);
-    decodeIntegers<columns>(shape.b, operands.b, bUnits, b);
+    decodeIntegers(shape.a, operands.a, aUnits, 1, a);
+    decodeIntegers(shape.b, operands.b, bUnits, columns, b);
     if (!shape.saturate)
       // Wraps, hence unsigned.
       return accumulate<uint32_t>(reinterpret_cast<uint32_t *>(a), reinterpret_cast<uint32_t *>(b),
@@ -219,8 +123,8 @@ LLVM_ATTRIBUTE_ALWAYS_INLINE static void multiply(const Shape &shape, Operands &
     return;
   }
   float a[rows * maxK], b[maxK * columns];
-  decodeFloats<1>(shape.a, operands.a, aUnits, a);
-  decodeFloats<columns>(shape.b, operands.b, bUnits, b);
+  decodeFloats(shape.a, operands.a, aUnits, 1, a);
+  decodeFloats(shape.b, operands.b, bUnits, columns, b);
   accumulate<float>(a, b, operands.positions, keptK, operands.floats);
 }
 
@@ -246,57 +150,28 @@ static void multiplyHere(const Shape &shape, Operands &operands) {
 // Metadata
 //===----------------------------------------------------------------------===//
 
-/// Two positions of two bits for each group of four 16-bit or 8-bit elements; for tf32 the group is
-/// two elements of 32 bits, each seen as two halves.
 static void decodeMetadata(const WarpCall &call, const Shape &shape, unsigned metadataOperand,
                            uint8_t *positions) {
   uint32_t selector = call.arguments[0][metadataOperand + 1];
-  bool isByte = getBits(shape.a) == 8, isTF32 = shape.a == Element::TF32;
-  unsigned halves = isTF32 ? shape.k * 2 : shape.k;
-  unsigned groups = halves / 4, perRow = shape.getKeptK();
-  // The lanes of a quad that hold metadata: all four, a pair, or one.
-  unsigned sources = rows * groups * 4 / 32 / 8;
-  for (unsigned lane = 0; lane != warpSize; ++lane)
-    if (LLVM_UNLIKELY(call.arguments[lane][metadataOperand + 1] != selector ||
-                      selector >= 4 / sources))
+  unsigned bits = getBits(shape.a), choices = getSelectorChoices(shape.k, bits);
+  uint32_t words[warpSize];
+  for (unsigned lane = 0; lane != warpSize; ++lane) {
+    words[lane] = call.arguments[lane][metadataOperand];
+    if (LLVM_UNLIKELY(call.arguments[lane][metadataOperand + 1] != selector || selector >= choices))
       call.warp.block->fail(call.getThread(lane), Kind::IllegalOperand,
                             "%s with selector %u; expected one number below %u for the whole warp",
                             call.op.name.c_str(), call.arguments[lane][metadataOperand + 1],
-                            4 / sources);
-  for (unsigned row = 0; row != rows; ++row) {
-    for (unsigned group = 0; group != groups; ++group) {
-      unsigned source, shift;
-      if (isByte) {
-        // 8 groups in a register: rows g and g+8 alternate, then the next 32 elements.
-        source = (row / 8) + 2 * (group / 8);
-        shift = group % 8 * 4;
-      } else {
-        // 4 groups of row g and 4 of row g+8 in a register.
-        source = group / 4;
-        shift = group % 4 * 4 + row / 8 * 16;
-      }
-      unsigned lane = row % 8 * 4 + selector * sources + source;
-      uint32_t nibble = call.arguments[lane][metadataOperand] >> shift & 15;
-      unsigned first = nibble & 3, second = nibble >> 2;
-      bool legal = isTF32          ? nibble == 0x4 || nibble == 0xe
-                   : shape.ordered ? first < second
-                                   : first != second;
-      if (LLVM_UNLIKELY(!legal))
-        call.warp.block->fail(
-            call.getThread(lane), Kind::IllegalOperand,
-            "%s with metadata 0x%x for row %u, elements %u to %u; expected %s",
-            call.op.name.c_str(), nibble, row, group * (isTF32 ? 2 : 4),
-            group * (isTF32 ? 2 : 4) + (isTF32 ? 1 : 3),
-            isTF32 ? "0x4 or 0xe"
-                   : "two different positions, the lower one first (4, 8, 9, c, d, e)");
-      if (isTF32) {
-        positions[row * perRow + group] = group * 2 + first / 2;
-      } else {
-        positions[row * perRow + group * 2] = group * 4 + first;
-        positions[row * perRow + group * 2 + 1] = group * 4 + second;
-      }
-    }
+                            choices);
   }
+  std::optional<MetadataFault> fault =
+      decodeSparseMetadata(words, shape.k, bits, shape.ordered, selector, positions);
+  if (LLVM_UNLIKELY(fault.has_value()))
+    call.warp.block->fail(
+        call.getThread(fault->lane), Kind::IllegalOperand,
+        "%s with metadata 0x%x for row %u, elements %u to %u; expected %s", call.op.name.c_str(),
+        fault->nibble, fault->row, fault->firstElement, fault->lastElement,
+        bits == 32 ? "0x4 or 0xe"
+                   : "two different positions, the lower one first (4, 8, 9, c, d, e)");
 }
 
 //===----------------------------------------------------------------------===//
@@ -347,24 +222,6 @@ static void matrixMultiply(const WarpCall &call) {
         std::memcpy(call.results[lane] + half * 2, pair, 8);
     }
   }
-}
-
-static std::optional<Element> parseElement(llvm::StringRef name) {
-  if (name == "f16")
-    return Element::F16;
-  if (name == "bf16")
-    return Element::BF16;
-  if (name == "tf32")
-    return Element::TF32;
-  if (name == "e4m3")
-    return Element::E4M3;
-  if (name == "e5m2")
-    return Element::E5M2;
-  if (name == "s8")
-    return Element::S8;
-  if (name == "u8")
-    return Element::U8;
-  return std::nullopt;
 }
 
 /// Names are mma[.sp[.ordered.metadata]].m16n8kK.row.col[.satfinite][.kind.f8f6f4].TYPES, where

@@ -2,6 +2,8 @@
 
 #include "Operations.h"
 
+#include "Cluster.h"
+
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringMap.h"
 #include "llvm/Support/Compiler.h"
@@ -31,7 +33,8 @@ const PureOp *sparseflow::emulator::lookupPureOp(llvm::StringRef name) {
 }
 
 const ThreadOp *sparseflow::emulator::lookupThreadOp(llvm::StringRef name) {
-  static const auto map = index<ThreadOp>({getAsyncCopyOps(), getBarrierOps()});
+  static const auto map = index<ThreadOp>(
+      {getAsyncCopyOps(), getBarrierOps(), getBulkCopyOps(), getMbarrierOps(), getWgmmaOps()});
   return map.lookup(name);
 }
 
@@ -146,7 +149,9 @@ static const char *getAccessName(uint32_t flags) {
 
 void entry::accessShared(Thread *thread, uint64_t address, uint64_t size, uint32_t align,
                          uint32_t flags) {
-  SharedMemory &shared = thread->block->getShared();
+  // Memory of another block of the cluster is that block's to check.
+  Block *owner = thread->block->getCluster().findBlock(address);
+  SharedMemory &shared = (owner ? owner : thread->block)->getShared();
   AccessMode mode = flags & isConcurrent ? AccessMode::Concurrent : AccessMode::Plain;
   // A length that does not fit 32 bits is out of bounds anyway.
   uint32_t bytes = static_cast<uint32_t>(std::min<uint64_t>(size, 1u << 30));
@@ -166,7 +171,7 @@ void entry::accessGlobal(Thread *thread, uint64_t address, uint64_t size, uint32
 
 void entry::accessGeneric(Thread *thread, uint64_t address, uint64_t size, uint32_t align,
                           uint32_t flags) {
-  if (thread->block->getShared().contains(address))
+  if (thread->block->getCluster().findBlock(address))
     return accessShared(thread, address, size, align, flags);
   if (address - reinterpret_cast<uint64_t>(thread->stackBottom) <
       static_cast<uint64_t>(thread->stackTop - thread->stackBottom))

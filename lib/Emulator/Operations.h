@@ -19,6 +19,8 @@
 
 namespace sparseflow::emulator {
 
+struct WgmmaOp;
+
 /// A function of its operands alone.
 struct PureOp {
   using Function = uint64_t (*)(uint64_t, uint64_t, uint64_t, uint64_t);
@@ -74,6 +76,9 @@ llvm::ArrayRef<PureOp> getConversionOps();
 llvm::ArrayRef<PureOp> getScalarMathOps();
 llvm::ArrayRef<ThreadOp> getAsyncCopyOps();
 llvm::ArrayRef<ThreadOp> getBarrierOps();
+llvm::ArrayRef<ThreadOp> getBulkCopyOps();
+llvm::ArrayRef<ThreadOp> getMbarrierOps();
+llvm::ArrayRef<ThreadOp> getWgmmaOps();
 llvm::ArrayRef<CollectiveOp> getWarpCollectiveOps();
 llvm::ArrayRef<CollectiveOp> getMatrixMoveOps();
 /// Fills `op` from the name of an mma intrinsic; false if it is none that the emulator has.
@@ -87,6 +92,11 @@ void accessGlobal(Thread *thread, uint64_t address, uint64_t size, uint32_t alig
 void accessGeneric(Thread *thread, uint64_t address, uint64_t size, uint32_t align, uint32_t flags);
 void collective(Thread *thread, const CollectiveOp *op, uint32_t site, const uint32_t *arguments,
                 uint32_t *results);
+/// The words of a thread's operands are as WgmmaOp says; the results are tags.
+void wgmma(Thread *thread, const WgmmaOp *op, uint32_t site, const uint32_t *operands,
+           uint32_t *results);
+/// Exchanges tags of accumulators for their values; other values stay.
+void readAccumulators(Thread *thread, uint32_t count, const uint32_t *operands, uint32_t *results);
 void spendTurn(Thread *thread);
 void trap(Thread *thread);
 void fence(Thread *thread);

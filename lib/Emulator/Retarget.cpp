@@ -3,10 +3,10 @@
 // What becomes of a GPU function:
 //   - it takes the running thread as a first parameter, and special registers are loads from it;
 //   - other NVVM intrinsics are calls of the emulator, with operands as bits in registers (a pure
-//   operation) or
-//     in a buffer on the stack (one that waits, or has several results);
+//     operation) or in a buffer on the stack (one that waits, or has several results);
 //   - accesses to shared, global and generic memory are preceded by a check;
-//   - shared variables are offsets into the block's shared memory;
+//   - shared variables are offsets into the block's shared memory, and a pointer to shared memory
+//     that becomes an integer is one, as on the GPU;
 //   - edges that close a loop count down, so that a thread that waits by polling lets others run.
 // The calls are convergent: the host's optimizer may not make a collective depend on another
 // condition than the source did. They are numbered here, before it runs, so that copies of an
@@ -17,6 +17,7 @@
 #include "Retarget.h"
 
 #include "Operations.h"
+#include "Wgmma.h"
 
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/Analysis/CFG.h"
@@ -69,6 +70,12 @@ private:
   void callPure(CallInst &call, const PureOp &op);
   Error callThreadOp(CallInst &call, const ThreadOp &op);
   Error callCollective(CallInst &call, const CollectiveOp &op);
+  Error rewriteAssembly(CallInst &call, const InlineAsm &assembly);
+  Error checkAccumulators(CallInst &wgmma, const WgmmaAssembly &assembly);
+  Error callWgmma(CallInst &call, const WgmmaAssembly &assembly);
+  Error readAccumulators(CallInst &call, const InlineAsm &assembly);
+  Value *getWriteFences(CallInst &wgmma, const WgmmaAssembly &assembly);
+  void rewriteAddress(CastInst &cast);
   void checkAccess(Instruction &before, Value *pointer, Value *size, Align align, uint32_t flags);
   void checkAccess(Instruction &before, Value *pointer, Type *type, Align align, uint32_t flags);
   void countLoops(Function &function);
@@ -78,6 +85,7 @@ private:
   Value *loadRegister(IRBuilder<> &builder, Function &function, size_t offset, Type *type);
   /// A buffer in the frame that all operations of a function share.
   AllocaInst *getBuffer(Function &function, unsigned which, unsigned bytes);
+  void storeWord(IRBuilder<> &builder, Value *value, Value *buffer, unsigned index);
   Value *toBits(IRBuilder<> &builder, Value *value);
   Value *fromBits(IRBuilder<> &builder, Value *bits, Type *type);
   FunctionCallee getCallee(StringRef symbol, FunctionType *type, void *address, bool pure = false);
@@ -124,6 +132,21 @@ static bool isKernel(const Function &function) {
          function.hasFnAttribute("nvvm.kernel");
 }
 
+/// The numbers of an attribute such as "nvvm.reqntid"="256,1,1"; empty if it is not there.
+static std::vector<uint32_t> getExtents(const Function &function, StringRef attribute) {
+  std::vector<uint32_t> extents;
+  StringRef rest = function.getFnAttribute(attribute).getValueAsString();
+  while (!rest.empty()) {
+    auto [head, tail] = rest.split(',');
+    uint32_t extent = 0;
+    if (head.trim().getAsInteger(10, extent))
+      break;
+    extents.push_back(extent);
+    rest = tail;
+  }
+  return extents;
+}
+
 /// Gives every defined function a first parameter, the thread, and the host's calling convention.
 void Retargeter::addThreadParameter() {
   std::vector<Function *> old;
@@ -160,15 +183,10 @@ void Retargeter::addThreadParameter() {
       RetargetedKernel &kernel = result.kernels.emplace_back();
       kernel.name = clone->getName().str();
       kernel.paramCount = function->arg_size();
-      StringRef required = function->getFnAttribute("nvvm.reqntid").getValueAsString();
-      while (!required.empty()) {
-        auto [head, tail] = required.split(',');
-        uint32_t extent = 0;
-        if (head.trim().getAsInteger(10, extent))
-          break;
-        kernel.requiredBlock.push_back(extent);
-        required = tail;
-      }
+      kernel.requiredBlock = getExtents(*function, "nvvm.reqntid");
+      std::vector<uint32_t> cluster = getExtents(*function, "nvvm.cluster_dim");
+      cluster.resize(3, 1);
+      kernel.cluster = {cluster[0], cluster[1], cluster[2]};
     }
   }
   for (Function *function : old) {
@@ -364,22 +382,33 @@ bool Retargeter::rewriteSpecialRegister(CallInst &call, StringRef name) {
     value = load(offsetof(Thread, registers.sharedBytes));
   else if (name == "dynamic_smem_size")
     value = load(offsetof(Thread, registers.dynamicSharedBytes));
-  else if (name == "clock" || name == "globaltimer.lo" || name == "smid" ||
-           name == "cluster.ctarank" || name.starts_with("cluster.ctaid."))
+  else if (name == "clock" || name == "globaltimer.lo" || name == "smid")
     value = builder.getInt32(0);
   else if (name == "clock64" || name == "globaltimer" || name == "gridid")
     value = ConstantInt::get(call.getType(), 0);
-  // One multiprocessor, and clusters of one block.
-  else if (name == "nsmid" || name == "cluster.nctarank" || name.starts_with("cluster.nctaid."))
+  // One multiprocessor.
+  else if (name == "nsmid")
     value = builder.getInt32(1);
   else if (name.starts_with("tid."))
     value = loadVector(offsetof(Thread, registers.tid), name.back());
   else if (name.starts_with("ntid."))
     value = loadVector(offsetof(Thread, registers.ntid), name.back());
-  else if (name.starts_with("ctaid.") || name.starts_with("clusterid."))
+  else if (name.starts_with("ctaid."))
     value = loadVector(offsetof(Thread, registers.ctaid), name.back());
-  else if (name.starts_with("nctaid.") || name.starts_with("nclusterid."))
+  else if (name.starts_with("nctaid."))
     value = loadVector(offsetof(Thread, registers.nctaid), name.back());
+  else if (name.starts_with("clusterid."))
+    value = loadVector(offsetof(Thread, registers.clusterid), name.back());
+  else if (name.starts_with("nclusterid."))
+    value = loadVector(offsetof(Thread, registers.nclusterid), name.back());
+  else if (name.starts_with("cluster.ctaid."))
+    value = loadVector(offsetof(Thread, registers.clusterCtaid), name.back());
+  else if (name.starts_with("cluster.nctaid."))
+    value = loadVector(offsetof(Thread, registers.clusterNctaid), name.back());
+  else if (name == "cluster.ctarank")
+    value = load(offsetof(Thread, registers.clusterCtarank));
+  else if (name == "cluster.nctarank")
+    value = load(offsetof(Thread, registers.clusterNctarank));
   else if (name.consume_front("lanemask.")) {
     Value *bit = builder.CreateShl(builder.getInt32(1), load(offsetof(Thread, registers.laneId)));
     Value *below = builder.CreateSub(bit, builder.getInt32(1));
@@ -519,15 +548,277 @@ Error Retargeter::rewriteNvvm(CallInst &call, StringRef name) {
                      call.getFunction()->getName());
 }
 
-Error Retargeter::rewriteCall(CallInst &call) {
-  if (auto *assembly = dyn_cast<InlineAsm>(call.getCalledOperand())) {
-    StringRef name = lookupInlineAsm(assembly->getAsmString());
-    if (name.empty())
-      return unsupported(
-          "unsupported inline assembly '{0}' in function '{1}'; use the NVVM operation",
-          assembly->getAsmString(), call.getFunction()->getName());
-    return rewriteNvvm(call, name);
+//===----------------------------------------------------------------------===//
+// Inline assembly
+//===----------------------------------------------------------------------===//
+
+Error Retargeter::rewriteAssembly(CallInst &call, const InlineAsm &assembly) {
+  StringRef text = assembly.getAsmString();
+  if (isWgmma(text)) {
+    Expected<WgmmaAssembly> parsed = parseWgmma(text);
+    if (!parsed)
+      return unsupported("inline assembly '{0}' in function '{1}': {2}", text,
+                         call.getFunction()->getName(), toString(parsed.takeError()));
+    return callWgmma(call, *parsed);
   }
+  if (text.trim().empty())
+    return readAccumulators(call, assembly);
+  StringRef name = lookupInlineAsm(text);
+  if (name.empty())
+    return unsupported(
+        "unsupported inline assembly '{0}' in function '{1}'; use the NVVM operation", text,
+        call.getFunction()->getName());
+  return rewriteNvvm(call, name);
+}
+
+static bool isEmptyAssembly(const CallInst &call) {
+  const auto *assembly = dyn_cast<InlineAsm>(call.getCalledOperand());
+  return assembly && StringRef(assembly->getAsmString()).trim().empty();
+}
+
+/// The results of a wgmma are in flight: they may go to another wgmma or to an empty assembly,
+/// through whatever only moves them.
+Error Retargeter::checkAccumulators(CallInst &wgmma, const WgmmaAssembly &assembly) {
+  SmallVector<Instruction *> worklist = {&wgmma};
+  SmallPtrSet<Instruction *, 16> seen = {&wgmma};
+  while (!worklist.empty()) {
+    for (User *user : worklist.pop_back_val()->users()) {
+      auto *instruction = cast<Instruction>(user);
+      if (isa<ExtractValueInst, InsertValueInst, PHINode, SelectInst, FreezeInst, BitCastInst>(
+              instruction)) {
+        if (seen.insert(instruction).second)
+          worklist.push_back(instruction);
+        continue;
+      }
+      auto *call = dyn_cast<CallInst>(instruction);
+      if (call && call->isInlineAsm() &&
+          (isEmptyAssembly(*call) ||
+           isWgmma(cast<InlineAsm>(call->getCalledOperand())->getAsmString())))
+        continue;
+      std::string text;
+      raw_string_ostream(text) << *instruction;
+      return unsupported("accumulators of {0} in function '{1}' are used by '{2}'; expected an "
+                         "empty inline assembly with tied operands between wgmma.wait_group and "
+                         "the first use",
+                         assembly.op->name, wgmma.getFunction()->getName(), StringRef(text).trim());
+    }
+  }
+  return Error::success();
+}
+
+/// Constraints of register operands, outputs first. Fails if there are others, or an output that no
+/// input is tied to.
+static Expected<InlineAsm::ConstraintInfoVector>
+getTiedConstraints(const CallInst &call, const InlineAsm &assembly, unsigned untiedInputs) {
+  InlineAsm::ConstraintInfoVector constraints;
+  unsigned outputs = 0, tied = 0;
+  for (InlineAsm::ConstraintInfo &constraint : assembly.ParseConstraints()) {
+    if (constraint.Type == InlineAsm::isClobber)
+      continue;
+    outputs += constraint.Type == InlineAsm::isOutput;
+    tied += constraint.Type == InlineAsm::isInput && constraint.hasMatchingInput() == false &&
+            !constraint.Codes.empty() && isDigit(constraint.Codes[0][0]);
+    constraints.push_back(constraint);
+  }
+  if (outputs != tied || constraints.size() != outputs + tied + untiedInputs)
+    return unsupported("inline assembly '{0}' in function '{1}' with constraints '{2}'; expected "
+                       "an input tied to each of its outputs, and {3} others",
+                       assembly.getAsmString(), call.getFunction()->getName(),
+                       assembly.getConstraintString(), untiedInputs);
+  return std::move(constraints);
+}
+
+/// The arguments of `call` that are tied to its outputs, in the outputs' order.
+static SmallVector<Value *> getTiedArguments(const CallInst &call,
+                                             const InlineAsm::ConstraintInfoVector &constraints) {
+  SmallVector<Value *> tied(getResultTypes(call.getType()).size());
+  unsigned argument = 0, output = 0;
+  for (const InlineAsm::ConstraintInfo &constraint : constraints) {
+    if (constraint.Type == InlineAsm::isOutput)
+      continue;
+    if (!constraint.Codes[0].empty() && isDigit(constraint.Codes[0][0]) &&
+        !StringRef(constraint.Codes[0]).getAsInteger(10, output) && output < tied.size())
+      tied[output] = call.getArgOperand(argument);
+    ++argument;
+  }
+  return tied;
+}
+
+void Retargeter::storeWord(IRBuilder<> &builder, Value *value, Value *buffer, unsigned index) {
+  Type *i32 = builder.getInt32Ty();
+  // Registers that nobody wrote hold something on the host too, perhaps an old tag.
+  Value *bits = isa<UndefValue>(value) ? builder.getInt32(0)
+                                       : builder.CreateZExt(toBits(builder, value), i32);
+  builder.CreateStore(bits, builder.CreateConstInBoundsGEP1_32(i32, buffer, index));
+}
+
+/// The thread's count of wgmma.fence when the last register of A was written; what only moves a
+/// register, or cannot be seen, is no write.
+Value *Retargeter::getWriteFences(CallInst &wgmma, const WgmmaAssembly &assembly) {
+  Function &function = *wgmma.getFunction();
+  IRBuilder<> builder(&wgmma);
+  unsigned outputs = getResultTypes(wgmma.getType()).size();
+  Value *latest = builder.getInt32(~0u);
+  bool isKnown = false;
+  SmallPtrSet<Instruction *, 4> seen;
+  for (unsigned number : assembly.a) {
+    Value *value = wgmma.getArgOperand(number - outputs);
+    while (true) {
+      if (auto *extract = dyn_cast<ExtractValueInst>(value))
+        value = extract->getAggregateOperand();
+      else if (auto *cast = dyn_cast<BitCastInst>(value))
+        value = cast->getOperand(0);
+      else if (auto *element = dyn_cast<ExtractElementInst>(value))
+        value = element->getVectorOperand();
+      else
+        break;
+    }
+    auto *writer = dyn_cast<Instruction>(value);
+    if (!writer || isa<PHINode>(writer) || writer->isTerminator() || !seen.insert(writer).second)
+      continue;
+    IRBuilder<> after(writer->getNextNode());
+    Value *address = after.CreateConstInBoundsGEP1_64(after.getInt8Ty(), getThread(function),
+                                                      offsetof(Thread, registers.wgmmaFences));
+    Value *fences = after.CreateLoad(after.getInt32Ty(), address, /*isVolatile=*/true);
+    latest = isKnown ? builder.CreateBinaryIntrinsic(Intrinsic::umax, latest, fences) : fences;
+    isKnown = true;
+  }
+  return latest;
+}
+
+Error Retargeter::callWgmma(CallInst &call, const WgmmaAssembly &assembly) {
+  const WgmmaOp &op = *assembly.op;
+  unsigned others =
+      assembly.a.size() + 1 + assembly.metadata.has_value() + assembly.scale.has_value();
+  auto constraints = getTiedConstraints(call, *cast<InlineAsm>(call.getCalledOperand()), others);
+  if (!constraints)
+    return constraints.takeError();
+  SmallVector<Type *> types = getResultTypes(call.getType());
+  SmallVector<Value *> tied = getTiedArguments(call, *constraints);
+  if (Error error = checkAccumulators(call, assembly))
+    return error;
+
+  auto fail = [&](const Twine &message) {
+    return unsupported("inline assembly of {0} in function '{1}': {2}", op.name,
+                       call.getFunction()->getName(), message.str());
+  };
+  // An input that is no accumulator.
+  auto getInput = [&](unsigned number, unsigned bits) -> Value * {
+    unsigned index = number - types.size();
+    if (number < types.size() || index >= call.arg_size() ||
+        getBitWidth(call.getArgOperand(index)->getType()) != bits)
+      return nullptr;
+    return call.getArgOperand(index);
+  };
+  if (types.size() != op.getRegisterCount())
+    return fail("expected " + Twine(op.getRegisterCount()) + " results, got " +
+                Twine(types.size()));
+  IRBuilder<> builder(&call);
+  Function &function = *call.getFunction();
+  Type *i32 = builder.getInt32Ty(), *pointer = builder.getPtrTy();
+  AllocaInst *operands = getBuffer(function, 0, 4 * op.getWordCount());
+  for (auto [index, number] : enumerate(assembly.accumulators)) {
+    if (number >= types.size() || !tied[number] ||
+        !(op.isInteger ? types[number]->isIntegerTy(32) : types[number]->isFloatTy()))
+      return fail("expected $" + Twine(number) + " to be an output of " +
+                  (op.isInteger ? "type i32" : "type f32") + " with an input tied to it");
+    storeWord(builder, tied[number], operands, index);
+  }
+  auto storeInput = [&](unsigned number, unsigned bits, unsigned word) -> Error {
+    Value *value = getInput(number, bits);
+    if (!value)
+      return fail("expected $" + Twine(number) + " to be an input of " + Twine(bits) + " bits");
+    Value *integer = toBits(builder, value);
+    if (bits != 64) {
+      storeWord(builder, integer, operands, word);
+      return Error::success();
+    }
+    storeWord(builder, builder.CreateTrunc(integer, i32), operands, word);
+    storeWord(builder, builder.CreateTrunc(builder.CreateLShr(integer, 32), i32), operands,
+              word + 1);
+    return Error::success();
+  };
+  for (auto [index, number] : enumerate(assembly.a))
+    if (Error error = storeInput(number, op.hasRegisterA ? 32 : 64, op.getRegisterCount() + index))
+      return error;
+  if (Error error = storeInput(assembly.b, 64, op.getBWord()))
+    return error;
+  Value *zero = builder.getInt32(0);
+  storeWord(builder, zero, operands, op.getMetadataWord());
+  if (assembly.metadata)
+    if (Error error = storeInput(*assembly.metadata, 32, op.getMetadataWord()))
+      return error;
+  storeWord(builder, zero, operands, op.getScaleWord());
+  if (assembly.scale)
+    if (Error error = storeInput(*assembly.scale, 1, op.getScaleWord()))
+      return error;
+  storeWord(builder, op.hasRegisterA ? getWriteFences(call, assembly) : zero, operands,
+            op.getWriteFencesWord());
+
+  AllocaInst *results = getBuffer(function, 1, 4 * types.size());
+  FunctionCallee callee = getCallee(
+      "emulator.wgmma",
+      FunctionType::get(builder.getVoidTy(), {pointer, pointer, i32, pointer, pointer}, false),
+      reinterpret_cast<void *>(&entry::wgmma));
+  Value *descriptor =
+      builder.CreateIntToPtr(builder.getInt64(reinterpret_cast<uint64_t>(&op)), pointer);
+  builder.CreateCall(
+      callee, {getThread(function), descriptor, builder.getInt32(nextSite++), operands, results});
+  Value *value = PoisonValue::get(call.getType());
+  for (auto [index, number] : enumerate(assembly.accumulators)) {
+    Value *bits = builder.CreateLoad(i32, builder.CreateConstInBoundsGEP1_32(i32, results, index));
+    value = builder.CreateInsertValue(value, fromBits(builder, bits, types[number]), number);
+  }
+  call.replaceAllUsesWith(value);
+  call.eraseFromParent();
+  return Error::success();
+}
+
+/// An empty assembly makes the compiler believe that its operands change there. After a wait it is
+/// where accumulators get their values.
+Error Retargeter::readAccumulators(CallInst &call, const InlineAsm &assembly) {
+  auto constraints = getTiedConstraints(call, assembly, 0);
+  if (!constraints)
+    return constraints.takeError();
+  SmallVector<Type *> types = getResultTypes(call.getType());
+  if (types.empty()) {
+    call.eraseFromParent();
+    return Error::success();
+  }
+  SmallVector<Value *> tied = getTiedArguments(call, *constraints);
+  IRBuilder<> builder(&call);
+  Function &function = *call.getFunction();
+  Type *i32 = builder.getInt32Ty(), *pointer = builder.getPtrTy();
+  // Only 32-bit registers can be accumulators.
+  SmallVector<unsigned> words;
+  for (auto [index, type] : enumerate(types))
+    if (getBitWidth(type) == 32)
+      words.push_back(index);
+  AllocaInst *operands = getBuffer(function, 0, 4 * words.size());
+  AllocaInst *results = getBuffer(function, 1, 4 * words.size());
+  for (auto [index, output] : enumerate(words))
+    storeWord(builder, tied[output], operands, index);
+  FunctionCallee callee =
+      getCallee("emulator.accumulators",
+                FunctionType::get(builder.getVoidTy(), {pointer, i32, pointer, pointer}, false),
+                reinterpret_cast<void *>(&entry::readAccumulators));
+  builder.CreateCall(callee,
+                     {getThread(function), builder.getInt32(words.size()), operands, results});
+  for (auto [index, output] : enumerate(words)) {
+    Value *bits = builder.CreateLoad(i32, builder.CreateConstInBoundsGEP1_32(i32, results, index));
+    tied[output] = fromBits(builder, bits, types[output]);
+  }
+  Value *value = PoisonValue::get(call.getType());
+  for (auto [index, part] : enumerate(tied))
+    value = call.getType()->isStructTy() ? builder.CreateInsertValue(value, part, index) : part;
+  call.replaceAllUsesWith(value);
+  call.eraseFromParent();
+  return Error::success();
+}
+
+Error Retargeter::rewriteCall(CallInst &call) {
+  if (auto *assembly = dyn_cast<InlineAsm>(call.getCalledOperand()))
+    return rewriteAssembly(call, *assembly);
   Function *callee = call.getCalledFunction();
   if (!callee)
     return unsupported("an indirect call in function '{0}'", call.getFunction()->getName());
@@ -593,6 +884,24 @@ void Retargeter::checkAccess(Instruction &before, Value *pointer, Type *type, Al
   checkAccess(before, pointer,
               ConstantInt::get(Type::getInt64Ty(context), layout.getTypeStoreSize(type)), align,
               flags);
+}
+
+/// As an integer, a pointer to shared memory is its place in the block's window.
+void Retargeter::rewriteAddress(CastInst &cast) {
+  IRBuilder<> builder(&cast);
+  Type *i64 = builder.getInt64Ty();
+  Value *base =
+      loadRegister(builder, *cast.getFunction(), offsetof(Thread, registers.sharedBase), i64);
+  Value *value = nullptr;
+  if (isa<PtrToIntInst>(cast))
+    value = builder.CreateZExtOrTrunc(
+        builder.CreateSub(builder.CreatePtrToInt(cast.getOperand(0), i64), base), cast.getType());
+  else
+    value = builder.CreateIntToPtr(
+        builder.CreateAdd(base, builder.CreateZExtOrTrunc(cast.getOperand(0), i64)),
+        cast.getType());
+  cast.replaceAllUsesWith(value);
+  cast.eraseFromParent();
 }
 
 //===----------------------------------------------------------------------===//
@@ -673,6 +982,11 @@ Error Retargeter::rewrite(Function &function) {
                   exchange->getAlign(), entry::isReadWrite | entry::isConcurrent);
     } else if (isa<FenceInst>(instruction)) {
       fenceAt(*instruction);
+    } else if (isa<PtrToIntInst, IntToPtrInst>(instruction)) {
+      auto *cast = llvm::cast<CastInst>(instruction);
+      Type *type = isa<PtrToIntInst>(cast) ? cast->getSrcTy() : cast->getDestTy();
+      if (type->isPointerTy() && type->getPointerAddressSpace() == sharedSpace)
+        rewriteAddress(*cast);
     } else if (auto *call = dyn_cast<CallInst>(instruction)) {
       if (Error error = rewriteCall(*call))
         return error;

@@ -3,6 +3,8 @@
 #ifndef SPARSEFLOW_LIB_EMULATOR_RETARGET_H
 #define SPARSEFLOW_LIB_EMULATOR_RETARGET_H
 
+#include "sparseflow/Emulator/Emulator.h"
+
 #include "llvm/ADT/StringMap.h"
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/Error.h"
@@ -25,6 +27,8 @@ struct RetargetedKernel {
   unsigned paramCount = 0;
   /// From nvvm.reqntid; empty if the kernel leaves its block's size open.
   std::vector<uint32_t> requiredBlock;
+  /// From nvvm.cluster_dim.
+  Dim3 cluster;
 };
 
 struct RetargetedModule {

@@ -11,12 +11,14 @@
 #include "Session.h"
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
+#include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
 #include "sparseflow/Runtime/Error.h"
 #include "sparseflow/Support/Sparse24.h"
 #include "sparseflow/Target/DiskCache.h"
 #include "sparseflow/Target/Manifest.h"
 #include "sparseflow/Target/Passes.h"
 
+#include "mlir/AsmParser/AsmParser.h"
 #include "mlir/Bytecode/BytecodeReader.h"
 #include "mlir/IR/DialectResourceBlobManager.h"
 #include "llvm/ADT/StringExtras.h"
@@ -28,6 +30,9 @@
 #include "llvm/Support/Threading.h"
 #include <atomic>
 #include <dlfcn.h>
+#include <map>
+#include <mutex>
+#include <system_error>
 #include <thread>
 
 using namespace mlir;
@@ -285,24 +290,182 @@ static llvm::Error dumpKernels(Session &session, const ChipProgram &program, con
                      llvm::formatv("{0:2}\n", rt::toJSON(program.manifest)).str());
 }
 
+/// A session with the text that all chips start from.
+static llvm::Error openForChip(Session &session, const Shared &shared, const Chip &chip) {
+  if (llvm::Error error = session.parse(shared.source, sourceTensorName))
+    return error;
+  if (llvm::Error error = session.bind(shared.constants))
+    return error;
+  setTarget(session.module(), chip);
+  return llvm::Error::success();
+}
+
+/// From packed weights to kernels.
+static llvm::Expected<ChipProgram> buildKernels(Session &session, const Chip &chip,
+                                                const PipelineOptions &pipeline, Dumper &dumper,
+                                                TimingScope &timing) {
+  if (llvm::Error error = session.run(Phase::Tile, Phase::Lower, pipeline, dumper, timing))
+    return std::move(error);
+  std::vector<StageOutput> llvmIR;
+  if (dumper.enabled()) {
+    llvm::Expected<std::vector<StageOutput>> kernels =
+        getKernels(session, Stage::LLVM, chip, nullptr);
+    if (!kernels)
+      return kernels.takeError();
+    llvmIR = std::move(*kernels);
+  }
+  if (llvm::Error error = session.run(Phase::Binary, Phase::Binary, pipeline, dumper, timing))
+    return std::move(error);
+  llvm::Expected<ChipProgram> program = buildChipProgram(session, chip);
+  if (!program)
+    return program.takeError();
+  if (llvm::Error error = dumpKernels(session, *program, chip, llvmIR, dumper))
+    return std::move(error);
+  return program;
+}
+
+//===----------------------------------------------------------------------===//
+// Configurations that spill
+//===----------------------------------------------------------------------===//
+
+// How many registers an epilogue needs is known to ptxas alone. Where a configuration that the
+// compiler chose spills, the product gets another choice among tiles with fewer accumulators.
+
+/// The number of a product, in the order of the module's text, on the product and on its launches.
+static constexpr llvm::StringLiteral productAttrName = "sf.product";
+/// Accumulators a thread, from try to try. The smallest tiles have 16, which leaves room for any
+/// epilogue that was met.
+static constexpr int64_t fewerAccumulators[] = {64, 32, 16};
+
+/// Each product's configurations, as text; "" where it has none.
+static std::vector<std::string> getConfigs(ModuleOp module) {
+  std::vector<std::string> configs;
+  module.walk([&](sf::MatmulOp op) {
+    llvm::raw_string_ostream stream(configs.emplace_back());
+    if (op.getConfigs())
+      op.getConfigsAttr().print(stream);
+  });
+  return configs;
+}
+
+/// What is known about the products of a module while their configurations are sought.
+struct ProductChoice {
+  std::string configs; // "" while there is something to choose
+  std::string reason;  // why it is not what was chosen first
+  bool isGiven = false;
+};
+
+static void setChoices(ModuleOp module, ArrayRef<ProductChoice> choices) {
+  Builder builder(module.getContext());
+  size_t number = 0;
+  module.walk([&](sf::MatmulOp op) {
+    const ProductChoice &choice = choices[number++];
+    if (!choice.configs.empty())
+      op.setConfigsAttr(cast<ArrayAttr>(parseAttribute(choice.configs, module.getContext())));
+    if (!choice.reason.empty())
+      op->setAttr("sf.reason", builder.getStringAttr(choice.reason));
+  });
+}
+
+static void numberProducts(ModuleOp module) {
+  int64_t number = 0;
+  Builder builder(module.getContext());
+  module.walk(
+      [&](sf::MatmulOp op) { op->setAttr(productAttrName, builder.getI64IntegerAttr(number++)); });
+}
+
+/// The numbers of the products of which a kernel spilled, with what ptxas said about the first; -1
+/// stands for other operations.
+static std::map<int64_t, std::string> findSpilling(ModuleOp module, const ChipProgram &program) {
+  llvm::StringMap<std::string> spilling;
+  for (const rt::Function &function : program.manifest.functions)
+    for (const rt::Kernel &kernel : function.programs.front().kernels)
+      if (kernel.spillBytes)
+        spilling[kernel.name] =
+            llvm::formatv("{0} spilled {1} bytes of registers", kernel.config, kernel.spillBytes);
+  std::map<int64_t, std::string> products;
+  module.walk([&](sf_tile::LaunchOp launch) {
+    auto known = spilling.find(launch.getKernel().getLeafReference());
+    if (known == spilling.end())
+      return;
+    auto product = launch->getParentOp()->getAttrOfType<IntegerAttr>(productAttrName);
+    products.insert({product ? product.getInt() : -1, known->second});
+  });
+  return products;
+}
+
+/// From packed weights, in `session`, to kernels that do not spill; in sessions of its own where
+/// the first choice of configurations does. `chipSource` is the IR that tells the choice.
+static llvm::Expected<ChipProgram> buildWithoutSpills(Session &session, const Shared &shared,
+                                                      const Chip &chip,
+                                                      MutableArrayRef<ProductChoice> choices,
+                                                      std::string chipSource, Dumper &dumper,
+                                                      TimingScope &timing) {
+  PipelineOptions pipeline = getPipelineOptions(shared, chip);
+  auto build = [&](Session &session) {
+    for (auto [choice, configs] : llvm::zip_equal(choices, getConfigs(session.module())))
+      choice.configs = configs;
+    numberProducts(session.module());
+    llvm::Expected<ChipProgram> program = buildKernels(session, chip, pipeline, dumper, timing);
+    if (program)
+      program->tensors.push_back(rt::StoredTensor::text(chipSourceName(chip.name), chipSource));
+    return program;
+  };
+  // A configuration that somebody wants is not replaced.
+  pipeline.allowSpills = pipeline.config.empty();
+  llvm::Expected<ChipProgram> program = build(session);
+  if (!program)
+    return program;
+  std::map<int64_t, std::string> spilling = findSpilling(session.module(), *program);
+  for (int64_t accumulators : fewerAccumulators) {
+    if (spilling.empty())
+      break;
+    // What spills and is not ours to change is an error this time, and so is the last try.
+    pipeline.allowSpills = accumulators != fewerAccumulators[std::size(fewerAccumulators) - 1];
+    pipeline.maxAccumulators = accumulators;
+    for (auto &[product, message] : spilling) {
+      if (product < 0 || choices[product].isGiven) {
+        pipeline.allowSpills = false;
+        continue;
+      }
+      choices[product].configs = "";
+      choices[product].reason = llvm::formatv("the fastest with at most {0} accumulators a "
+                                              "thread: {1}",
+                                              accumulators, message);
+    }
+    Session again(shared.options, llvm::formatv("{0}-{1}-", chip.name, accumulators).str());
+    if (llvm::Error error = openForChip(again, shared, chip))
+      return std::move(error);
+    setChoices(again.module(), choices);
+    if (llvm::Error error = again.run(Phase::Select, Phase::Select, pipeline, dumper, timing))
+      return std::move(error);
+    chipSource = printModule(again.module(), Print::Source);
+    if (llvm::Error error = again.run(Phase::Pack, Phase::Pack, pipeline, dumper, timing))
+      return std::move(error);
+    // Kernels that stay the same are found in the cache.
+    program = build(again);
+    if (!program)
+      return program;
+    spilling = findSpilling(again.module(), *program);
+  }
+  return program;
+}
+
 static llvm::Expected<ChipProgram> compileForChip(const Shared &shared, const Chip &chip,
                                                   Dumper &dumper, TimingScope &timing) {
   Session session(shared.options, chip.name.str() + "-");
-  if (llvm::Error error = session.parse(shared.source, sourceTensorName))
+  if (llvm::Error error = openForChip(session, shared, chip))
     return std::move(error);
-  if (llvm::Error error = session.bind(shared.constants))
-    return std::move(error);
-  setTarget(session.module(), chip);
+  std::vector<ProductChoice> choices;
+  for (std::string &configs : getConfigs(session.module()))
+    choices.push_back({"", "", /*isGiven=*/!configs.empty()});
   PipelineOptions pipeline = getPipelineOptions(shared, chip);
-  auto run = [&](Phase first, Phase last) {
-    return session.run(first, last, pipeline, dumper, timing);
-  };
-
-  if (llvm::Error error = run(Phase::Select, Phase::Select))
+  if (llvm::Error error = session.run(Phase::Select, Phase::Select, pipeline, dumper, timing))
     return std::move(error);
   std::string chipSource = printModule(session.module(), Print::Source);
-  if (llvm::Error error = run(Phase::Pack, Phase::Pack))
+  if (llvm::Error error = session.run(Phase::Pack, Phase::Pack, pipeline, dumper, timing))
     return std::move(error);
+  // Packing does not depend on configurations, so these serve whatever is built.
   std::vector<ResourceConstant> resources = getResourceConstants(session.module());
 
   DiskCache cache(dumper.enabled() ? "" : shared.cacheDir);
@@ -312,31 +475,21 @@ static llvm::Expected<ChipProgram> compileForChip(const Shared &shared, const Ch
   if (cache.enabled())
     program = lookUp(cache, key);
   if (!program) {
-    if (llvm::Error error = run(Phase::Tile, Phase::Lower))
-      return std::move(error);
-    std::vector<StageOutput> llvmIR;
-    if (dumper.enabled()) {
-      llvm::Expected<std::vector<StageOutput>> kernels =
-          getKernels(session, Stage::LLVM, chip, nullptr);
-      if (!kernels)
-        return kernels.takeError();
-      llvmIR = std::move(*kernels);
-    }
-    if (llvm::Error error = run(Phase::Binary, Phase::Binary))
-      return std::move(error);
-    llvm::Expected<ChipProgram> built = buildChipProgram(session, chip);
+    llvm::Expected<ChipProgram> built =
+        buildWithoutSpills(session, shared, chip, choices, std::move(chipSource), dumper, timing);
     if (!built)
       return built.takeError();
     program = std::move(*built);
-    if (llvm::Error error = dumpKernels(session, *program, chip, llvmIR, dumper))
-      return std::move(error);
     store(cache, key, *program);
   }
   if (llvm::Error error = addResources(*program, resources, shared, session.share()))
     return std::move(error);
-  program->tensors.push_back(rt::StoredTensor::text(chipSourceName(chip.name), chipSource));
   return std::move(*program);
 }
+
+//===----------------------------------------------------------------------===//
+// Several chips
+//===----------------------------------------------------------------------===//
 
 /// As many chips at once as there are processors; each keeps its own answer.
 static std::vector<llvm::Expected<ChipProgram>> compileForChips(const Shared &shared,
@@ -355,8 +508,12 @@ static std::vector<llvm::Expected<ChipProgram>> compileForChips(const Shared &sh
       ordered ? 1
               : std::min<size_t>(chips.size(), llvm::hardware_concurrency().compute_thread_count());
   std::vector<std::thread> threads;
-  for (size_t i = 1; i < count; ++i)
-    threads.emplace_back(work);
+  // A system that gives no more threads still has this one.
+  try {
+    for (size_t i = 1; i < count; ++i)
+      threads.emplace_back(work);
+  } catch (const std::system_error &) {
+  }
   work();
   for (std::thread &thread : threads)
     thread.join();
@@ -365,10 +522,6 @@ static std::vector<llvm::Expected<ChipProgram>> compileForChips(const Shared &sh
     answers.push_back(std::move(*result));
   return answers;
 }
-
-//===----------------------------------------------------------------------===//
-// All chips
-//===----------------------------------------------------------------------===//
 
 /// Adds a chip's tensors to the program's. Weights that several chips pack alike are kept once; one
 /// that a chip packs in its own way gets a name of its own.
@@ -457,15 +610,24 @@ static llvm::Error runGraphPhase(Session &session, StringRef source, StringRef n
 
 llvm::Expected<rt::ProgramFile::Ptr> sparseflow::compile(StringRef source, StringRef name,
                                                          ArrayRef<ExternalConstant> constants,
-                                                         const CompileOptions &options) {
-  llvm::Expected<SmallVector<const Chip *>> chips = findChips(options.targets);
+                                                         const CompileOptions &given) {
+  llvm::Expected<SmallVector<const Chip *>> chips = findChips(given.targets);
   if (!chips)
     return chips.takeError();
-  std::string cacheDir = getCacheDir(options);
+  std::string cacheDir = getCacheDir(given);
   DiskCache cache(cacheDir);
-  llvm::Expected<target::Ptxas> ptxas = target::Ptxas::find(options.ptxas, {}, &cache);
+  llvm::Expected<target::Ptxas> ptxas = target::Ptxas::find(given.ptxas, {}, &cache);
   if (!ptxas)
     return rt::makeError(rt::Status::Unsupported, llvm::toString(ptxas.takeError()));
+
+  // Chips compile in parallel; whoever listens hears one diagnostic at a time.
+  CompileOptions options = given;
+  std::mutex listening;
+  if (given.diagnostics)
+    options.diagnostics = [&](Severity severity, StringRef message) {
+      std::lock_guard<std::mutex> lock(listening);
+      given.diagnostics(severity, message);
+    };
 
   DefaultTimingManager timingManager;
   timingManager.setEnabled(options.timing);
@@ -482,8 +644,8 @@ llvm::Expected<rt::ProgramFile::Ptr> sparseflow::compile(StringRef source, Strin
   for (const ResourceConstant &constant : resources) {
     shared.constants.push_back({constant.name, constant.data, std::nullopt, std::nullopt});
     // The caller's memory is only lent for this call.
-    bool isBorrowed = llvm::any_of(constants, [&](const ExternalConstant &given) {
-      return given.data.data() == constant.data.data();
+    bool isBorrowed = llvm::any_of(constants, [&](const ExternalConstant &lent) {
+      return lent.data.data() == constant.data.data();
     });
     addConstant(tensors, constant, isBorrowed ? nullptr : session.share());
   }
@@ -582,11 +744,8 @@ llvm::Expected<std::vector<StageOutput>> sparseflow::compileTo(Stage stage, Stri
   std::vector<StageOutput> outputs;
   for (const Chip *chip : *chips) {
     Session forChip(options, chip->name.str() + "-");
-    if (llvm::Error error = forChip.parse(shared.source, sourceTensorName))
+    if (llvm::Error error = openForChip(forChip, shared, *chip))
       return std::move(error);
-    if (llvm::Error error = forChip.bind(shared.constants))
-      return std::move(error);
-    setTarget(forChip.module(), *chip);
     if (llvm::Error error =
             forChip.run(Phase::Select, stage == Stage::SFTile ? Phase::Tile : Phase::Lower,
                         getPipelineOptions(shared, *chip), dumper, timing))
@@ -669,26 +828,29 @@ llvm::Expected<LoadedModule> sparseflow::loadSource(const rt::ProgramFile &file)
 
 /// Renames constants to where the file has them, and checks that the file's are what kernels
 /// expect: from here on they are plain pointers.
-static llvm::Error resolveConstants(rt::Manifest &manifest, ArrayRef<ResourceConstant> resources,
+static llvm::Error resolveConstants(ChipProgram &program, ArrayRef<ResourceConstant> resources,
                                     const rt::ProgramFile &file, StringRef chip) {
-  for (rt::Function &function : manifest.functions)
+  llvm::StringMap<size_t> expected; // bytes
+  for (const ResourceConstant &constant : resources)
+    expected[constant.name] = constant.data.size();
+  for (const rt::StoredTensor &constant : program.tensors)
+    expected[constant.name] = constant.data.size();
+  for (rt::Function &function : program.manifest.functions)
     for (rt::Buffer &buffer : function.programs.front().buffers) {
       if (buffer.kind != rt::Buffer::Kind::Constant)
         continue;
       const rt::StoredTensor *tensor = file.find((chip + "/" + buffer.tensor).str());
       if (!tensor)
         tensor = file.find(buffer.tensor);
-      auto resource = llvm::find_if(
-          resources, [&](const ResourceConstant &other) { return other.name == buffer.tensor; });
-      if (!tensor || resource == resources.end())
+      auto bytes = expected.find(buffer.tensor);
+      if (!tensor || bytes == expected.end())
         return rt::makeError(rt::Status::InvalidProgram,
                              "expected a tensor '" + buffer.tensor + "' in the file, got none");
-      if (tensor->data.size() != resource->data.size())
+      if (tensor->data.size() != bytes->second)
         return rt::makeError(rt::Status::InvalidProgram,
                              llvm::formatv("tensor '{0}' expected {1} bytes, got {2}; the file was "
                                            "altered",
-                                           tensor->name, resource->data.size(),
-                                           tensor->data.size()));
+                                           tensor->name, bytes->second, tensor->data.size()));
       buffer.tensor = tensor->name;
     }
   return llvm::Error::success();
@@ -719,8 +881,8 @@ llvm::Expected<RecompiledProgram> sparseflow::recompileForEmulation(const rt::Pr
   llvm::Expected<ChipProgram> program = buildChipProgram(session, **chip);
   if (!program)
     return program.takeError();
-  if (llvm::Error error = resolveConstants(
-          program->manifest, getResourceConstants(session.module()), file, targetName))
+  if (llvm::Error error =
+          resolveConstants(*program, getResourceConstants(session.module()), file, targetName))
     return std::move(error);
   RecompiledProgram result;
   result.manifest = std::move(program->manifest);

@@ -47,6 +47,7 @@ static constexpr PassEntry entries[] = {
      [](OpPassManager &manager, const PipelineOptions &) {
        manager.addNestedPass<func::FuncOp>(createConvertElementwiseToLinalgPass());
        manager.addPass(sf::createSFFuseEpiloguePass());
+       manager.addNestedPass<func::FuncOp>(createLinalgGeneralizeNamedOpsPass());
        manager.addNestedPass<func::FuncOp>(createLinalgElementwiseOpFusionPass());
        manager.addPass(createCanonicalizerPass());
        manager.addPass(createCSEPass());
@@ -61,6 +62,8 @@ static constexpr PassEntry entries[] = {
        if (config.consume_front("#sf.kernel_config<"))
          config.consume_back(">");
        select.config = config.str();
+       if (options.maxAccumulators)
+         select.maxAccumulators = *options.maxAccumulators;
        manager.addPass(sf::createSFSelectConfigPass(select));
      }},
     // 6. After the choice, which may change the type of the elements and with it the packed order:
@@ -132,6 +135,7 @@ static constexpr PassEntry entries[] = {
        binary.format = options.format;
        binary.ptxas = options.ptxas;
        binary.cacheDir = options.cacheDir;
+       binary.allowSpills = options.allowSpills;
        manager.addPass(target::createSFEmitBinary(binary));
      }},
     // 15. Records registers and spills, so after ptxas.

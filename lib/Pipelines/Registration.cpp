@@ -62,6 +62,7 @@ void sparseflow::registerPasses() {
     registerConvertControlFlowToLLVMPass();
     registerConvertMathToLLVMPass();
     registerLinalgElementwiseOpFusionPass();
+    registerLinalgGeneralizeNamedOpsPass();
     registerReconcileUnrealizedCastsPass();
     registerSCFToControlFlowPass();
   });

@@ -342,6 +342,19 @@ static std::string formatShape(ArrayRef<int64_t> shape) {
          "]";
 }
 
+/// The stride of a dimension that has one element says nothing.
+static bool isContiguous(const HostTensor &tensor) {
+  if (tensor.strides.size() != tensor.shape.size())
+    return false;
+  int64_t stride = 1;
+  for (size_t i = tensor.shape.size(); i-- > 0;) {
+    if (tensor.shape[i] != 1 && tensor.strides[i] != stride)
+      return false;
+    stride *= tensor.shape[i];
+  }
+  return true;
+}
+
 /// Checks a tensor against its port; `tokens` is set by the first dynamic dimension and must agree
 /// with all others.
 static Error checkTensor(const Port &port, const HostTensor &tensor,
@@ -369,7 +382,7 @@ static Error checkTensor(const Port &port, const HostTensor &tensor,
                                      std::multiplies<int64_t>());
   if (elements != 0 && !tensor.data)
     return fail("in memory", "a null pointer");
-  if (tensor.strides.empty())
+  if (tensor.strides.empty() || isContiguous(tensor))
     return Error::success();
   bool isRowMajor = tensor.strides.size() == 2 && tensor.shape.size() == 2 &&
                     tensor.strides[1] == 1 &&

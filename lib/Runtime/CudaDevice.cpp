@@ -4,12 +4,14 @@
 // that a launch is one call into the driver. The caller's current context is pushed aside only when
 // it is another one.
 #include "sparseflow/Runtime/CudaDevice.h"
+#include "CublasLt.h"
 #include "sparseflow/Runtime/Error.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringMap.h"
 #include "llvm/BinaryFormat/ELF.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/MathExtras.h"
+#include <mutex>
 
 using namespace llvm;
 using namespace sparseflow::runtime;
@@ -234,7 +236,7 @@ public:
   CudaDevice(CudaDriver &driver, CudaDeviceInfo info, CUdevice handle, CUcontext context)
       : driver(driver), gpu(std::move(info)), handle(handle), context(context),
         text("cuda:" + std::to_string(gpu.ordinal)) {}
-  ~CudaDevice() override { driver.cuDevicePrimaryCtxRelease(handle); }
+  ~CudaDevice() override;
 
   StringRef name() const override { return text; }
   std::string description() const override { return gpu.name; }
@@ -247,6 +249,8 @@ public:
   Error copyToDevice(void *target, const void *source, size_t bytes, void *stream) override;
   Error copyToHost(void *target, const void *source, size_t bytes, void *stream) override;
   Error synchronize(void *stream) override;
+  Expected<std::unique_ptr<LibraryMatmul>> createMatmul(const MatmulType &type,
+                                                        const void *weight) override;
   Error encodeTensorMap(DType dtype, const HostTensorMap &map, void *out) const override;
   std::optional<std::string> whyUnusable(const void *pointer) const override;
   Expected<void *> enter() override;
@@ -267,6 +271,9 @@ public:
 
 private:
   std::string text;
+  std::mutex blasMutex;
+  const CublasLt *blas = nullptr;
+  CublasLtHandle blasHandle = nullptr;
 };
 
 class CudaGraphReplay final : public RecordedGraph {
@@ -288,6 +295,18 @@ private:
   CUgraphExec exec;
 };
 } // namespace
+
+CudaDevice::~CudaDevice() {
+  if (blasHandle) {
+    DeviceScope scope(*this);
+    // Without its context there is nothing left to free.
+    if (Error error = scope.enter())
+      consumeError(std::move(error));
+    else
+      blas->cublasLtDestroy(blasHandle);
+  }
+  driver.cuDevicePrimaryCtxRelease(handle);
+}
 
 Expected<void *> CudaDevice::enter() {
   CUcontext current = nullptr;
@@ -396,6 +415,26 @@ std::optional<std::string> CudaDevice::whyUnusable(const void *pointer) const {
   if (ordinal != gpu.ordinal)
     return formatv("a pointer to memory of cuda:{0}", ordinal).str();
   return std::nullopt;
+}
+
+Expected<std::unique_ptr<LibraryMatmul>> CudaDevice::createMatmul(const MatmulType &type,
+                                                                  const void *weight) {
+  DeviceScope scope(*this);
+  if (Error error = scope.enter())
+    return std::move(error);
+  std::lock_guard<std::mutex> lock(blasMutex);
+  if (!blasHandle) {
+    Expected<CublasLt *> library = CublasLt::get(driver);
+    if (!library)
+      return library.takeError();
+    // It may be for another driver or lack this chip.
+    if (Error error = (*library)->check((*library)->cublasLtCreate(&blasHandle), "starting")) {
+      blasHandle = nullptr;
+      return makeError(Status::Unsupported, toString(std::move(error)));
+    }
+    blas = *library;
+  }
+  return createCublasLtMatmul(*blas, blasHandle, driver, *this, type, weight);
 }
 
 /// CUtensorMapDataType. Types that it lacks travel as bytes or words of their size, which matters

@@ -129,8 +129,11 @@ Error Executable::grow(Workspace &workspace, size_t bytes, void *stream) {
     workspace.retired.push_back(old);
     return Error::success();
   }
-  if (Error error = target->synchronize(stream))
+  if (Error error = target->synchronize(stream)) {
+    // Somebody may still use it; it goes with the executable.
+    workspace.retired.push_back(old);
     return error;
+  }
   return target->deallocate(old);
 }
 
@@ -152,6 +155,16 @@ Error Executable::reserve(size_t function, ArrayRef<int64_t> symbols, void *stre
   Workspace &workspace = workspaceOf(stream);
   std::lock_guard<std::mutex> lock(workspace.mutex);
   return grow(workspace, *bytes, stream);
+}
+
+Error Executable::warmUp(size_t function, ArrayRef<int64_t> symbols) {
+  const FunctionPlan &plan = *plans[function];
+  if (Error error = plan.checkSymbols(symbols))
+    return error;
+  DeviceScope scope(*target);
+  if (Error error = scope.enter())
+    return error;
+  return plan.warmUp(symbols.data());
 }
 
 //===-- Running ------------------------------------------------------------------------------===//
@@ -245,6 +258,8 @@ Expected<std::unique_ptr<GraphRun>> Executable::capture(size_t function, ArrayRe
   Expected<size_t> bytes = plan.planWorkspace(call);
   if (!bytes)
     return bytes.takeError();
+  if (Error error = warmUp(function, ArrayRef(call.symbols, plan.getFunction().symbols.size())))
+    return std::move(error);
   std::unique_ptr<GraphRun> result(new GraphRun(target));
   RunOptions options;
   if (*bytes) {

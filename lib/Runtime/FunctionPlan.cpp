@@ -14,8 +14,8 @@ using namespace sparseflow::runtime;
 static constexpr uint64_t slotAlignment = 256;
 /// No device has more memory, and sums below it do not overflow.
 static constexpr uint64_t maxWorkspaceBytes = uint64_t(1) << 47;
-/// More elements along a symbol than any tensor in memory can have.
-static constexpr int64_t maxSymbolValue = int64_t(1) << 40;
+/// Kernels count rows in 32 bits, whole tiles beyond the last row included.
+static constexpr int64_t maxSymbolValue = int64_t(1) << 30;
 /// CUDA's limits on a grid.
 static constexpr int64_t maxGrid[3] = {INT32_MAX, 65535, 65535};
 
@@ -34,10 +34,18 @@ std::string sparseflow::runtime::describeShape(ArrayRef<int64_t> shape) {
          "]";
 }
 
+/// What the leading dimensions count.
+static int64_t rowsOf(ArrayRef<DimPlan> shape, const int64_t *symbols) {
+  int64_t rows = 1;
+  for (const DimPlan &dim : shape.drop_back(shape.empty() ? 0 : 1))
+    rows = SaturatingMultiply<uint64_t>(rows, dim.value(symbols));
+  return rows;
+}
+
 //===-- Building -----------------------------------------------------------------------------===//
 
 FunctionPlan::FunctionPlan(const Function &function, std::unique_ptr<LoadedFunction> loaded,
-                           const Device &device)
+                           Device &device)
     : function(function), loaded(std::move(loaded)), device(device),
       program(this->loaded->program()) {}
 
@@ -51,7 +59,7 @@ DimPlan FunctionPlan::plan(const Dimension &dim) const {
 
 Expected<std::unique_ptr<FunctionPlan>>
 FunctionPlan::create(const Function &function, std::unique_ptr<LoadedFunction> loaded,
-                     const Device &device, const ProgramFile &file,
+                     Device &device, const ProgramFile &file,
                      function_ref<Expected<void *>(StringRef)> constant) {
   std::unique_ptr<FunctionPlan> plan(new FunctionPlan(function, std::move(loaded), device));
   if (Error error = plan->build(file, constant))
@@ -121,9 +129,8 @@ Error FunctionPlan::build(const ProgramFile &file,
       slots.back().push_back({symbolIndex(size.symbol), size.bytesPer, size.bytes,
                               size.cap.value_or(std::numeric_limits<int64_t>::max())});
   }
-  StringMap<size_t> kernels;
   for (const Kernel &kernel : program->kernels) {
-    kernels[kernel.name] = grids.size();
+    kernelIndices[kernel.name] = grids.size();
     grids.emplace_back();
     for (auto [dim, result] : zip(kernel.grid, grids.back()))
       result = {symbolIndex(dim.symbol), dim.per, dim.mul,
@@ -132,44 +139,104 @@ Error FunctionPlan::build(const ProgramFile &file,
   for (const Step &step : program->steps) {
     steps.push_back({symbolIndex(step.symbol), {}});
     for (const Variant &variant : step.variants) {
-      VariantPlan variantPlan{variant.max.value_or(std::numeric_limits<int64_t>::max()), {}};
+      VariantPlan variantPlan{variant.max.value_or(std::numeric_limits<int64_t>::max())};
       for (const Launch &launch : variant.launches) {
-        LaunchPlan launchPlan{kernels[launch.kernel], {}};
-        for (const Argument &arg : launch.args) {
-          ArgumentPlan result{arg.kind, 0, 0};
-          switch (arg.kind) {
-          case Argument::Kind::TensorMap: {
-            Expected<int> map = planTensorMap(arg);
-            if (!map)
-              return addContext("'" + function.name + "': " + step.label, map.takeError());
-            result.index = *map;
-            buffers[arg.value].mostRows = std::max(buffers[arg.value].mostRows, variantPlan.max);
-            break;
-          }
-          case Argument::Kind::Buffer:
-            buffers[arg.value].mostRows = std::max(buffers[arg.value].mostRows, variantPlan.max);
-            [[fallthrough]];
-          case Argument::Kind::Stride:
-            result.index = arg.value;
-            break;
-          case Argument::Kind::Dim:
-            result.index = symbolIndex(arg.symbol);
-            break;
-          case Argument::Kind::I32:
-          case Argument::Kind::I64:
-            result.value = arg.value;
-            break;
-          case Argument::Kind::F32:
-            result.value = bit_cast<uint32_t>(float(arg.number));
-            break;
-          }
-          launchPlan.args.push_back(result);
+        Expected<LaunchPlan> launchPlan = planLaunch(launch, variantPlan.max);
+        if (launchPlan) {
+          variantPlan.launches.push_back(std::move(*launchPlan));
+          continue;
         }
-        variantPlan.launches.push_back(std::move(launchPlan));
+        // A library that is missing leaves the step to the variants behind this one.
+        std::string message;
+        Status status = takeError(launchPlan.takeError(), message);
+        if (!launch.matmul || status != Status::Unsupported)
+          return makeError(status, "'" + function.name + "': " + step.label + ": " + message);
+        variantPlan.whyUnavailable = std::move(message);
       }
       steps.back().variants.push_back(std::move(variantPlan));
     }
   }
+  return Error::success();
+}
+
+/// `mostRows`: the largest symbol for which it is launched.
+Expected<FunctionPlan::LaunchPlan> FunctionPlan::planLaunch(const Launch &launch,
+                                                            int64_t mostRows) {
+  LaunchPlan plan;
+  auto touches = [&](int64_t buffer) {
+    buffers[buffer].mostRows = std::max(buffers[buffer].mostRows, mostRows);
+  };
+  if (launch.matmul) {
+    touches(launch.matmul->x);
+    touches(launch.matmul->y);
+    if (Error error = planMatmul(*launch.matmul, plan))
+      return std::move(error);
+    return std::move(plan);
+  }
+  plan.kernel = kernelIndices.lookup(launch.kernel);
+  for (const Argument &arg : launch.args) {
+    ArgumentPlan result{arg.kind, 0, 0};
+    switch (arg.kind) {
+    case Argument::Kind::TensorMap: {
+      Expected<int> map = planTensorMap(arg);
+      if (!map)
+        return map.takeError();
+      result.index = *map;
+      touches(arg.value);
+      break;
+    }
+    case Argument::Kind::Buffer:
+      touches(arg.value);
+      [[fallthrough]];
+    case Argument::Kind::Stride:
+      result.index = arg.value;
+      break;
+    case Argument::Kind::Dim:
+      result.index = symbolIndex(arg.symbol);
+      break;
+    case Argument::Kind::I32:
+    case Argument::Kind::I64:
+      result.value = arg.value;
+      break;
+    case Argument::Kind::F32:
+      result.value = bit_cast<uint32_t>(float(arg.number));
+      break;
+    }
+    plan.args.push_back(result);
+  }
+  return std::move(plan);
+}
+
+ArrayRef<DimPlan> FunctionPlan::shapeOf(const BufferPlan &buffer) const {
+  switch (buffer.kind) {
+  case Buffer::Kind::Input:
+    return inputs[buffer.index].shape;
+  case Buffer::Kind::Output:
+    return outputs[buffer.index - inputs.size()].shape;
+  case Buffer::Kind::Constant:
+  case Buffer::Kind::Workspace:
+    break;
+  }
+  return buffer.shape;
+}
+
+Error FunctionPlan::planMatmul(const MatmulCall &call, LaunchPlan &plan) {
+  const BufferPlan &x = buffers[call.x], &w = buffers[call.w], &y = buffers[call.y];
+  MatmulType type{x.dtype, y.dtype, call.compute, shapeOf(y).back().size, shapeOf(x).back().size};
+  // The manifest's own check has not seen the weight.
+  SmallVector<int64_t> expected = {type.features, type.inner};
+  if (w.dtype != type.operand || ArrayRef(w.stored->shape) != ArrayRef(expected))
+    return makeError(Status::InvalidProgram,
+                     formatv("{0} expected {1} {2} for a product, got {3} {4}", describe(w),
+                             stringify(type.operand), describeShape(expected), stringify(w.dtype),
+                             describeShape(w.stored->shape)));
+  Expected<std::unique_ptr<LibraryMatmul>> matmul = device.createMatmul(type, w.constant);
+  if (!matmul)
+    return matmul.takeError();
+  plan.matmul = std::move(*matmul);
+  plan.x = call.x;
+  plan.y = call.y;
+  libraryWorkspace = std::max<uint64_t>(libraryWorkspace, plan.matmul->workspaceBytes());
   return Error::success();
 }
 
@@ -190,11 +257,7 @@ std::string FunctionPlan::describe(const BufferPlan &buffer) const {
 /// The manifest's own check has seen all buffers but the constants, whose shapes are in the file.
 Expected<int> FunctionPlan::planTensorMap(const Argument &arg) {
   const BufferPlan &buffer = buffers[arg.value];
-  bool passed = buffer.kind == Buffer::Kind::Input || buffer.kind == Buffer::Kind::Output;
-  ArrayRef<DimPlan> shape = !passed ? ArrayRef(buffer.shape)
-                            : buffer.kind == Buffer::Kind::Input
-                                ? inputs[buffer.index].shape
-                                : outputs[buffer.index - inputs.size()].shape;
+  ArrayRef<DimPlan> shape = shapeOf(buffer);
   if (shape.empty() || shape.back().size < 1 || shape.back().size > maxTensorMapExtent)
     return makeError(Status::InvalidProgram,
                      formatv("{0} expected 1 to {1} columns for a tensor map, got {2}",
@@ -265,7 +328,9 @@ Error FunctionPlan::bindShapes(ArrayRef<TensorRef> given, CallState &call) const
     for (size_t d = 0; d < plan.shape.size(); ++d) {
       int64_t extent = tensor.shape[d];
       if (LLVM_UNLIKELY(extent < 0 || extent > maxSymbolValue))
-        return shapeError(plan, "input", tensor, nullptr);
+        return tensorError(function.name, "input", *plan.spec,
+                           "extents from 0 to " + Twine(maxSymbolValue),
+                           describeShape(tensor.shape) + "; split the call");
       int symbol = plan.shape[d].symbol;
       if (symbol >= 0 && call.symbols[symbol] < 0)
         call.symbols[symbol] = extent;
@@ -414,15 +479,28 @@ Expected<size_t> FunctionPlan::planWorkspace(CallState &call) const {
                                "compile the program again",
                                function.name, i, room, bytes));
   }
-  return total;
+  // Whichever variant the symbols choose, so that fewer tokens never need more.
+  return total + libraryWorkspace;
 }
 
 size_t FunctionPlan::variantOf(const StepPlan &step, const int64_t *symbols) const {
+  int64_t value = step.symbol < 0 ? 0 : symbols[step.symbol];
   size_t index = 0;
-  if (step.symbol >= 0)
-    while (symbols[step.symbol] > step.variants[index].max)
-      ++index;
+  while (value > step.variants[index].max || !step.variants[index].whyUnavailable.empty())
+    ++index;
   return index;
+}
+
+Error FunctionPlan::warmUp(const int64_t *symbols) const {
+  for (const StepPlan &step : steps)
+    for (const LaunchPlan &launch : step.variants[variantOf(step, symbols)].launches) {
+      int64_t rows = launch.matmul ? rowsOf(shapeOf(buffers[launch.x]), symbols) : 0;
+      if (rows == 0)
+        continue;
+      if (Error error = launch.matmul->warmUp(rows))
+        return addContext("'" + function.name + "'", std::move(error));
+    }
+  return Error::success();
 }
 
 Expected<bool> FunctionPlan::gridOf(size_t kernel, const int64_t *symbols,
@@ -475,13 +553,10 @@ std::vector<MemoryRange> FunctionPlan::memoryOf(const CallState &call,
 CallState::Bound FunctionPlan::locate(const BufferPlan &buffer, const CallState &call) const {
   if (buffer.kind == Buffer::Kind::Input || buffer.kind == Buffer::Kind::Output)
     return call.tensors[buffer.index];
-  int64_t rows = 1;
-  for (size_t d = 0; d + 1 < buffer.shape.size(); ++d)
-    rows = SaturatingMultiply<uint64_t>(rows, buffer.shape[d].value(call.symbols));
   void *data = buffer.kind == Buffer::Kind::Constant
                    ? buffer.constant
                    : call.workspace + call.slotOffsets[buffer.index];
-  return {data, rows, buffer.rowStride.value(call.symbols)};
+  return {data, rowsOf(buffer.shape, call.symbols), buffer.rowStride.value(call.symbols)};
 }
 
 Error FunctionPlan::fillTensorMap(const TensorMapPlan &plan, const CallState &call,
@@ -516,6 +591,17 @@ Error FunctionPlan::fillTensorMap(const TensorMapPlan &plan, const CallState &ca
   return Error::success();
 }
 
+Error FunctionPlan::launchMatmul(const LaunchPlan &launch, const CallState &call,
+                                 void *stream) const {
+  CallState::Bound x = locate(buffers[launch.x], call), y = locate(buffers[launch.y], call);
+  if (x.rows == 0)
+    return Error::success();
+  if (Error error = launch.matmul->launch({x.rows, x.data, x.rowStride, y.data, y.rowStride},
+                                          call.workspace + call.slotOffsets.back(), stream))
+    return addContext("'" + function.name + "'", std::move(error));
+  return Error::success();
+}
+
 Error FunctionPlan::launch(CallState &call, void *stream,
                            const std::vector<MemoryRange> *memory) const {
   struct alignas(tensorMapAlignment) TensorMapValue {
@@ -530,6 +616,11 @@ Error FunctionPlan::launch(CallState &call, void *stream,
   std::array<uint32_t, 3> grid;
   for (const StepPlan &step : steps) {
     for (const LaunchPlan &launch : step.variants[variantOf(step, call.symbols)].launches) {
+      if (launch.matmul) {
+        if (Error error = launchMatmul(launch, call, stream))
+          return error;
+        continue;
+      }
       Expected<bool> any = gridOf(launch.kernel, call.symbols, grid);
       if (LLVM_UNLIKELY(!any))
         return any.takeError();
@@ -584,6 +675,39 @@ bool FunctionPlan::lastRun(int64_t *symbols) const {
 
 //===-- Reporting ----------------------------------------------------------------------------===//
 
+/// In the form of a kernel, so that a reader of reports sees one kind of launch.
+json::Value FunctionPlan::reportMatmul(const LaunchPlan &launch, const int64_t *symbols) const {
+  int64_t rows = rowsOf(shapeOf(buffers[launch.x]), symbols);
+  return json::Object{{"name", cublasLtName},
+                      {"config", ""},
+                      {"registers", 0},
+                      {"spill_bytes", 0},
+                      {"mma_sp", 0},
+                      {"ptxas", ""},
+                      {"binary", launch.matmul->describe(rows)},
+                      {"grid", json::Array{0, 0, 0}},
+                      {"block", json::Array{0, 0, 0}},
+                      {"shared", 0}};
+}
+
+static json::Value reportTimes(const MeasuredTimes &times) {
+  auto orNull = [](std::optional<double> time) {
+    return time ? json::Value(*time) : json::Value(nullptr);
+  };
+  return json::Object{{"sparse", orNull(times.sparse)}, {"dense", orNull(times.dense)}};
+}
+
+/// Why a variant was chosen: what the compiler said, and which better ones cannot run here.
+std::string FunctionPlan::describeChoice(const Step &step, const StepPlan &plan, size_t chosen,
+                                         const int64_t *symbols) const {
+  std::string reason = step.variants[chosen].reason;
+  for (size_t i = 0; i < chosen; ++i)
+    if (plan.symbol < 0 || symbols[plan.symbol] <= plan.variants[i].max)
+      reason += formatv("{0}not '{1}': {2}", reason.empty() ? "" : "; ", step.variants[i].path,
+                        plan.variants[i].whyUnavailable);
+  return reason;
+}
+
 Expected<json::Value> FunctionPlan::report(const int64_t *symbols) const {
   json::Object result{{"function", function.name}};
   json::Object values;
@@ -598,6 +722,10 @@ Expected<json::Value> FunctionPlan::report(const int64_t *symbols) const {
       const Variant &variant = step.variants[chosen];
       json::Array kernels;
       for (const LaunchPlan &launch : plan.variants[chosen].launches) {
+        if (launch.matmul) {
+          kernels.push_back(reportMatmul(launch, symbols));
+          continue;
+        }
         const Kernel &kernel = program->kernels[launch.kernel];
         LoadedKernelInfo info = loaded->info(launch.kernel);
         std::array<uint32_t, 3> grid = {0, 0, 0};
@@ -622,7 +750,8 @@ Expected<json::Value> FunctionPlan::report(const int64_t *symbols) const {
           json::Object{{"op", step.op},
                        {"label", step.label},
                        {"path", variant.path},
-                       {"reason", variant.reason},
+                       {"reason", describeChoice(step, plan, chosen, symbols)},
+                       {"time_us", reportTimes(variant.times)},
                        {"variant", int64_t(chosen)},
                        {"max", variant.max ? json::Value(*variant.max) : json::Value(nullptr)},
                        {"kernels", std::move(kernels)}});

@@ -23,8 +23,8 @@ struct CallState {
     int64_t rowStride;
   };
   int64_t symbols[maxSymbols];
-  Bound tensors[2 * maxTensors]; // inputs, then outputs
-  llvm::SmallVector<uint64_t, 32> slotOffsets;
+  Bound tensors[2 * maxTensors];               // inputs, then outputs
+  llvm::SmallVector<uint64_t, 32> slotOffsets; // and where the library's workspace begins
   char *workspace = nullptr;
 };
 
@@ -45,7 +45,7 @@ class FunctionPlan {
 public:
   /// `constant` gives a tensor's address on the device, which must outlive the plan.
   static llvm::Expected<std::unique_ptr<FunctionPlan>>
-  create(const Function &function, std::unique_ptr<LoadedFunction> loaded, const Device &device,
+  create(const Function &function, std::unique_ptr<LoadedFunction> loaded, Device &device,
          const ProgramFile &file,
          llvm::function_ref<llvm::Expected<void *>(llvm::StringRef)> constant);
 
@@ -67,6 +67,8 @@ public:
   /// What the call's kernels may touch: its tensors, the constants and the workspace.
   std::vector<MemoryRange> memoryOf(const CallState &call, llvm::ArrayRef<TensorRef> inputs,
                                     llvm::ArrayRef<TensorRef> outputs, size_t workspaceBytes) const;
+  /// Prepares libraries for what a call with these symbols asks of them.
+  llvm::Error warmUp(const int64_t *symbols) const;
   /// `memory`: for devices that check accesses; null for others.
   llvm::Error launch(CallState &call, void *stream, const std::vector<MemoryRange> *memory) const;
 
@@ -94,16 +96,20 @@ private:
     uint64_t value = 0; // the constant's bits
   };
   struct LaunchPlan {
-    size_t kernel;
+    size_t kernel = 0;
     llvm::SmallVector<ArgumentPlan, 12> args;
+    /// Instead of a kernel, with the buffers that it takes.
+    std::unique_ptr<LibraryMatmul> matmul = {};
+    size_t x = 0, y = 0;
   };
   struct VariantPlan {
     int64_t max;
-    llvm::SmallVector<LaunchPlan, 1> launches;
+    std::string whyUnavailable = {}; // empty: it is available
+    std::vector<LaunchPlan> launches = {};
   };
   struct StepPlan {
     int symbol = -1;
-    llvm::SmallVector<VariantPlan, 2> variants;
+    std::vector<VariantPlan> variants;
   };
   struct GridPlan {
     int symbol = -1;
@@ -121,12 +127,13 @@ private:
     int64_t bytesPer, bytes, cap;
   };
 
-  FunctionPlan(const Function &function, std::unique_ptr<LoadedFunction> loaded,
-               const Device &device);
+  FunctionPlan(const Function &function, std::unique_ptr<LoadedFunction> loaded, Device &device);
   llvm::Error build(const ProgramFile &file,
                     llvm::function_ref<llvm::Expected<void *>(llvm::StringRef)> constant);
   int symbolIndex(llvm::StringRef name) const;
   DimPlan plan(const Dimension &dim) const;
+  llvm::Expected<LaunchPlan> planLaunch(const Launch &launch, int64_t mostRows);
+  llvm::Error planMatmul(const MatmulCall &call, LaunchPlan &plan);
   llvm::Expected<int> planTensorMap(const Argument &arg);
   size_t variantOf(const StepPlan &step, const int64_t *symbols) const;
   /// False: the grid is empty and there is nothing to launch.
@@ -135,7 +142,12 @@ private:
   llvm::Error bindPointer(const TensorPlan &plan, llvm::StringRef kind, const TensorRef &tensor,
                           CallState::Bound &bound) const;
   CallState::Bound locate(const BufferPlan &buffer, const CallState &call) const;
+  llvm::ArrayRef<DimPlan> shapeOf(const BufferPlan &buffer) const;
   llvm::Error fillTensorMap(const TensorMapPlan &plan, const CallState &call, void *out) const;
+  llvm::Error launchMatmul(const LaunchPlan &launch, const CallState &call, void *stream) const;
+  std::string describeChoice(const Step &step, const StepPlan &plan, size_t chosen,
+                             const int64_t *symbols) const;
+  llvm::json::Value reportMatmul(const LaunchPlan &launch, const int64_t *symbols) const;
   /// "input 'x'", "the workspace's slot 0".
   std::string describe(const BufferPlan &buffer) const;
   llvm::Error shapeError(const TensorPlan &plan, llvm::StringRef kind, const TensorRef &tensor,
@@ -143,13 +155,15 @@ private:
 
   const Function &function;
   std::unique_ptr<LoadedFunction> loaded;
-  const Device &device;
+  Device &device;
   const Program *program;
   llvm::SmallVector<TensorPlan, 4> inputs, outputs;
   std::vector<BufferPlan> buffers;
   std::vector<llvm::SmallVector<SlotSizePlan, 1>> slots;
   std::vector<StepPlan> steps;
   std::vector<std::unique_ptr<TensorMapPlan>> tensorMaps;
+  llvm::StringMap<size_t> kernelIndices;
+  uint64_t libraryWorkspace = 0;              // behind the slots
   std::vector<std::array<GridPlan, 3>> grids; // of each kernel
   std::atomic<bool> hasRun{false};
   std::array<std::atomic<int64_t>, maxSymbols> lastSymbols{};

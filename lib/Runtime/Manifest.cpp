@@ -2,6 +2,7 @@
 // here, once.
 #include "sparseflow/Runtime/Manifest.h"
 #include "sparseflow/Runtime/Error.h"
+#include "sparseflow/Runtime/LibraryMatmul.h"
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringSet.h"
@@ -57,6 +58,10 @@ Buffer Buffer::workspace(int64_t slot, DType dtype, std::vector<Dimension> shape
   buffer.dtype = dtype;
   buffer.shape = std::move(shape);
   return buffer;
+}
+
+bool Variant::callsLibrary() const {
+  return any_of(launches, [](const Launch &launch) { return launch.matmul.has_value(); });
 }
 
 const Function *Manifest::find(StringRef name) const {
@@ -188,15 +193,25 @@ private:
       return unknownSymbol(what, step.symbol);
     if (step.variants.empty())
       return fail(what, "at least one variant", "none");
-    if (step.symbol.empty() && step.variants.size() != 1)
-      return fail(what, "one variant, having no symbol to choose by", Twine(step.variants.size()));
     for (auto [v, variant] : enumerate(step.variants)) {
       bool last = v + 1 == step.variants.size();
-      if (last != !variant.max.has_value())
-        return fail(what, "a max in every variant but the last",
-                    last ? "one in the last" : "none in variant " + Twine(v));
-      if (v > 0 && variant.max && *variant.max <= *step.variants[v - 1].max)
-        return fail(what, "ascending max", Twine(*variant.max) + " in variant " + Twine(v));
+      bool needsNext = variant.callsLibrary();
+      if (last && needsNext)
+        return fail(what, "a last variant that needs no library", "one that does");
+      if (last && variant.max)
+        return fail(what, "a max in every variant but the last", "one in the last");
+      if (!last && !needsNext && step.symbol.empty())
+        return fail(what, "one variant, having no symbol to choose by",
+                    Twine(step.variants.size()));
+      if (!last && !needsNext && !variant.max)
+        return fail(what, "a max in every variant but the last", "none in variant " + Twine(v));
+      if (v > 0 && !follows(step.variants[v - 1], variant))
+        return fail(what, "ascending max",
+                    (variant.max ? Twine(*variant.max) : Twine("none")) + " in variant " +
+                        Twine(v));
+      for (std::optional<double> time : {variant.times.sparse, variant.times.dense})
+        if (time && !(*time >= 0))
+          return fail(what, "times of at least 0", "less in variant " + Twine(v));
       if (variant.launches.empty())
         return fail(what, "at least one launch in variant " + Twine(v), "none");
       for (const Launch &launch : variant.launches)
@@ -206,7 +221,67 @@ private:
     return Error::success();
   }
 
+  /// Whether the maxima of two neighbours are in order.
+  static bool follows(const Variant &before, const Variant &after) {
+    int64_t first = before.max.value_or(INT64_MAX), second = after.max.value_or(INT64_MAX);
+    return first < second || (first == second && before.callsLibrary());
+  }
+
+  /// A buffer's shape and dtype; null for a constant, whose are in the file.
+  struct Matrix {
+    ArrayRef<Dimension> shape;
+    DType dtype;
+  };
+  std::optional<Matrix> matrixOf(const Buffer &buffer) const {
+    switch (buffer.kind) {
+    case Buffer::Kind::Input:
+      return Matrix{function.inputs[buffer.index].shape, function.inputs[buffer.index].dtype};
+    case Buffer::Kind::Output:
+      return Matrix{function.outputs[buffer.index].shape, function.outputs[buffer.index].dtype};
+    case Buffer::Kind::Workspace:
+      return Matrix{buffer.shape, buffer.dtype};
+    case Buffer::Kind::Constant:
+      break;
+    }
+    return std::nullopt;
+  }
+
+  /// Of the weight only the file knows dtype and shape; FunctionPlan looks at those.
+  Error check(const MatmulCall &call, const std::string &what) const {
+    for (int64_t index : {call.x, call.w, call.y})
+      if (!inRange(index, program.buffers.size()))
+        return outOfRange(what, "a buffer", program.buffers.size(), index);
+    std::optional<Matrix> x = matrixOf(program.buffers[call.x]);
+    std::optional<Matrix> y = matrixOf(program.buffers[call.y]);
+    if (!x)
+      return fail(what, "x of a product in an input or the workspace", "a constant");
+    if (!y || program.buffers[call.y].kind == Buffer::Kind::Input)
+      return fail(what, "y of a product in an output or the workspace",
+                  y ? "an input" : "a constant");
+    if (program.buffers[call.w].kind != Buffer::Kind::Constant)
+      return fail(what, "a constant as w of a product", "another kind of buffer");
+    for (auto [name, matrix] : {std::pair("x", *x), std::pair("y", *y)})
+      if (matrix.shape.empty() || matrix.shape.back().isSymbol())
+        return fail(what, Twine(name) + " of a product with a static last dimension",
+                    matrix.shape.empty() ? "rank 0" : "'" + matrix.shape.back().symbol + "'");
+    if (!equal(x->shape.drop_back(), y->shape.drop_back(),
+               [](const Dimension &a, const Dimension &b) {
+                 return a.symbol == b.symbol && a.size == b.size;
+               }))
+      return fail(what, "x and y of a product with the same rows", "others");
+    MatmulType type{x->dtype, y->dtype, call.compute, y->shape.back().size, x->shape.back().size};
+    if (std::optional<std::string> fault = type.findFault())
+      return makeError(Status::InvalidProgram,
+                       "manifest: " + where + ": " + what + " product " + *fault);
+    return Error::success();
+  }
+
   Error check(const Launch &launch, const std::string &what, const StringSet<> &kernels) const {
+    if (launch.matmul) {
+      if (!launch.kernel.empty() || !launch.args.empty())
+        return fail(what, "a kernel or a library in a launch", "both");
+      return check(*launch.matmul, what);
+    }
     if (!kernels.contains(launch.kernel))
       return fail(what, "a kernel of the program", "'" + launch.kernel + "'");
     if (launch.args.size() > maxKernelArguments)
@@ -233,21 +308,17 @@ private:
 
   /// Of constants only the file knows dtype and shape; FunctionPlan looks at those.
   Error checkTensorMap(const Argument &arg, const std::string &what) const {
-    const Buffer &buffer = program.buffers[arg.value];
-    const TensorSpec *spec = buffer.kind == Buffer::Kind::Input    ? &function.inputs[buffer.index]
-                             : buffer.kind == Buffer::Kind::Output ? &function.outputs[buffer.index]
-                                                                   : nullptr;
-    if (!spec && buffer.kind == Buffer::Kind::Constant)
+    std::optional<Matrix> matrix = matrixOf(program.buffers[arg.value]);
+    if (!matrix)
       return Error::success();
     std::string map = what + " tensor map of buffer " + std::to_string(arg.value);
-    ArrayRef<Dimension> shape = spec ? spec->shape : buffer.shape;
+    ArrayRef<Dimension> shape = matrix->shape;
     if (shape.empty() || shape.back().isSymbol())
       return fail(map, "a buffer with a static last dimension",
                   shape.empty() ? "one of rank 0" : "'" + shape.back().symbol + "'");
     if (shape.back().size < 1 || shape.back().size > maxTensorMapExtent)
       return fail(map, "1 to " + Twine(maxTensorMapExtent) + " columns", Twine(shape.back().size));
-    if (std::optional<std::string> fault =
-            arg.box.findFault(byteSize(spec ? spec->dtype : buffer.dtype)))
+    if (std::optional<std::string> fault = arg.box.findFault(byteSize(matrix->dtype)))
       return makeError(Status::InvalidProgram, "manifest: " + where + ": " + map + " " + *fault);
     return Error::success();
   }

@@ -84,6 +84,15 @@ static json::Value toJSON(const Argument &arg) {
 static json::Value toJSON(const Variant &variant) {
   json::Array launches;
   for (const Launch &launch : variant.launches) {
+    if (const std::optional<MatmulCall> &call = launch.matmul) {
+      launches.push_back(
+          json::Object{{"library", cublasLtName},
+                       {"matmul", json::Object{{"x", call->x},
+                                               {"w", call->w},
+                                               {"y", call->y},
+                                               {"compute", stringify(call->compute)}}}});
+      continue;
+    }
     json::Array args;
     for (const Argument &arg : launch.args)
       args.push_back(toJSON(arg));
@@ -94,6 +103,13 @@ static json::Value toJSON(const Variant &variant) {
                       {"launches", std::move(launches)}};
   if (!variant.reason.empty())
     object["reason"] = variant.reason;
+  json::Object times;
+  if (variant.times.sparse)
+    times["sparse"] = *variant.times.sparse;
+  if (variant.times.dense)
+    times["dense"] = *variant.times.dense;
+  if (!times.empty())
+    object["time_us"] = std::move(times);
   return object;
 }
 
@@ -415,8 +431,23 @@ static Variant readVariant(const Node &node) {
   variant.path = node["path"].text();
   if (Node reason = node.maybe("reason"))
     variant.reason = reason.text();
+  if (Node times = node.maybe("time_us")) {
+    if (Node sparse = times.maybe("sparse"))
+      variant.times.sparse = sparse.number();
+    if (Node dense = times.maybe("dense"))
+      variant.times.dense = dense.number();
+  }
   for (const Node &element : node["launches"].elements()) {
     Launch launch;
+    if (element.has("library")) {
+      if (element["library"].text() != cublasLtName)
+        element["library"].expected("\"" + cublasLtName + "\"");
+      Node call = element["matmul"];
+      launch.matmul = MatmulCall{call["x"].integer(0, large), call["w"].integer(0, large),
+                                 call["y"].integer(0, large), readDType(call["compute"])};
+      variant.launches.push_back(std::move(launch));
+      continue;
+    }
     launch.kernel = element["kernel"].text();
     for (const Node &arg : element["args"].elements(maxKernelArguments))
       launch.args.push_back(readArgument(arg));

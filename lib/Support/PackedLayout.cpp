@@ -320,8 +320,8 @@ Error packWeight(PackOrder order, DType type, int64_t n, int64_t k, const void *
   return Error::success();
 }
 
-Error unpackWeight(PackOrder order, DType type, int64_t n, int64_t k, const void *values, const uint32_t *metadata,
-                   void *canonicalValues, uint8_t *bitmask) {
+Error unpackWeight(PackOrder order, DType type, int64_t n, int64_t k, const void *values,
+                   const uint32_t *metadata, void *canonicalValues, uint8_t *bitmask) {
   if (Error error = checkType(type))
     return error;
   unsigned elementBytes = getByteWidth(type);
@@ -357,7 +357,8 @@ Error unpackWeight(PackOrder order, DType type, int64_t n, int64_t k, const void
   return Error::success();
 }
 
-Error packDenseWeight(PackOrder order, DType type, int64_t n, int64_t k, const void *dense, void *values) {
+Error packDenseWeight(PackOrder order, DType type, int64_t n, int64_t k, const void *dense,
+                      void *values) {
   if (Error error = checkType(type))
     return error;
   packValues(valuesGrid(n, k, type, /*sparse=*/false), innerChunkCount(k, type),
@@ -365,7 +366,8 @@ Error packDenseWeight(PackOrder order, DType type, int64_t n, int64_t k, const v
   return Error::success();
 }
 
-Error unpackDenseWeight(PackOrder order, DType type, int64_t n, int64_t k, const void *values, void *dense) {
+Error unpackDenseWeight(PackOrder order, DType type, int64_t n, int64_t k, const void *values,
+                        void *dense) {
   if (Error error = checkType(type))
     return error;
   unpackValues(valuesGrid(n, k, type, /*sparse=*/false), innerChunkCount(k, type),

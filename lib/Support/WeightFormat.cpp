@@ -74,8 +74,9 @@ Error decodeWeight(const WeightFormat &format, ArrayRef<ArrayRef<char>> storage,
   std::vector<uint32_t> metadata = makeMetadata(format);
   if (!metadata.empty())
     std::memcpy(metadata.data(), positions, format.positionsBytes());
-  if (Error error = unpackWeight(*format.pack, format.dtype, format.n, format.k, values, metadata.data(),
-                                 canonical.values.data(), canonical.bitmask.data()))
+  if (Error error =
+          unpackWeight(*format.pack, format.dtype, format.n, format.k, values, metadata.data(),
+                       canonical.values.data(), canonical.bitmask.data()))
     return error;
   return decompress24(format.dtype, format.n, format.k, canonical.values.data(),
                       canonical.bitmask.data(), dense.data());
@@ -99,8 +100,9 @@ Error encodeWeight(const WeightFormat &format, ArrayRef<char> dense,
                                canonical.values.data(), canonical.bitmask.data()))
     return error;
   std::vector<uint32_t> metadata = makeMetadata(format);
-  if (Error error = packWeight(*format.pack, format.dtype, format.n, format.k, canonical.values.data(),
-                               canonical.bitmask.data(), values, metadata.data()))
+  if (Error error =
+          packWeight(*format.pack, format.dtype, format.n, format.k, canonical.values.data(),
+                     canonical.bitmask.data(), values, metadata.data()))
     return error;
   if (!metadata.empty())
     std::memcpy(positions, metadata.data(), format.positionsBytes());

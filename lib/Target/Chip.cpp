@@ -1,10 +1,13 @@
 //===- Chip.cpp - Which GPU code is generated for -------------------------===//
 //
-// Only the message is here: an old chip deserves another answer than a misspelled one.
+// Answers for names and GPUs that are not in the table: an old chip deserves another message than a
+// misspelled one, and a new GPU runs what an older chip's kernels are.
 //
 //===----------------------------------------------------------------------===//
 
 #include "sparseflow/Target/Chip.h"
+
+#include "llvm/ADT/StringExtras.h"
 
 llvm::Expected<const sparseflow::target::Chip *>
 sparseflow::target::findChip(llvm::StringRef name) {
@@ -16,6 +19,18 @@ sparseflow::target::findChip(llvm::StringRef name) {
                                    "expected sm_80 or later: " + sf::listChips());
   return llvm::createStringError("unknown target '" + name + "'; expected one of " +
                                  sf::listChips());
+}
+
+const sparseflow::target::Chip *sparseflow::target::findNewestRunnable(unsigned computeCapability) {
+  const Chip *newest = nullptr;
+  for (const Chip &chip : sf::getChips()) {
+    // sm_90a and its like run on that chip alone, where they have more instructions than sm_90.
+    bool runs = llvm::isDigit(chip.name.back()) ? chip.computeCapability <= computeCapability
+                                                : chip.computeCapability == computeCapability;
+    if (runs && (!newest || newest->computeCapability <= chip.computeCapability))
+      newest = &chip;
+  }
+  return newest;
 }
 
 llvm::Expected<const sparseflow::target::Chip *>

@@ -54,7 +54,7 @@ struct VariantSite {
 
 struct StepSite {
   Operation *op = nullptr;
-  std::string label;
+  std::string label, reason;
   Value rows; // null: a single launch
   SmallVector<VariantSite> variants;
 };
@@ -164,6 +164,8 @@ LogicalResult FunctionBuilder::collectSteps() {
     step.op = &op;
     if (auto dispatch = dyn_cast<sf_tile::DispatchOp>(op)) {
       step.label = dispatch.getLabel().str();
+      if (auto reason = dispatch->getAttrOfType<StringAttr>("sf.reason"))
+        step.reason = reason.str();
       step.rows = dispatch.getRows();
       int64_t last = position;
       auto rowsType = cast<RankedTensorType>(step.rows.getType());
@@ -600,6 +602,7 @@ LogicalResult FunctionBuilder::addSteps() {
         variant.launches.push_back(std::move(*launch));
       }
       variant.path = getPath(program.kernels, variant.launches);
+      variant.reason = site.reason;
       step.variants.push_back(std::move(variant));
     }
     if (step.label.empty())

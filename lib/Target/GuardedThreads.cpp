@@ -8,12 +8,13 @@
 
 #include "llvm/Support/ErrorHandling.h"
 #include "llvm/Support/raw_ostream.h"
-#include "llvm/Support/thread.h"
 #include <condition_variable>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <pthread.h>
 #include <unistd.h>
 
 using namespace sparseflow::target;
@@ -31,6 +32,12 @@ struct Shared {
     ended.emplace_back(job, std::move(message));
     changed.notify_one();
   }
+};
+
+/// What a thread starts with.
+struct Start {
+  std::shared_ptr<Shared> shared;
+  size_t job;
 };
 
 /// The job that this thread runs, for the handler.
@@ -52,35 +59,62 @@ static void handleFatalError(void *, const char *reason, bool) {
     pause();
 }
 
+static void *runJob(void *argument) {
+  std::unique_ptr<Start> start(static_cast<Start *>(argument));
+  current = {start->shared.get(), start->job};
+  std::optional<std::string> failure;
+  // Nothing catches what leaves a thread: it would end the process.
+  try {
+    start->shared->jobs[start->job]();
+  } catch (const std::exception &e) {
+    failure = e.what();
+  }
+  current = {};
+  start->shared->end(start->job, std::move(failure));
+  return nullptr;
+}
+
+/// Returns errno's kind of number. (llvm::thread and std::thread end the process or throw when the
+/// system gives no thread; neither leaves a choice of the stack and of the answer.)
+static int startThread(pthread_t &thread, std::unique_ptr<Start> start) {
+  // The host's limit may be small (2 MB where the stack is unlimited); LLVM recurses over values.
+  constexpr size_t stackBytes = 16u << 20;
+  pthread_attr_t attributes;
+  if (int error = pthread_attr_init(&attributes))
+    return error;
+  pthread_attr_setstacksize(&attributes, stackBytes);
+  int error = pthread_create(&thread, &attributes, runJob, start.get());
+  pthread_attr_destroy(&attributes);
+  if (!error)
+    start.release();
+  return error;
+}
+
 void sparseflow::target::runGuarded(
     std::vector<std::function<void()>> jobs, unsigned maxThreads,
     llvm::function_ref<void(size_t job, std::string message)> onFatalError) {
   static std::once_flag installed;
   std::call_once(installed, [] { llvm::install_fatal_error_handler(handleFatalError); });
 
-  // The host's limit may be small (2 MB where the stack is unlimited); LLVM recurses over values.
-  constexpr unsigned stackBytes = 16u << 20;
   auto shared = std::make_shared<Shared>();
   shared->jobs = std::move(jobs);
   const size_t count = shared->jobs.size();
-  std::map<size_t, llvm::thread> running;
+  std::map<size_t, pthread_t> running;
   size_t next = 0;
   while (next < count || !running.empty()) {
     while (next < count && running.size() < std::max(1u, maxThreads)) {
-      size_t job = next++;
-      running.emplace(job, llvm::thread(std::optional<unsigned>(stackBytes), [shared, job] {
-                        current = {shared.get(), job};
-                        std::optional<std::string> failure;
-                        // Nothing catches what leaves a thread: it would end the process.
-                        try {
-                          shared->jobs[job]();
-                        } catch (const std::exception &e) {
-                          failure = e.what();
-                        }
-                        current = {};
-                        shared->end(job, std::move(failure));
-                      }));
+      pthread_t thread;
+      int error = startThread(thread, std::make_unique<Start>(Start{shared, next}));
+      if (error && !running.empty())
+        break; // wait for one that runs
+      if (error)
+        onFatalError(next, std::string("no thread could be started: ") + strerror(error));
+      else
+        running[next] = thread;
+      ++next;
     }
+    if (running.empty())
+      continue;
     decltype(shared->ended) ended;
     {
       std::unique_lock<std::mutex> lock(shared->mutex);
@@ -88,13 +122,13 @@ void sparseflow::target::runGuarded(
       ended.swap(shared->ended);
     }
     for (auto &[job, message] : ended) {
-      llvm::thread thread = std::move(running.at(job));
+      pthread_t thread = running.at(job);
       running.erase(job);
       if (!message) {
-        thread.join();
+        pthread_join(thread, nullptr);
         continue;
       }
-      thread.detach();
+      pthread_detach(thread);
       onFatalError(job, std::move(*message));
     }
   }

@@ -91,7 +91,7 @@ class Report:
 
 def _symbols(function: dict[str, Any]) -> list[tuple[int, int]]:
     """For each symbol of a function, the first input and axis that have its value; empty when one is in no input."""
-    places = {}
+    places: dict[str, tuple[int, int]] = {}
     for index, entry in reversed(list(enumerate(function["inputs"]))):
         places |= {extent: (index, axis) for axis, extent in enumerate(entry["shape"]) if isinstance(extent, str)}
     found = [places[symbol] for symbol in function["symbols"] if symbol in places]
@@ -221,11 +221,13 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
     dump_intermediates: str | os.PathLike[str] | None = None,
     reproducer: str | os.PathLike[str] | None = None,
     ptxas: str | os.PathLike[str] | None = None,
-) -> Executable:
-    """Compiles a model to kernels.
+    aot: bool = False,
+) -> Any:
+    """Compiles a model to kernels; returns an `Executable`.
 
     Args:
-        model: a `Graph`, the path of a ``.mlir`` file, or MLIR text.
+        model: a `Graph`, the path of a ``.mlir`` file, MLIR text, or a ``torch.export.ExportedProgram``. The latter gives
+            an `ExportedModel`, in which PyTorch runs what has no kernel (see docs/PyTorch.md).
         target: chips, such as "sm_80" or ["sm_80", "sm_90"]. Default: that of the first GPU, else sm_80.
         config: ``#sf.kernel_config<...>`` text that overrides the choice for every matmul.
         cache_dir: where compiled kernels are kept. Default: $SPARSEFLOW_CACHE_DIR, else ~/.cache/sparseflow; "" keeps none.
@@ -233,6 +235,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         constants: arrays for the ``dense_resource`` names of MLIR text or of a file; a graph brings its own.
         dump_intermediates: a folder for the IR after each pass, the PTX and the cubins.
         reproducer: a file to write when a pass fails, which replays the failure.
+        aot: for an exported program: an operation without a kernel is an error, and the result an `Executable`.
         ptxas: path of ptxas. Default: $SPARSEFLOW_PTXAS, $CUDA_HOME, PATH, the nvidia-cuda-nvcc package, /usr/local/cuda.
 
     Raises:
@@ -240,6 +243,12 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         InvalidArgumentError: for shapes, dtypes or options that do not fit.
         UnsupportedError: for an unknown target, or when there is no ptxas.
     """
+    if type(model).__module__.startswith("torch.export"):
+        from .torch.exporting import compile_exported
+
+        options: dict[str, Any] = {"config": config, "cache_dir": cache_dir, "dump_intermediates": dump_intermediates}
+        options |= {"reproducer": reproducer, "ptxas": ptxas, "target": target, "device": device}
+        return compile_exported(model, aot=aot, **options)
     is_file = False
     blobs = {name: interop.as_numpy(array, name) for name, array in (constants or {}).items()}
     if isinstance(model, Graph):
@@ -256,7 +265,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
     else:
         raise InvalidArgumentError(f"expected a Graph, a path or MLIR text, got {type(model).__name__}")
 
-    options: dict[str, Any] = {
+    native: dict[str, Any] = {
         "targets": target if target is None or isinstance(target, str) else ",".join(target),
         "config": config,
         "cache_dir": cache_dir,
@@ -264,7 +273,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         "reproducer": reproducer,
         "ptxas": ptxas if ptxas is not None else _find_ptxas(),
     }
-    given = {key: os.fspath(value) for key, value in options.items() if value is not None}
+    given = {key: os.fspath(value) for key, value in native.items() if value is not None}
     arrays = [(name, np.ascontiguousarray(array)) for name, array in blobs.items()]
     program, messages = _sparseflow.compile(text, is_file, arrays, given)
     for severity, message in messages:

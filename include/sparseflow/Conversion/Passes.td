@@ -17,13 +17,14 @@ def ConvertSFToSFTile : Pass<"convert-sf-to-sf-tile", "::mlir::ModuleOp"> {
     | `sf.matmul` | MatmulSchedule | one a variant; with `split_k` a second one that adds the parts in order |
     | `sf.quantize`, `sf.dequantize`, `linalg.generic` | ElementwiseSchedule, QuantizeSchedule | one |
     | `sf.compress`, `sf.decompress`, `sf.pack` | WeightSchedule | one |
+    | a returned argument or constant | ElementwiseSchedule | one, a copy |
 
     Preconditions: weights of matmuls are packed (`sf-pack-weights`), configurations chosen (`sf-select-config`),
     elementwise operations are `linalg.generic`.
   }];
   let dependentDialects = ["::mlir::gpu::GPUDialect", "::mlir::memref::MemRefDialect", "::mlir::arith::ArithDialect",
-                           "::mlir::math::MathDialect", "::mlir::scf::SCFDialect",
-                           "::sparseflow::sf_tile::SFTileDialect"];
+                           "::mlir::linalg::LinalgDialect", "::mlir::math::MathDialect", "::mlir::scf::SCFDialect",
+                           "::mlir::tensor::TensorDialect", "::sparseflow::sf_tile::SFTileDialect"];
 }
 
 def ConvertSFTileToNVVM : Pass<"convert-sf-tile-to-nvvm", "::mlir::gpu::GPUModuleOp"> {

@@ -3,8 +3,8 @@
 // Runs a gpu.module (LLVM and NVVM dialects) on the CPU, and objects where a GPU would silently go
 // wrong. The module's LLVM IR is retargeted to the host: every NVVM operation becomes a call into
 // the emulator, every access to memory is checked, the threads of a block are fibers that meet at
-// warp collectives and barriers. An asynchronous copy lands only when its thread waits for it, so a
-// missing wait cannot pass.
+// warp collectives and barriers. An asynchronous copy lands only when somebody waits for it, and
+// wgmma multiplies only at its wait, so a missing wait cannot pass.
 //
 //   auto module = emulator::Module::create(gpuModule);
 //   int64_t count = 100;
@@ -48,10 +48,19 @@ struct Report {
     UninitializedShared,
     /// Shared memory that an asynchronous copy still owns was read or written.
     UnwaitedAsyncCopy,
+    /// A wgmma or a bulk store still reads shared memory that was written.
+    AsyncOperandOverwritten,
+    /// Accumulators of a wgmma that no wait has covered were read.
+    AccumulatorInFlight,
+    /// The order between registers and wgmma, or between a thread's stores and the copy engine or
+    /// wgmma, was left to luck: wgmma.fence, fence.proxy.async or fence.mbarrier_init is missing.
+    MissingFence,
     /// Two threads touched the same shared memory, one of them wrote, and no barrier stood between.
     SharedRace,
     /// Threads that have to meet at one instruction wait at different ones, or have exited.
     DivergentBarrier,
+    /// An mbarrier that is not there, or more arrivals than its phase takes.
+    MbarrierMisuse,
     /// Nothing can change any more, yet threads wait.
     Deadlock,
     /// An operand that the hardware leaves undefined: metadata, selector, barrier number.

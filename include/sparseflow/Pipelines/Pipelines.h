@@ -32,6 +32,10 @@ struct PipelineOptions {
   std::string format = "cubin";
   std::string ptxas;
   std::string cacheDir;
+  /// See sf-select-config; nothing: its default.
+  std::optional<int64_t> maxAccumulators;
+  /// See sf-emit-binary.
+  bool allowSpills = false;
 };
 
 struct PassEntry {

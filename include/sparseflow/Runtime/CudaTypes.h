@@ -15,6 +15,7 @@ using CUcontext = struct CudaContext *;
 using CUmodule = struct CudaModule *;
 using CUfunction = struct CudaFunction *;
 using CUstream = struct CudaStream *;
+using CUevent = struct CudaEvent *;
 using CUgraph = struct CudaGraph *;
 using CUgraphExec = struct CudaGraphExec *;
 

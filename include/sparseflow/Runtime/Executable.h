@@ -68,10 +68,15 @@ public:
   llvm::Expected<size_t> workspaceBytes(size_t function, llvm::ArrayRef<int64_t> symbols) const;
   llvm::Error reserve(size_t function, llvm::ArrayRef<int64_t> symbols, void *stream);
 
+  /// Lets libraries find their fastest algorithms for these symbols, which a run does not: it takes
+  /// what they propose. Allocates, launches and waits. Functions without library calls do nothing.
+  llvm::Error warmUp(size_t function, llvm::ArrayRef<int64_t> symbols);
+
   /// Which kernels run for these symbols (none given: those of the last run), and why.
   llvm::Expected<llvm::json::Value> report(size_t function,
                                            std::optional<llvm::ArrayRef<int64_t>> symbols) const;
 
+  /// Warms up first, since a graph is run often.
   llvm::Expected<std::unique_ptr<GraphRun>>
   capture(size_t function, llvm::ArrayRef<TensorRef> inputs, llvm::ArrayRef<TensorRef> outputs);
 

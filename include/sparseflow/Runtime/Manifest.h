@@ -109,17 +109,40 @@ struct Argument {
   }
 };
 
+/// A product that a library computes: Y[M,N] = X[M,K] · W[N,K]ᵀ, by indices into buffers.
+struct MatmulCall {
+  int64_t x = 0;
+  int64_t w = 0; // a constant, row by row
+  int64_t y = 0;
+  DType compute = DType::F32; // of the sums: F32 or I32
+};
+
+/// The only library so far, as the manifest calls it.
+inline constexpr llvm::StringLiteral cublasLtName = "cublaslt";
+
+/// A kernel, or a library's product.
 struct Launch {
   std::string kernel;
   std::vector<Argument> args;
+  std::optional<MatmulCall> matmul = std::nullopt;
 };
 
-/// The launches to use while the step's symbol is at most `max` (the last variant has no limit).
+/// What was measured when the path was chosen, in microseconds.
+struct MeasuredTimes {
+  std::optional<double> sparse, dense;
+};
+
+/// The launches to use while the step's symbol is at most `max`. The last variant has no limit.
+/// Behind one that calls a library stands one for where the library is missing; its max may be the
+/// same.
 struct Variant {
   std::optional<int64_t> max;
-  std::string path;   // "sparse mma.sp", "dense mma", ...
+  std::string path;   // "sparse mma.sp", "dense mma", "dense cublasLt", ...
   std::string reason; // why this path and config, for the report; may be empty
   std::vector<Launch> launches;
+  MeasuredTimes times = {};
+
+  bool callsLibrary() const;
 };
 
 struct Step {

@@ -20,6 +20,11 @@ using Chip = sf::ChipInfo;
 /// Finds a chip by name; the error lists what would work.
 llvm::Expected<const Chip *> findChip(llvm::StringRef name);
 
+/// The newest chip whose kernels run on a GPU of this compute capability (major times ten plus
+/// minor); null if the GPU is older than all. A GPU that is not in the table runs the cubins of its
+/// own major version, and the PTX of any older one.
+const Chip *findNewestRunnable(unsigned computeCapability);
+
 /// The chip that a pass works for: the one named by its option, else the module's `sf.target`.
 llvm::Expected<const Chip *> findChip(mlir::ModuleOp module, llvm::StringRef option);
 

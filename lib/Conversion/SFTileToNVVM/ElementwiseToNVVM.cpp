@@ -135,6 +135,30 @@ Value emitScalar(Emitter &e, Operation &op, ValueRange operands) {
       .Default([](Operation *) { return Value(); });
 }
 
+/// An operation on 8-bit floats that is no plain conversion, of f32 instead: every such float is
+/// one.
+void emitThroughF32(Emitter &e, Operation &op, IRMapping &mapping) {
+  Type f32 = e.b.getF32Type();
+  auto widen = [&](Type type) { return isFloat8(type) ? f32 : type; };
+  OperationState state(op.getLoc(), op.getName());
+  for (Value operand : op.getOperands()) {
+    Value value = mapping.lookupOrDefault(operand);
+    Type type = operand.getType();
+    state.operands.push_back(isFloat8(type) ? emitFromFloat8(e, value, type, f32) : value);
+  }
+  llvm::append_range(state.types, llvm::map_range(op.getResultTypes(), widen));
+  for (NamedAttribute attribute : op.getAttrs()) {
+    if (auto number = dyn_cast<FloatAttr>(attribute.getValue());
+        number && isFloat8(number.getType()))
+      attribute.setValue(FloatAttr::get(f32, number.getValueAsDouble()));
+    state.attributes.push_back(attribute);
+  }
+  Operation *wide = e.b.create(state);
+  for (auto [result, value] : llvm::zip(op.getResults(), wide->getResults()))
+    mapping.map(result, isFloat8(result.getType()) ? emitToFloat8(e, value, result.getType())
+                                                   : Value(value));
+}
+
 /// Copies a map's region with 8-bit floats as their bits.
 SmallVector<Value> emitRegion(Emitter &e, Block &body, ValueRange arguments) {
   IRMapping mapping;
@@ -147,7 +171,10 @@ SmallVector<Value> emitRegion(Emitter &e, Block &body, ValueRange arguments) {
         mapping.map(op.getResult(0), replacement);
         continue;
       }
-    e.b.clone(op, mapping);
+    if (llvm::any_of(op.getOperandTypes(), isFloat8) || llvm::any_of(op.getResultTypes(), isFloat8))
+      emitThroughF32(e, op, mapping);
+    else
+      e.b.clone(op, mapping);
   }
   return llvm::map_to_vector(body.getTerminator()->getOperands(),
                              [&](Value v) { return mapping.lookupOrDefault(v); });

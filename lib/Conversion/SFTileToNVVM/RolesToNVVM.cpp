@@ -43,8 +43,8 @@ void emitWait(Emitter &e, Value barrier, Value parity) {
   e.b.createBlock(&loop.getBefore());
   Value done = NVVM::MBarrierTryWaitOp::create(e.b, e.loc, e.b.getI1Type(), barrier, parity,
                                                /*ticks=*/Value());
-  Value again = arith::XOrIOp::create(
-      e.b, e.loc, done, arith::ConstantOp::create(e.b, e.loc, e.b.getBoolAttr(true)));
+  Value again = arith::XOrIOp::create(e.b, e.loc, done,
+                                      arith::ConstantOp::create(e.b, e.loc, e.b.getBoolAttr(true)));
   scf::ConditionOp::create(e.b, e.loc, again, ValueRange());
   e.b.createBlock(&loop.getAfter());
   scf::YieldOp::create(e.b, e.loc);

@@ -45,11 +45,11 @@ public:
     llvm::append_range(operands, updated);
     SmallVector<Type> types(updated.getTypes());
     auto result = LLVM::LLVMStructType::getLiteral(e.b.getContext(), types);
-    Value values = LLVM::InlineAsmOp::create(
-                       e.b, e.loc, result, operands, text, outputs + inputs + ties,
-                       /*has_side_effects=*/true, /*is_align_stack=*/false,
-                       LLVM::TailCallKind::None, LLVM::AsmDialectAttr(), ArrayAttr())
-                       .getRes();
+    Value values =
+        LLVM::InlineAsmOp::create(e.b, e.loc, result, operands, text, outputs + inputs + ties,
+                                  /*has_side_effects=*/true, /*is_align_stack=*/false,
+                                  LLVM::TailCallKind::None, LLVM::AsmDialectAttr(), ArrayAttr())
+            .getRes();
     SmallVector<Value> results;
     for (size_t i = 0; i < updated.size(); ++i)
       results.push_back(LLVM::ExtractValueOp::create(e.b, e.loc, values, i));
@@ -88,8 +88,7 @@ struct LowerDescriptor : OpConversionPattern<LoadOp> {
     Value stride = arith::ShRUIOp::create(rewriter, e.loc, adaptor.getSource()[1], e.i32(4));
     inUnits = e.add(inUnits, e.mul(e.toI32(adaptor.getIndices()[0][0]), stride));
     Value wide = arith::ExtUIOp::create(rewriter, e.loc, rewriter.getI64Type(), inUnits);
-    rewriter.replaceOpWithNewOp<arith::OrIOp>(op, wide,
-                                              e.i64(static_cast<int64_t>(plan->fields)));
+    rewriter.replaceOpWithNewOp<arith::OrIOp>(op, wide, e.i64(static_cast<int64_t>(plan->fields)));
     return success();
   }
 };
@@ -116,8 +115,8 @@ struct LowerWgmma : OpConversionPattern<MmaOp> {
     int64_t tokens = op.getAcc().getType().getShape()[1];
 
     InlineAssembly assembly(e, accumulators);
-    std::string text = llvm::formatv(atom.instruction.data(), tokens).str() + " " +
-                       assembly.listUpdated();
+    std::string text =
+        llvm::formatv(atom.instruction.data(), tokens).str() + " " + assembly.listUpdated();
     text += ", " + assembly.read(adaptor.getA()[0]) + ", " + assembly.read(adaptor.getB()[0]);
     if (atom.sparse) {
       // The register that holds this step, and which of its halves.
@@ -162,8 +161,8 @@ struct LowerMmaWait : OpConversionPattern<MmaWaitOp> {
                                 ConversionPatternRewriter &rewriter) const override {
     Emitter e(rewriter, op.getLoc());
     NVVM::WgmmaWaitGroupSyncOp::create(rewriter, e.loc, op.getPending());
-    // Nothing may use an accumulator before the wait, or give metadata's register to something else:
-    // it looks as if both were read and written here.
+    // Nothing may use an accumulator before the wait, or give metadata's register to something
+    // else: it looks as if both were read and written here.
     SmallVector<SmallVector<Value>> results;
     for (ValueRange registers : adaptor.getRegisters())
       results.push_back(InlineAssembly(e, registers).emit(""));

@@ -106,7 +106,7 @@ LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *
   return success();
 }
 
-/// The operand's place in the iteration space (rows, columns) of a parallel linalg.generic.
+/// How an operand of `type`, indexed by `map`, meets the iteration space (rows, columns).
 static std::optional<sf::Broadcast> getBroadcast(AffineMap map, RankedTensorType type) {
   MLIRContext *context = map.getContext();
   unsigned loops = map.getNumDims();
@@ -125,6 +125,21 @@ static std::optional<sf::Broadcast> getBroadcast(AffineMap map, RankedTensorType
     return sf::Broadcast::Full;
   if (isZero(map.getResult(1)) && type.getDimSize(1) == 1)
     return sf::Broadcast::Token;
+  return std::nullopt;
+}
+
+/// The operand as the kernel reads it; none if no kernel can.
+static std::optional<ElementwiseOperand> getOperand(OpOperand *input, AffineMap map) {
+  auto type = dyn_cast<RankedTensorType>(input->get().getType());
+  if (!type)
+    return std::nullopt;
+  if (std::optional<sf::Broadcast> broadcast = getBroadcast(map, type))
+    return ElementwiseOperand{input->get(), *broadcast};
+  if (map.getNumDims() != 2)
+    return std::nullopt;
+  AffineMap swap = AffineMap::getPermutationMap(ArrayRef<unsigned>{1, 0}, map.getContext());
+  if (std::optional<sf::Broadcast> broadcast = getBroadcast(map.compose(swap), type))
+    return ElementwiseOperand{input->get(), *broadcast, /*isTransposed=*/true};
   return std::nullopt;
 }
 
@@ -147,20 +162,14 @@ LogicalResult sparseflow::scheduleElementwise(gpu::GPUModuleOp kernels, linalg::
     return op.emitOpError("expected at least one input; make a result without inputs a constant");
   SmallVector<ElementwiseOperand> operands;
   for (OpOperand *input : op.getDpsInputOperands()) {
-    auto type = dyn_cast<RankedTensorType>(input->get().getType());
-    if (type && op.getMatchingIndexingMap(input) ==
-                    AffineMap::getPermutationMap(ArrayRef<unsigned>{1, 0}, op.getContext())) {
-      operands.push_back({input->get(), sf::Broadcast::Full, /*isTransposed=*/true});
-      continue;
-    }
-    std::optional<sf::Broadcast> broadcast =
-        type ? getBroadcast(op.getMatchingIndexingMap(input), type) : std::nullopt;
-    if (!broadcast)
-      return op.emitOpError("expected inputs of shape [], [N], [M,1], [M,N] or [N,M] against a "
-                            "result [M,N], got ")
-             << input->get().getType() << " indexed by "
-             << AffineMapAttr::get(op.getMatchingIndexingMap(input));
-    operands.push_back({input->get(), *broadcast});
+    AffineMap map = op.getMatchingIndexingMap(input);
+    std::optional<ElementwiseOperand> operand = getOperand(input, map);
+    if (!operand)
+      return op.emitOpError(
+                 "expected inputs of shape [], [N], [M,1] or [M,N], or their transposes, "
+                 "against a result [M,N], got ")
+             << input->get().getType() << " indexed by " << AffineMapAttr::get(map);
+    operands.push_back(*operand);
   }
   if (op->walk([](linalg::IndexOp) { return WalkResult::interrupt(); }).wasInterrupted())
     return op.emitOpError("expected an elementwise operation that does not use its indices");

@@ -95,6 +95,8 @@ LogicalResult MatmulSchedule::run() {
                                   << (op.hasEpilogue() ? " + epilogue" : "");
   auto dispatch = s.dispatch(op.getX(), maxRows, label, op.getResultType(),
                              [&](size_t i) { return buildVariant(configs[i]); });
+  // What was noted about the product, as why it has these configurations.
+  dispatch->setDiscardableAttrs(op->getDiscardableAttrDictionary());
   op->replaceAllUsesWith(dispatch);
   op.erase();
   return success();

@@ -6,9 +6,9 @@
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
-#include "mlir/Dialect/Linalg/Transforms/Transforms.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/Dialect/Tensor/IR/Tensor.h"
 #include "llvm/ADT/TypeSwitch.h"
 
 namespace sparseflow {
@@ -25,12 +25,14 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
     ModuleOp module = getOperation();
     auto builder = OpBuilder::atBlockEnd(module.getBody());
     auto kernels = gpu::GPUModuleOp::create(builder, module.getLoc(), "kernels");
-    generalizeElementwise(module);
     SmallVector<Operation *> work;
-    for (auto func : module.getOps<func::FuncOp>())
+    for (auto func : module.getOps<func::FuncOp>()) {
+      if (!func.isExternal())
+        copyReturnedTensors(func);
       for (Operation &op : func.getOps())
         if (op.getDialect() && (isa<sf::SFDialect>(op.getDialect()) || isa<linalg::GenericOp>(op)))
           work.push_back(&op);
+    }
     for (Operation *op : work)
       if (failed(schedule(kernels, op)))
         return signalPassFailure();
@@ -38,20 +40,32 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
   }
 
 private:
-  /// Named elementwise operations become linalg.generic. A fill stays: it is a destination, or
-  /// there is no kernel for it.
-  static void generalizeElementwise(ModuleOp module) {
-    SmallVector<linalg::LinalgOp> named;
-    module.walk([&](linalg::LinalgOp op) {
-      if (!isa<linalg::GenericOp, linalg::FillOp>(op) &&
-          op.getNumParallelLoops() == op.getNumLoops())
-        named.push_back(op);
-    });
-    IRRewriter rewriter(module.getContext());
-    for (linalg::LinalgOp op : named) {
-      rewriter.setInsertionPoint(op);
-      // What has no general form is reported as an operation without a schedule.
-      (void)linalg::generalizeNamedOp(rewriter, op);
+  /// A result that no kernel of its own writes (an argument, a constant, a value that is returned
+  /// twice) is copied.
+  static void copyReturnedTensors(func::FuncOp func) {
+    Operation *ret = func.getBody().front().getTerminator();
+    OpBuilder b(ret);
+    llvm::SmallPtrSet<Value, 8> written;
+    for (OpOperand &operand : ret->getOpOperands()) {
+      Value value = operand.get();
+      auto type = dyn_cast<RankedTensorType>(value.getType());
+      Operation *def = value.getDefiningOp();
+      bool isWritten = def && !isa<arith::ConstantOp>(def) && written.insert(value).second;
+      if (isWritten || !type || type.getEncoding() || type.getRank() < 1 || type.getRank() > 2)
+        continue;
+      Location loc = ret->getLoc();
+      SmallVector<Value> extents;
+      for (int64_t i = 0; i < type.getRank(); ++i)
+        if (type.isDynamicDim(i))
+          extents.push_back(tensor::DimOp::create(b, loc, value, i));
+      Value init = tensor::EmptyOp::create(b, loc, type, extents);
+      SmallVector<AffineMap> maps(2, b.getMultiDimIdentityMap(type.getRank()));
+      SmallVector<utils::IteratorType> parallel(type.getRank(), utils::IteratorType::parallel);
+      auto copy = linalg::GenericOp::create(b, loc, type, value, init, maps, parallel,
+                                            [](OpBuilder &b, Location loc, ValueRange arguments) {
+                                              linalg::YieldOp::create(b, loc, arguments.front());
+                                            });
+      operand.set(copy.getResult(0));
     }
   }
 

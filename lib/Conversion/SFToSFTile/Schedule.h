@@ -84,7 +84,7 @@ mlir::Value loadBroadcast(Schedule &schedule, mlir::Value memref, sf::Broadcast 
 struct ElementwiseOperand {
   mlir::Value tensor;
   sf::Broadcast broadcast;
-  bool isTransposed = false; ///< A matrix [columns, rows].
+  bool isTransposed = false; ///< It meets the result's transpose: [columns, rows], or one a row.
 };
 /// Emits the scalar function of an elementwise kernel: one argument an operand, one value a result.
 using ScalarBuilder = llvm::function_ref<llvm::SmallVector<mlir::Value>(

@@ -5,7 +5,7 @@ import PyTorch.
 """
 
 try:
-    import torch as _torch
+    import torch  # noqa: F401 - only whether it is there
 except ImportError as error:
     raise ImportError(
         "expected PyTorch for sparseflow.torch, found none; install it: pip install 'sparseflow[torch]'"

@@ -7,6 +7,7 @@ each block runs twice, and only one block's statistics are in memory.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,6 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
             if count > most:
                 best, most = list(module), count
     return best
-
 
 
 def calibrate(
@@ -112,9 +112,7 @@ def _calibrate(
 
 
 def _gather(group: Mapping[str, nn.Linear], run: Callable[[], None], method: str, convert: Any) -> None:
-    inputs = {
-        name: LayerInputs(layer.in_features, method, layer.weight.device) for name, layer in group.items()
-    }
+    inputs = {name: LayerInputs(layer.in_features, method, layer.weight.device) for name, layer in group.items()}
     handles = [
         layer.register_forward_pre_hook(lambda _, args, name=name: inputs[name].add(args[0]))
         for name, layer in group.items()
@@ -134,58 +132,61 @@ class _BlockCall:
     def __init__(self) -> None:
         self.arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.hidden: Any = None
+        #: Whether each block was called once, in order, with what the block before it returned.
+        self.is_chain = True
+        self._last: Any = None
+
+    def record(self, blocks: list[nn.Module], run: Callable[[], Any]) -> bool:
+        """Notes how `run` calls the blocks. False when they are not simply run one after the other."""
+        handles = []
+        for index, block in enumerate(blocks):
+            handles.append(block.register_forward_pre_hook(self._before(index), with_kwargs=True))
+            handles.append(block.register_forward_hook(self._after))
+        try:
+            run()
+        finally:
+            for handle in handles:
+                handle.remove()
+        self._last = None
+        return self.is_chain and len(self.arguments) == len(blocks) and isinstance(self.hidden, torch.Tensor)
+
+    def _before(self, index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if index != len(self.arguments) or not args or (index and args[0] is not self._last):
+                self.is_chain = False
+            elif index == 0:
+                self.hidden = args[0]
+            self.arguments.append((args[1:], _without_cache(named)))
+
+        return hook
+
+    def _after(self, module: nn.Module, args: Any, result: Any) -> None:
+        self._last = _hidden_of(result)
 
     def run(self, block: nn.Module, index: int) -> Any:
         rest, named = self.arguments[index]
         return block(self.hidden, *rest, **named)
 
     def advance(self, block: nn.Module, index: int) -> None:
-        result = self.run(block, index)
-        self.hidden = result[0] if isinstance(result, (tuple, list)) else result
+        self.hidden = _hidden_of(self.run(block, index))
+
+
+def _hidden_of(result: Any) -> Any:
+    return result[0] if isinstance(result, (tuple, list)) else result
+
+
+def _without_cache(named: dict[str, Any]) -> dict[str, Any]:
+    """A block's named arguments without a key-value cache: one that the first pass filled would hold the tokens twice."""
+    kept = {name: None if "past_key_value" in name else value for name, value in named.items()}
+    return kept | ({"use_cache": False} if "use_cache" in kept else {})
 
 
 def _block_calls(model: nn.Module, blocks: list[nn.Module], batches: Sequence[Any]) -> list[_BlockCall] | None:
-    """How the model calls its blocks on each batch; None when they are not simply run one after the other."""
+    """How the model calls its blocks on each batch; None when they are not a chain."""
     calls = []
     for batch in batches:
-        current, order, outputs = _BlockCall(), [], []
-
-        def before(index: int, args: Any, named: Any, current: Any = current, order: Any = order) -> None:
-            order.append(index)
-            current.arguments.append((tuple(args[1:]), dict(named)))
-            if index == 0:
-                current.hidden = args[0] if args else None
-
-        def after(result: Any, outputs: Any = outputs) -> None:
-            outputs.append(result[0] if isinstance(result, (tuple, list)) else result)
-
-        chained: list[bool] = []
-
-        def is_next(args: Any, outputs: Any = outputs, chained: Any = chained) -> None:
-            chained.append(bool(args) and (not outputs or args[0] is outputs[-1]))
-            del outputs[:-1]
-
-        handles = []
-        for index, block in enumerate(blocks):
-            handles.append(
-                block.register_forward_pre_hook(
-                    lambda _, args, named, index=index: (is_next(args), before(index, args, named))[0],  # noqa: B023
-                    with_kwargs=True,
-                )
-            )
-            handles.append(block.register_forward_hook(lambda _, args, result: after(result)))  # noqa: B023
-        try:
-            call(model, batch)
-        finally:
-            for handle in handles:
-                handle.remove()
-        if order != list(range(len(blocks))) or not all(chained) or not isinstance(current.hidden, torch.Tensor):
+        current = _BlockCall()
+        if not current.record(blocks, functools.partial(call, model, batch)):
             return None
-        # A cache that the first pass filled would make the next ones see the tokens twice.
-        for _, named in current.arguments:
-            for name in [key for key in named if "past_key_value" in key or key == "cache"]:
-                named[name] = None
-            if "use_cache" in named:
-                named["use_cache"] = False
         calls.append(current)
     return calls

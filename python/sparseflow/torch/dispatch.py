@@ -39,7 +39,11 @@ def _file() -> Path | None:
     folder = os.environ.get("SPARSEFLOW_CACHE_DIR")
     if folder == "":
         return None
-    return Path(folder) / "torch-dispatch.json" if folder else Path.home() / ".cache" / "sparseflow" / "torch-dispatch.json"
+    return (
+        Path(folder) / "torch-dispatch.json"
+        if folder
+        else Path.home() / ".cache" / "sparseflow" / "torch-dispatch.json"
+    )
 
 
 def _read() -> dict[str, Any]:
@@ -70,7 +74,9 @@ def _key(layer: SparseLinear) -> str:
     weight = layer.local_weight
     device = torch.cuda.get_device_name(weight.device) if weight.device.type == "cuda" else weight.device.type
     bias = "" if layer.bias is None else " bias"
-    return f"{device} {weight.features}x{weight.inner} {weight.scheme.name} {_dtype(layer)}{bias}".replace("torch.", "")
+    return f"{device} {weight.features}x{weight.inner_size} {weight.scheme.name} {_dtype(layer)}{bias}".replace(
+        "torch.", ""
+    )
 
 
 def _dtype(layer: SparseLinear) -> torch.dtype:
@@ -202,13 +208,23 @@ class Explanation:
         cells = [head]
         previous: dict[tuple[Any, ...], int] = {}
         for row in self.rows:  # layers of one shape alike are one line
-            content = (row["shape"], row["scheme"], row["tokens"], row["path"], row["sparse_us"], row["dense_us"], row["why"])
+            content = (
+                row["shape"],
+                row["scheme"],
+                row["tokens"],
+                row["path"],
+                row["sparse_us"],
+                row["dense_us"],
+                row["why"],
+            )
             if content in previous:
                 previous[content] += 1
                 continue
             previous[content] = 1
             times = ["" if row[name] is None else f"{row[name]:.1f}" for name in ("sparse_us", "dense_us")]
-            cells.append([row["layer"], row["shape"], row["scheme"], str(row["tokens"]), row["path"], *times, row["why"]])
+            cells.append(
+                [row["layer"], row["shape"], row["scheme"], str(row["tokens"]), row["path"], *times, row["why"]]
+            )
         for line, count in zip(cells[1:], previous.values(), strict=True):
             line[0] += f" and {count - 1} more" if count > 1 else ""
         widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
@@ -235,7 +251,7 @@ def _explain_layer(name: str, layer: SparseLinear, tokens: int) -> dict[str, Any
         why = "not measured; see sparseflow.warmup"
     return {
         "layer": name,
-        "shape": f"{weight.features}x{weight.inner}",
+        "shape": f"{weight.features}x{weight.inner_size}",
         "scheme": weight.scheme.name,
         "tokens": tokens,
         "path": "dense" if is_dense else "sparse",

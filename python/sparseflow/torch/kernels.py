@@ -138,8 +138,7 @@ def run_linear(
     given = x.dtype
     if residual is not None and given is torch.float32:
         # A tile of f32 residuals leaves too few registers for the accumulators: added afterwards.
-        y = run_linear(x, packed, scale, bias, features, scheme, target, sparse, activation)
-        return y + residual
+        return run_linear(x, packed, scale, bias, features, scheme, target, sparse, activation) + residual
     if given is not wanted:
         x = x.to(wanted)
         residual = None if residual is None else residual.to(wanted)

@@ -151,9 +151,7 @@ def unpack(packed: torch.Tensor, features: int, inner: int, dtype: torch.dtype) 
     values = _from_chunks(chunks[:, order.values.argsort()], features, inner // 2, order.inner // 2)
     octets = packed[size:]
     nibbles = torch.stack([octets & 15, octets >> 4], dim=1).reshape(-1, order.nibbles.numel())
-    masks = _from_chunks(
-        mask_of[nibbles[:, order.nibbles.argsort()].int()], features, inner // 4, order.inner // 4
-    )
+    masks = _from_chunks(mask_of[nibbles[:, order.nibbles.argsort()].int()], features, inner // 4, order.inner // 4)
     if inner % 8:
         masks = torch.nn.functional.pad(masks, (0, 1))
     return values.view(dtype), masks[:, 0::2] | masks[:, 1::2] << 4

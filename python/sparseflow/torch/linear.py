@@ -51,7 +51,7 @@ class SparseLinear(nn.Linear):
 
     def __init__(self, weight: SparseWeight, bias: torch.Tensor | None = None):
         nn.Module.__init__(self)
-        self.in_features, self.out_features = weight.inner, weight.features
+        self.in_features, self.out_features = weight.inner_size, weight.features
         if bias is not None and bias.shape != (self.out_features,):
             raise InvalidArgumentError(f"expected a bias [{self.out_features}], got {list(bias.shape)}")
         self.weight = nn.Parameter(weight, requires_grad=False)
@@ -111,7 +111,10 @@ class SparseLinear(nn.Linear):
     def takes_dense(self, tokens: int) -> bool:
         """Whether a call with so many tokens takes the dense path."""
         ranges = self.dense_tokens
-        return not self._has_kernels or any(first <= tokens <= last for first, last in zip(ranges[::2], ranges[1::2], strict=True))
+        weight = self.local_weight
+        return not kernels.supports(weight.scheme.name, weight.device) or any(
+            first <= tokens <= last for first, last in zip(ranges[::2], ranges[1::2], strict=True)
+        )
 
     def use_dense_for(self, ranges: list[int]) -> None:
         """Takes the dense path for these token counts: [first, last, first, last, …]. Empty lets the dense copy go."""
@@ -132,6 +135,9 @@ class SparseLinear(nn.Linear):
         weight = self.weight
         if type(weight) is not SparseWeight:  # a DTensor: its own rules cut the product, then come back to ours
             return nn.functional.linear(input, weight, self.bias)
+        if torch.compiler.is_exporting():  # the program keeps a linear with this very weight
+            with torch._C.DisableTorchFunctionSubclass():
+                return nn.functional.linear(input, weight, self.bias)
         if input.shape[-1] != self.in_features:
             raise InvalidArgumentError(f"expected activations [..., {self.in_features}], got {list(input.shape)}")
         if not self._has_kernels and self._dense is None and not (torch.compiler.is_compiling() or kernels.emulating()):
@@ -156,7 +162,7 @@ class SparseLinear(nn.Linear):
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
         """Moves and casts. The weight is replaced as a whole: its parts have dtypes of their own."""
-        weight = self._parameters.pop("weight")
+        weight: Any = self._parameters.pop("weight")
         self._dense = None
         try:
             super()._apply(fn, recurse)
@@ -254,14 +260,15 @@ class QuantizedLinear(nn.Linear):
     def _decide(self) -> None:
         """On a GPU the weight is kept in the order of the kernels, and [N, K] is let go."""
         self._packed = None
-        weight = self._parameters["weight"]
+        weight: Any = self._parameters["weight"]
         if weight.device.type == "cuda" and kernels.supports(self.scheme.name, weight.device):
             self._packed = layout.pack_dense(weight.data)
             self.weight = nn.Parameter(weight.data.new_empty(0), requires_grad=False)
 
     def _plain_weight(self) -> torch.Tensor:
         if self._packed is None:
-            return self.weight.data
+            plain: torch.Tensor = self.weight.data
+            return plain
         return layout.unpack_dense(self._packed, self.out_features, self.in_features, self.scheme.storage)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name
@@ -274,7 +281,7 @@ class QuantizedLinear(nn.Linear):
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantizedLinear:
         """Moves; a cast reaches the bias alone."""
-        held = {name: self._parameters.pop(name) for name in ("weight", "scale")}
+        held: dict[str, Any] = {name: self._parameters.pop(name) for name in ("weight", "scale")}
         held["weight"] = nn.Parameter(self._plain_weight() if self._packed is not None else held["weight"].data, False)
         self._packed = None
         super()._apply(fn, recurse)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -196,7 +197,12 @@ def sparsify_model(
             raise InvalidArgumentError("no calibration batch reached it")
         return SparseLinear.from_dense(candidate.layer, method, scheme, inputs)
 
-    return _convert(model, make, scheme.name, True, calibration, method, skip, show_progress)
+    report = _convert(model, make, scheme.name, True, calibration, method, skip, show_progress)
+    if "transformers" in sys.modules:
+        from .transformers import note_conversion
+
+        note_conversion(model, scheme.name, method, skip)
+    return report
 
 
 def quantize_model_sparse(model: nn.Module, **options: Any) -> ModelReport:

@@ -6,6 +6,8 @@ a model's results do not depend on where it runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -13,7 +15,7 @@ from ..errors import InvalidArgumentError
 from .schemes import Scheme
 
 #: Activations that a kernel applies before it stores, by the compiler's names.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": lambda v: F.gelu(v, approximate="tanh"),
@@ -82,10 +84,9 @@ def dense_linear(
     if not activation and residual is None:
         narrow = None if bias is None else bias.to(weight.dtype)
         return F.linear(x.to(weight.dtype), weight, narrow).to(x.dtype)
-    if x.is_cuda:
-        v = F.linear(x.to(weight.dtype), weight)
-    else:
-        v = F.linear(x.to(weight.dtype).float(), weight.float())
+    # The sum unrounded where that is cheap to have, as in a kernel.
+    wide = weight.dtype if x.is_cuda else torch.float32
+    v = F.linear(x.to(weight.dtype).to(wide), weight.to(wide))
     return epilogue(v.float(), bias, activation, residual, x.dtype)
 
 

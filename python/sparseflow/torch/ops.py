@@ -168,7 +168,7 @@ def _refuse(context: Any, *gradients: Any) -> Any:
 
 
 def _register() -> None:
-    implementations = {
+    implementations: dict[str, tuple[Any, Any]] = {
         "linear": (_linear, _linear_fake),
         "dense_linear": (_dense_linear, _dense_linear_fake),
         "pack": (layout.pack, _pack_fake),

@@ -31,4 +31,6 @@ def progress(items: Iterable[T], what: str, total: int | None = None, *, show: b
             yield item
             done += 1
     finally:
-        print(f"\r{what}: {done}/{total} in {time.monotonic() - begin:.1f} s{' ' * _WIDTH}", file=sys.stderr, flush=True)
+        print(
+            f"\r{what}: {done}/{total} in {time.monotonic() - begin:.1f} s{' ' * _WIDTH}", file=sys.stderr, flush=True
+        )

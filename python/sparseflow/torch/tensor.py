@@ -31,7 +31,7 @@ _HANDLERS: dict[Any, Callable[..., Any]] = {}
 class SparseWeight(torch.Tensor):
     """The 2:4 weight [N, K] of a linear layer (or, transposed, [K, N]). Make one with `from_dense` or `from_canonical`."""
 
-    values: torch.Tensor | None
+    values: torch.Tensor | None  # type: ignore[assignment]
     bitmask: torch.Tensor | None
     packed: torch.Tensor | None
     scale: torch.Tensor | None
@@ -186,7 +186,7 @@ class SparseWeight(torch.Tensor):
         return self.shape[1] if self.transposed else self.shape[0]
 
     @property
-    def inner(self) -> int:
+    def inner_size(self) -> int:
         """K."""
         return self.shape[0] if self.transposed else self.shape[1]
 
@@ -204,7 +204,7 @@ class SparseWeight(torch.Tensor):
         if self.packed is None:
             assert self.values is not None and self.bitmask is not None
             return self.values, self.bitmask
-        values, bitmask = torch.ops.sparseflow.unpack(self.packed, self.features, self.inner, self.scheme.storage)
+        values, bitmask = torch.ops.sparseflow.unpack(self.packed, self.features, self.inner_size, self.scheme.storage)
         return values, bitmask
 
     def to_packed(self) -> SparseWeight:
@@ -241,31 +241,31 @@ class SparseWeight(torch.Tensor):
 
     def _with(self, form: dict[str, torch.Tensor]) -> SparseWeight:
         parts = form | ({} if self.scale is None else {"scale": self.scale})
-        return SparseWeight(parts, self.scheme, (self.features, self.inner), self.dtype, self.transposed)
+        return SparseWeight(parts, self.scheme, (self.features, self.inner_size), self.dtype, self.transposed)
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype | None = None) -> SparseWeight:
         """The weight whose parts are `function` of these."""
         parts = {name: function(part) for name, part in self.parts().items()}
-        shape = (self.features, self.inner)
+        shape = (self.features, self.inner_size)
         return SparseWeight(parts, self.scheme, shape, dtype or self.dtype, self.transposed)
 
     # ---- As PyTorch sees it
 
     def __tensor_flatten__(self) -> tuple[list[str], Any]:
-        return list(self.parts()), (self.scheme.name, (self.features, self.inner), self.dtype, self.transposed)
+        return list(self.parts()), (self.scheme.name, (self.features, self.inner_size), self.dtype, self.transposed)
 
     @staticmethod
     def __tensor_unflatten__(parts: dict[str, torch.Tensor], context: Any, size: Any, stride: Any) -> SparseWeight:
         scheme, shape, dtype, transposed = context
         return SparseWeight(parts, scheme, shape, dtype, transposed)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         form = "canonical" if self.packed is None else "packed"
-        return f"SparseWeight({self.features}x{self.inner}, {self.scheme.name}, {form}, device='{self.device}')"
+        return f"SparseWeight({self.features}x{self.inner_size}, {self.scheme.name}, {form}, device='{self.device}')"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         weight = self.to_canonical()
-        arguments = (weight.parts(), self.scheme.name, (self.features, self.inner), self.dtype, self.transposed)
+        arguments = (weight.parts(), self.scheme.name, (self.features, self.inner_size), self.dtype, self.transposed)
         return _rebuild, arguments
 
     @classmethod
@@ -277,7 +277,9 @@ class SparseWeight(torch.Tensor):
             return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         handler = _HANDLERS.get(func)
         if handler is None:
             raise NotImplementedError(
@@ -353,9 +355,17 @@ def _copy(func: Any, target: SparseWeight, source: Any, non_blocking: bool = Fal
     return target
 
 
+def _settle(weight: SparseWeight) -> None:
+    """Packs a weight that is about to be multiplied by, where there are kernels; this is where a sharded one gets to it."""
+    values = weight.values
+    if type(values) is torch.Tensor and values.is_cuda and kernels.supports(weight.scheme.name, values.device):
+        weight.pack_()
+
+
 @_implements(aten.t.default, aten.numpy_T.default)
 def _transpose(func: Any, weight: SparseWeight) -> SparseWeight:
-    shape = (weight.features, weight.inner)
+    _settle(weight)
+    shape = (weight.features, weight.inner_size)
     return SparseWeight(weight.parts(), weight.scheme, shape, weight.dtype, not weight.transposed)
 
 
@@ -381,13 +391,16 @@ def _slice(
     parts = {}
     if along_features:
         parts = {name: part[first:last] for name, part in weight.parts().items()}
-        shape = (last - first, weight.inner)
+        shape = (last - first, weight.inner_size)
     else:
         if first % 8 or (last % 8 and last != extent):
             raise InvalidArgumentError(
                 f"expected a 2:4 weight to be cut along K at multiples of 8, got {first}:{last} of {extent}"
             )
-        parts = {"values": weight.values[:, first // 2 : last // 2], "bitmask": weight.bitmask[:, first // 8 : -(-last // 8)]}
+        parts = {
+            "values": weight.values[:, first // 2 : last // 2],
+            "bitmask": weight.bitmask[:, first // 8 : -(-last // 8)],
+        }
         parts = {name: part.contiguous() for name, part in parts.items()}
         if weight.scale is not None:
             parts["scale"] = weight.scale
@@ -435,6 +448,7 @@ def _equal(func: Any, one: Any, other: Any) -> bool:
 
 @_implements(aten.linear.default)
 def _linear(func: Any, x: torch.Tensor, weight: SparseWeight, bias: Any = None) -> torch.Tensor:
+    _settle(weight)
     return _product(x, weight, True, bias)
 
 

@@ -61,6 +61,28 @@ func.func @vector(%x: tensor<100xf32>) -> tensor<100xf32> {
 // CHECK: sf_tile.store %{{.*}} dims [0, 1] : <32x64xf32>
 func.func @transposed(%x: tensor<128x64xf32>) -> tensor<64x128xf32> {
   %init = tensor.empty() : tensor<64x128xf32>
-  %y = linalg.transpose ins(%x : tensor<128x64xf32>) outs(%init : tensor<64x128xf32>) permutation = [1, 0]
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (n, m)>, affine_map<(m, n) -> (m, n)>],
+                       iterator_types = ["parallel", "parallel"]}
+      ins(%x : tensor<128x64xf32>) outs(%init : tensor<64x128xf32>) {
+  ^bb0(%a: f32, %out: f32):
+    linalg.yield %a : f32
+  } -> tensor<64x128xf32>
+  return %y : tensor<64x128xf32>
+}
+
+// -----
+
+// One number a row is a vector [M] or a matrix [1, M] along its columns as well.
+// CHECK-LABEL: func.func @one_a_row
+// CHECK: sf_tile.load %{{.*}}[%{{.*}}] dims [0] : memref<64xf32> -> <32x1xf32>
+func.func @one_a_row(%b: tensor<64xf32>, %x: tensor<64x128xf32>) -> tensor<64x128xf32> {
+  %init = tensor.empty() : tensor<64x128xf32>
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m)>, affine_map<(m, n) -> (m, n)>, affine_map<(m, n) -> (m, n)>],
+                       iterator_types = ["parallel", "parallel"]}
+      ins(%b, %x : tensor<64xf32>, tensor<64x128xf32>) outs(%init : tensor<64x128xf32>) {
+  ^bb0(%a: f32, %c: f32, %out: f32):
+    %0 = arith.addf %a, %c : f32
+    linalg.yield %0 : f32
+  } -> tensor<64x128xf32>
   return %y : tensor<64x128xf32>
 }

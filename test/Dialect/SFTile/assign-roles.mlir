@@ -21,7 +21,7 @@
 // CHECK-NEXT:   %[[BOTH:.*]] = arith.andi %[[OWN]], %[[EXISTS]]
 // CHECK-NEXT:   sf_tile.copy_async %[[X]][%{{.*}}, %[[STEP]]] [64, 32] to %[[WRING]][%[[S]]] if %[[BOTH]]
 // CHECK-NEXT:   sf_tile.commit
-// CHECK-NEXT: } {llvm.loop_annotation = #[[ANNOTATION]]}
+// CHECK-NEXT: } {loop_annotation = #[[ANNOTATION]]}
 // CHECK-NEXT: sf_tile.wait {pending = 2 : i64}
 //
 // The fragments of the first product are read before the loop and carried over it.

@@ -7,6 +7,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "TestKernel.h"
+#include "Writer.h"
 
 #include "sparseflow/Support/NumericTypes.h"
 
@@ -21,36 +22,6 @@ using namespace sparseflow::emulator::test;
 using Kind = Report::Kind;
 
 namespace {
-
-/// Writes LLVM dialect text, one value at a time.
-class Writer {
-public:
-  std::string text;
-
-  std::string value(const std::string &operation) {
-    std::string name = "%w" + std::to_string(next++);
-    text += name + " = " + operation + "\n";
-    return name;
-  }
-  void line(const std::string &operation) { text += operation + "\n"; }
-  std::string constant(int64_t number) {
-    return value("llvm.mlir.constant(" + std::to_string(number) + " : i64) : i64");
-  }
-  std::string binary(const char *name, const std::string &a, const std::string &b) {
-    return value("llvm." + std::string(name) + " " + a + ", " + b + " : i64");
-  }
-  std::string add(const std::string &a, const std::string &b) { return binary("add", a, b); }
-  std::string mul(const std::string &a, int64_t b) { return binary("mul", a, constant(b)); }
-  std::string shr(const std::string &a, int64_t b) { return binary("lshr", a, constant(b)); }
-  std::string mask(const std::string &a, int64_t b) { return binary("and", a, constant(b)); }
-  std::string element(const char *type, const std::string &base, const std::string &byte) {
-    return value("llvm.getelementptr " + base + "[" + byte + "] : (" + type + ", i64) -> " + type +
-                 ", i8");
-  }
-
-private:
-  unsigned next = 0;
-};
 
 constexpr int size = 512, tileK = 64, stageBytes = 2 * 128 * tileK * 2;
 

@@ -539,9 +539,8 @@ void expectRefused(const std::string &text, const std::string &part) {
 }
 
 TEST(Refusal, unknown_intrinsic) {
-  expectRefused(
-      makeKernel("", "llvm.call_intrinsic \"llvm.nvvm.wgmma.fence.sync.aligned\"() : () -> ()"),
-      "unsupported NVVM intrinsic 'llvm.nvvm.wgmma.fence.sync.aligned' in function 'k'");
+  expectRefused(makeKernel("", "llvm.call_intrinsic \"llvm.nvvm.tcgen05.wait.ld\"() : () -> ()"),
+                "unsupported NVVM intrinsic 'llvm.nvvm.tcgen05.wait.ld' in function 'k'");
 }
 
 TEST(Refusal, inline_assembly) {

@@ -62,19 +62,27 @@ inline std::string makeKernel(const std::string &parameters, const std::string &
          body + "\nllvm.return\n}\n";
 }
 
-/// What a launch reported, if anything.
-inline std::optional<Report> launch(const Module &module, Dim3 grid, Dim3 block, uint32_t shared,
-                                    std::vector<void *> pointers, const LaunchOptions &options = {},
-                                    llvm::StringRef kernel = "k") {
-  std::vector<void *> params;
-  for (void *&pointer : pointers)
-    params.push_back(&pointer);
+/// What a launch reported, if anything. `params` point to the values.
+inline std::optional<Report> launchWith(const Module &module, Dim3 grid, Dim3 block,
+                                        uint32_t shared, llvm::ArrayRef<void *> params,
+                                        const LaunchOptions &options = {},
+                                        llvm::StringRef kernel = "k") {
   llvm::Error error = module.launch(kernel, grid, block, shared, params, options);
   std::optional<Report> report;
   llvm::handleAllErrors(
       std::move(error), [&](const ReportError &failure) { report = failure.getReport(); },
       [&](const llvm::ErrorInfoBase &other) { ADD_FAILURE() << other.message(); });
   return report;
+}
+
+/// The same for a kernel that takes pointers alone.
+inline std::optional<Report> launch(const Module &module, Dim3 grid, Dim3 block, uint32_t shared,
+                                    std::vector<void *> pointers, const LaunchOptions &options = {},
+                                    llvm::StringRef kernel = "k") {
+  std::vector<void *> params;
+  for (void *&pointer : pointers)
+    params.push_back(&pointer);
+  return launchWith(module, grid, block, shared, params, options, kernel);
 }
 
 inline void expectNoReport(const std::optional<Report> &report) {

@@ -14,6 +14,8 @@
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/raw_ostream.h"
 #include "gtest/gtest.h"
+#include <atomic>
+#include <chrono>
 #include <thread>
 
 using namespace llvm;
@@ -240,4 +242,56 @@ TEST_F(CompilerTest, TheCacheDoesNotDependOnTheWeightsValues) {
   ASSERT_TRUE(emulated && reference);
   EXPECT_EQ(*emulated, *reference);
   sys::fs::remove_directories(directory);
+}
+
+TEST_F(CompilerTest, a_product_whose_configuration_spills_gets_another) {
+  // Says of the first kernel that it spilled, and is an honest ptxas for the others.
+  SmallString<64> folder;
+  ASSERT_FALSE(sys::fs::createUniqueDirectory("sparseflow", folder));
+  std::string script = (folder + "/ptxas").str(), marker = (folder + "/marker").str();
+  {
+    std::error_code error;
+    raw_fd_ostream stream(script, error);
+    ASSERT_FALSE(error);
+    stream << "#!/bin/sh\n"
+           << "spills=0; case \"$*\" in *--version*) ;; *) mkdir " << marker
+           << " 2>/dev/null && spills=16 ;; esac\n"
+           << cantFail(target::Ptxas::find()).path() << " \"$@\" 2>&1"
+           << " | sed \"s/0 bytes spill stores/$spills bytes spill stores/\" >&2\n";
+  }
+  ASSERT_FALSE(sys::fs::setPermissions(script, sys::fs::all_all));
+  options.ptxas = script;
+
+  // What somebody wants is not replaced.
+  EXPECT_NE(errorOf(source, constants()).find("expected no register spills, got 16 bytes"),
+            std::string::npos);
+  sys::fs::remove(marker);
+  options.config = "";
+  rt::ProgramFile::Ptr file = compileOrFail();
+  ASSERT_TRUE(file);
+  for (const rt::Program &program : file->manifest().functions[0].programs)
+    for (const rt::Variant &variant : program.steps[0].variants)
+      EXPECT_NE(variant.reason.find("spilled 16 bytes of registers"), std::string::npos)
+          << variant.reason;
+  // The emulator starts from the configurations that were chosen in the end.
+  Expected<std::vector<float>> emulated = run(file, "emulator"), expected = run(file, "reference");
+  ASSERT_TRUE(bool(emulated)) << toString(emulated.takeError());
+  ASSERT_TRUE(bool(expected)) << toString(expected.takeError());
+  EXPECT_EQ(*emulated, *expected);
+  sys::fs::remove_directories(folder);
+}
+
+TEST_F(CompilerTest, chips_that_compile_together_report_one_at_a_time) {
+  options.targets = {"sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"};
+  options.config = "tile = 64x16x64, warps = 1x1, stages = 16, atom = mma_sp";
+  std::atomic<int> inside = 0, most = 0, heard = 0;
+  options.diagnostics = [&](Severity, StringRef) {
+    most = std::max<int>(most, ++inside);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    --inside;
+    ++heard;
+  };
+  EXPECT_NE(errorOf(source, constants()), "none");
+  EXPECT_GE(heard, 2);
+  EXPECT_EQ(most, 1);
 }

@@ -120,8 +120,8 @@ EXPORT int cuModuleUnload(CUmodule) {
   return needsContext("cuModuleUnload");
 }
 /// The bytes of each parameter of the test program's kernels.
-static std::map<std::string, std::vector<size_t>> parameters = {{"k0", {8, 8, 8, 8, 4}},
-                                                                {"k1", {8, 8, 8, 8, 8, 4, 8, 8}}};
+static std::map<std::string, std::vector<size_t>> parameters = {
+    {"k0", {8, 8, 8, 8, 4}}, {"k1", {8, 8, 8, 8, 8, 4, 8, 8}}, {"k", {8}}};
 EXPORT int cuModuleGetFunction(CUfunction *function, CUmodule, const char *name) {
   *function = reinterpret_cast<CUfunction>(&parameters[name]);
   return needsContext("cuModuleGetFunction");
@@ -231,6 +231,17 @@ EXPORT int cuStreamEndCapture(CUstream, CUgraph *graph) {
   *graph = handle<CUgraph>();
   ++state.graphs;
   return needsContext("cuStreamEndCapture");
+}
+EXPORT int cuEventCreate(CUevent *event, unsigned) {
+  *event = handle<CUevent>();
+  return needsContext("cuEventCreate");
+}
+EXPORT int cuEventDestroy_v2(CUevent) { return 0; }
+EXPORT int cuEventRecord(CUevent, CUstream) { return needsContext("cuEventRecord"); }
+EXPORT int cuEventSynchronize(CUevent) { return needsContext("cuEventSynchronize"); }
+EXPORT int cuEventElapsedTime(float *milliseconds, CUevent, CUevent) {
+  *milliseconds = state.milliseconds[state.lastAlgorithm];
+  return needsContext("cuEventElapsedTime");
 }
 EXPORT int cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph, unsigned long long) {
   if (int result = needsContext("cuGraphInstantiate"))

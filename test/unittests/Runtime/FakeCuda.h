@@ -14,6 +14,12 @@ struct FakeCuda {
   int modules = 0;
   int graphs = 0;
   int graphLaunches = 0;
+  // cuBLASLt: which of three algorithms the last product took, and how long each takes.
+  int libraries = 0;
+  int heuristics = 0;
+  int products = 0;
+  int lastAlgorithm = -1;
+  float milliseconds[3] = {3, 1, 2};
   int cubinLoads = 0, ptxLoads = 0;
   int launches = 0;
   int dependentLaunches = 0;

@@ -128,6 +128,7 @@ static void exercise(const ProgramFile::Ptr &file) {
     for (int64_t tokens : {int64_t(0), int64_t(1), int64_t(65), int64_t(1) << 39}) {
       std::vector<int64_t> symbols(function.symbols.size(), tokens);
       consumeError((*executable)->workspaceBytes(f, symbols).takeError());
+      consumeError((*executable)->warmUp(f, symbols));
       consumeError((*executable)->report(f, ArrayRef<int64_t>(symbols)).takeError());
       std::vector<std::vector<int64_t>> shapes;
       std::vector<TensorRef> tensors;
@@ -185,17 +186,19 @@ TEST(Fuzz, headers_with_a_right_length) {
 }
 
 TEST(Fuzz, manifests) {
-  std::string sample = formatv("{0}", toJSON(makeManifest()));
-  std::vector<StoredTensor> tensors = makeTensors();
+  std::string samples[] = {formatv("{0}", toJSON(makeManifest())),
+                           formatv("{0}", toJSON(makeMapManifest())),
+                           formatv("{0}", toJSON(makeMatmulManifest("sm_90a")))};
+  std::vector<StoredTensor> allTensors[] = {makeTensors(), makeMapTensors(), makeMatmulTensors()};
   Mutator mutator(3);
   uint64_t accepted = 0;
   for (uint64_t i = 0; i < caseCount(); ++i) {
-    Expected<Manifest> manifest = parseManifest(mutator.mutate(sample));
+    Expected<Manifest> manifest = parseManifest(mutator.mutate(samples[i % 3]));
     if (!manifest) {
       consumeError(manifest.takeError());
       continue;
     }
-    Expected<ProgramFile::Ptr> file = ProgramFile::create(std::move(*manifest), tensors);
+    Expected<ProgramFile::Ptr> file = ProgramFile::create(std::move(*manifest), allTensors[i % 3]);
     if (!file) {
       consumeError(file.takeError());
       continue;

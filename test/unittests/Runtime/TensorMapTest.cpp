@@ -7,50 +7,6 @@
 using namespace llvm;
 using namespace sparseflow::runtime;
 
-static constexpr int64_t width = 64;
-static constexpr TensorMapSpec box = {256, 64, 128};
-
-/// One kernel that takes maps of an input, a constant, a workspace and an output, in this order.
-static Manifest makeMapManifest() {
-  Manifest manifest;
-  manifest.producer = "sparseflow test";
-  Function function;
-  function.name = "main";
-  function.symbols = {"M"};
-  // The specs promise less than tensor maps need, so that the call's own check is seen.
-  function.inputs = {{"x", DType::F16, {std::string("M"), width}, {2, 1}}};
-  function.outputs = {{"y", DType::F16, {std::string("M"), width}, {2, 1}}};
-  Program program;
-  program.target = "sm_90a";
-  program.buffers = {Buffer::input(0), Buffer::constant("w"),
-                     Buffer::workspace(0, DType::I8, {std::string("M"), 2, 128}),
-                     Buffer::output(0)};
-  program.slots = {{{{"M", 256, 0, std::nullopt}}}};
-  Kernel kernel;
-  kernel.name = "k";
-  kernel.grid[0] = {"M", 8, 2, 5};
-  program.kernels = {kernel};
-  Step step{"matmul", "product", "", {}};
-  step.variants = {
-      {std::nullopt,
-       "sparse wgmma.sp",
-       "",
-       {{"k",
-         {Argument::tensorMap(0, box), Argument::i32(7), Argument::tensorMap(1, {32, 32, 64}),
-          Argument::tensorMap(2, {8, 128, 128}), Argument::tensorMap(3, {32, 32, 0})}}}}};
-  program.steps = {step};
-  function.programs = {program};
-  manifest.functions = {function};
-  return manifest;
-}
-
-static std::vector<StoredTensor> makeMapTensors(std::vector<int64_t> shape = {48, 32}) {
-  int64_t bytes = 2;
-  for (int64_t extent : shape)
-    bytes *= extent;
-  return {StoredTensor::own("w", DType::BF16, shape, std::vector<uint8_t>(bytes))};
-}
-
 namespace {
 /// Keeps the maps of the last launch and counts encodings.
 class MapDevice : public TestDevice {
@@ -98,8 +54,8 @@ protected:
         cantFail(ProgramFile::create(std::move(manifest), makeMapTensors())), device));
   }
   /// `x` and `y` of some rows, at byte offsets from aligned memory.
-  std::string run(int64_t rows, int64_t stride = width, size_t offset = 0) {
-    std::vector<int64_t> shape = {rows, width}, strides = {stride, 1};
+  std::string run(int64_t rows, int64_t stride = mapColumns, size_t offset = 0) {
+    std::vector<int64_t> shape = {rows, mapColumns}, strides = {stride, 1};
     TensorRef in{memory + offset, DType::F16, shape, strides};
     TensorRef out{memory + 65536, DType::F16, shape, strides};
     return messageOf(executable->run(0, in, out, {}));
@@ -142,7 +98,7 @@ TEST_F(TensorMapTest, a_repeated_call_encodes_nothing) {
   // The constant is where it was.
   EXPECT_EQ(device->encoded, 7);
   EXPECT_EQ(device->maps[0].rows, 11u);
-  ASSERT_EQ(run(11, width, 256), "");
+  ASSERT_EQ(run(11, mapColumns, 256), "");
   EXPECT_EQ(device->encoded, 8);
   EXPECT_EQ(device->maps[0].base, memory + 256);
   ASSERT_EQ(run(11, 80, 256), "");
@@ -165,9 +121,10 @@ TEST_F(TensorMapTest, a_single_row_has_any_stride) {
 }
 
 TEST_F(TensorMapTest, misaligned_tensors_are_refused) {
-  EXPECT_CONTAINS(run(3, width, 8), "and 128 bytes; copy it to an aligned tensor with padded rows");
+  EXPECT_CONTAINS(run(3, mapColumns, 8),
+                  "and 128 bytes; copy it to an aligned tensor with padded rows");
   EXPECT_CONTAINS(run(3, 68), "and 136 bytes");
-  EXPECT_EQ(run(3, width, 16), "");
+  EXPECT_EQ(run(3, mapColumns, 16), "");
 }
 
 TEST_F(TensorMapTest, no_tokens_need_no_map) {
@@ -202,7 +159,7 @@ TEST_F(TensorMapTest, threads_get_their_own_maps) {
   for (int t = 0; t < 4; ++t)
     threads.emplace_back([&, t] {
       for (int i = 0; i < 500; ++i)
-        failures += !run(1 + (t + i) % 12, width, 256 * (i % 5)).empty();
+        failures += !run(1 + (t + i) % 12, mapColumns, 256 * (i % 5)).empty();
     });
   for (std::thread &thread : threads)
     thread.join();

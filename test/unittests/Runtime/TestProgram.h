@@ -9,6 +9,7 @@
 #include "sparseflow/Runtime/Device.h"
 #include "sparseflow/Runtime/Error.h"
 #include "sparseflow/Runtime/Executable.h"
+#include "sparseflow/Support/NumericTypes.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/BinaryFormat/ELF.h"
 #include "gtest/gtest.h"
@@ -141,6 +142,91 @@ inline ProgramFile::Ptr makeGpuProgram(const std::vector<std::string> &targets, 
   return llvm::cantFail(ProgramFile::create(std::move(manifest), std::move(tensors)));
 }
 
+inline constexpr int64_t mapColumns = 64;
+inline constexpr TensorMapSpec mapBox = {256, 64, 128};
+
+/// One kernel that takes maps of an input, a constant, a workspace and an output, in this order.
+inline Manifest makeMapManifest() {
+  Manifest manifest;
+  manifest.producer = "sparseflow test";
+  Function function;
+  function.name = "main";
+  function.symbols = {"M"};
+  // The specs promise less than tensor maps need, so that the call's own check is seen.
+  function.inputs = {{"x", DType::F16, {std::string("M"), mapColumns}, {2, 1}}};
+  function.outputs = {{"y", DType::F16, {std::string("M"), mapColumns}, {2, 1}}};
+  Program program;
+  program.target = "sm_90a";
+  program.buffers = {Buffer::input(0), Buffer::constant("w"),
+                     Buffer::workspace(0, DType::I8, {std::string("M"), 2, 128}),
+                     Buffer::output(0)};
+  program.slots = {{{{"M", 256, 0, std::nullopt}}}};
+  Kernel kernel;
+  kernel.name = "k";
+  kernel.grid[0] = {"M", 8, 2, 5};
+  program.kernels = {kernel};
+  Step step{"matmul", "product", "", {}};
+  step.variants = {
+      {std::nullopt,
+       "sparse wgmma.sp",
+       "",
+       {{"k",
+         {Argument::tensorMap(0, mapBox), Argument::i32(7), Argument::tensorMap(1, {32, 32, 64}),
+          Argument::tensorMap(2, {8, 128, 128}), Argument::tensorMap(3, {32, 32, 0})}}}}};
+  program.steps = {step};
+  function.programs = {program};
+  manifest.functions = {function};
+  return manifest;
+}
+
+inline std::vector<StoredTensor> makeMapTensors(std::vector<int64_t> shape = {48, 32}) {
+  int64_t bytes = 2;
+  for (int64_t extent : shape)
+    bytes *= extent;
+  return {StoredTensor::own("w", DType::BF16, shape, std::vector<uint8_t>(bytes))};
+}
+
+/// y = x · wᵀ of f16, by a library for up to 64 tokens and by a kernel beyond. w is [8, 16].
+inline constexpr int64_t matmulFeatures = 8;
+inline constexpr int64_t matmulInner = 16;
+inline Manifest makeMatmulManifest(const std::string &target = "sm_90a") {
+  Manifest manifest;
+  manifest.producer = "sparseflow test";
+  Function function;
+  function.name = "main";
+  function.symbols = {"M"};
+  function.inputs = {{"x", DType::F16, {std::string("M"), matmulInner}, {16, 8}}};
+  function.outputs = {{"y", DType::F16, {std::string("M"), matmulFeatures}, {16, 8}}};
+  Program program;
+  program.target = target;
+  program.buffers = {Buffer::input(0), Buffer::constant("w"), Buffer::output(0)};
+  Kernel kernel;
+  kernel.name = "k";
+  kernel.grid[0] = {"M", 8, 1};
+  kernel.cubin = target + "/k.cubin";
+  program.kernels = {kernel};
+  Launch product;
+  product.matmul = MatmulCall{0, 1, 2, DType::F32};
+  Step step{"matmul", "product", "M", {}};
+  step.variants = {{64, "dense cublasLt", "measured faster", {product}, {12.5, 9.75}},
+                   {std::nullopt, "sparse wgmma.sp", "", {{"k", {Argument::buffer(0)}}}}};
+  program.steps = {step};
+  function.programs = {program};
+  manifest.functions = {function};
+  return manifest;
+}
+
+inline float matmulWeight(int64_t n, int64_t k) { return 0.25f * float((n * 3 + k * 5) % 7 - 3); }
+
+inline std::vector<StoredTensor> makeMatmulTensors(const std::string &target = "sm_90a") {
+  std::vector<uint8_t> bytes(matmulFeatures * matmulInner * 2);
+  for (int64_t n = 0; n < matmulFeatures; ++n)
+    for (int64_t k = 0; k < matmulInner; ++k)
+      storeFromFloat(sparseflow::DType::f16, bytes.data(), n * matmulInner + k, matmulWeight(n, k));
+  return {StoredTensor::own("w", DType::F16, {matmulFeatures, matmulInner}, bytes),
+          StoredTensor::text(target + "/k.cubin", makeCubin())};
+}
+
 /// What a launch got.
 struct SeenLaunch {
   std::string kernel;
@@ -205,6 +291,18 @@ public:
     if (function.programs.empty())
       return makeError(Status::Unsupported, "no program");
     return std::make_unique<Loaded>(*this, file, &function.programs.front());
+  }
+  llvm::Expected<std::unique_ptr<LibraryMatmul>> createMatmul(const MatmulType &type,
+                                                              const void *weight) override {
+    struct Nothing : LibraryMatmul {
+      llvm::Error launch(const Operands &, void *, void *) override {
+        return llvm::Error::success();
+      }
+      std::string describe(int64_t) const override { return "nothing"; }
+    };
+    if (!compute)
+      return std::make_unique<Nothing>();
+    return Device::createMatmul(type, weight);
   }
   llvm::Expected<void *> allocate(size_t bytes) override {
     if (bytes > memoryLimit)

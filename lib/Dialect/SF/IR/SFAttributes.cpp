@@ -181,8 +181,8 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
                        << " warps; use fewer warps along the tokens";
   if (atom == Atom::Wgmma || atom == Atom::WgmmaSp) {
     if (warpsTokens != 1 || tileFeatures != warpsFeatures * kAtomFeatures || warpsFeatures % 4 != 0)
-      return emitError() << "expected " << tileFeatures / kAtomFeatures
-                         << "x1 warps for " << stringifyAtom(atom) << " and " << tileFeatures
+      return emitError() << "expected " << tileFeatures / kAtomFeatures << "x1 warps for "
+                         << stringifyAtom(atom) << " and " << tileFeatures
                          << " features, a warpgroup for each 64, got " << warpsFeatures << "x"
                          << warpsTokens;
     if (tileTokens > kMaxWarpgroupTokens)
@@ -259,8 +259,8 @@ Attribute KernelConfigAttr::parse(AsmParser &parser, Type) {
         return failure();
       atom = symbolizeAtom(name);
       if (!atom)
-        return parser.emitError(nameLoc) << "expected the atom to be mma, mma_sp, wgmma or wgmma_sp, got "
-                                         << name;
+        return parser.emitError(nameLoc)
+               << "expected the atom to be mma, mma_sp, wgmma or wgmma_sp, got " << name;
       return success();
     }
     return parser.emitError(loc) << "expected one of max_tokens, tile, warps, stages, split_k, "

@@ -435,8 +435,8 @@ LogicalResult PackOp::verify() {
   Sparsity sparsity = input ? Sparsity::Sp24 : Sparsity::Dense;
   if (!result || !result.isPacked() || result.getSparsity() != sparsity)
     return emitOpError() << "expected a result with the encoding #sf.weight<"
-                         << stringifySparsity(sparsity) << ", pack = mma> or with pack = wgmma, got "
-                         << getResult().getType();
+                         << stringifySparsity(sparsity)
+                         << ", pack = mma> or with pack = wgmma, got " << getResult().getType();
   return verifySameShapeAndElement(*this, getInput(), getResult());
 }
 

@@ -57,9 +57,9 @@ constexpr TileShape kTiles[] = {
 /// The same for warpgroups, each of which takes 64 features and all tokens: many tokens, so that
 /// reading the weight from shared memory costs little beside them.
 constexpr TileShape kWarpgroupTiles[] = {
-    {128, 256, 8, 1}, {128, 128, 8, 1}, {128, 64, 8, 1}, {128, 32, 8, 1}, {128, 16, 8, 1},
-    {64, 256, 4, 1},  {64, 128, 4, 1},  {64, 64, 4, 1},  {64, 32, 4, 1},  {64, 16, 4, 1},
-    {64, 8, 4, 1},
+    {128, 256, 8, 1}, {128, 128, 8, 1}, {128, 64, 8, 1}, {128, 32, 8, 1},
+    {128, 16, 8, 1},  {64, 256, 4, 1},  {64, 128, 4, 1}, {64, 64, 4, 1},
+    {64, 32, 4, 1},   {64, 16, 4, 1},   {64, 8, 4, 1},
 };
 constexpr int64_t kSplits[] = {1, 2, 4, 8};
 /// Each copy holds addresses and a predicate; more than this spills.
@@ -165,7 +165,10 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
   // need registers.
   constexpr int64_t pieceBits = 128;
   if (shape.inner * shape.elementBits % pieceBits)
-    maxAccumulators = std::max<int64_t>(maxAccumulators / 2, 1);
+    maxAccumulators /= 2;
+  // The smallest tile has to do for everything.
+  constexpr int64_t fewestAccumulators = 16;
+  maxAccumulators = std::max<int64_t>(maxAccumulators, fewestAccumulators * shape.numWeights);
   bool warpgroups = usesWarpgroups(shape, chip);
   Atom atom = warpgroups ? (shape.isSparse ? Atom::WgmmaSp : Atom::Wgmma)
                          : (shape.isSparse ? Atom::MmaSp : Atom::Mma);
@@ -180,10 +183,9 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
         if (chunks > 1 && (shape.inner <= chunk || warpgroups))
           continue;
         constexpr int64_t raster = 8;
-        auto config = KernelConfigAttr::get(context, /*maxTokens=*/std::nullopt, tile.features,
-                                            tile.tokens, chunks * chunk, tile.warpsFeatures,
-                                            tile.warpsTokens, /*stages=*/std::nullopt, split,
-                                            raster, atom);
+        auto config = KernelConfigAttr::get(
+            context, /*maxTokens=*/std::nullopt, tile.features, tile.tokens, chunks * chunk,
+            tile.warpsFeatures, tile.warpsTokens, /*stages=*/std::nullopt, split, raster, atom);
         // Two chunks of k a stage need fewer barriers and more registers: fragments and addresses
         // of both.
         int64_t accumulators = getAccumulatorsPerThread(config, shape.numWeights);

@@ -87,8 +87,9 @@ LogicalResult CopyAsyncOp::verify() {
   RingType ring = getRing().getType();
   if (auto map = dyn_cast<TensorMapType>(getSource().getType())) {
     if (!getBarriers() || getPredicate() || getOrder() != CopyOrder::Logical)
-      return emitOpError("expected a copy through a tensor map to be logical, to signal barriers and "
-                         "to have no condition");
+      return emitOpError(
+          "expected a copy through a tensor map to be logical, to signal barriers and "
+          "to have no condition");
     if (map.getElementType() != ring.getElementType() || getSizes() != ring.getShape() ||
         getOffsets().size() != ring.getShape().size())
       return emitOpError("expected the box to have the stage's shape and element type, got ")
@@ -99,8 +100,9 @@ LogicalResult CopyAsyncOp::verify() {
   if (!source)
     return emitOpError("expected a memref or a tensor map, got ") << getSource().getType();
   if (getBarriers() && (getOrder() == CopyOrder::Logical || getPredicate()))
-    return emitOpError("expected a copy of a memref that signals barriers to be in storage order and "
-                       "to have no condition");
+    return emitOpError(
+        "expected a copy of a memref that signals barriers to be in storage order and "
+        "to have no condition");
   if (static_cast<int64_t>(getOffsets().size()) != source.getRank() ||
       static_cast<int64_t>(getSizes().size()) != source.getRank())
     return emitOpError("expected ") << source.getRank() << " offsets and sizes, got "

@@ -136,8 +136,8 @@ llvm::Expected<DescriptorPlan> sf_tile::planDescriptor(RingType ring, TileType t
   int64_t piece = coreRowBytes * 8 / elementBits;
   auto rowBit = [&](unsigned bit) { return offsets->bytesOf({int64_t(rowBases[bit]), 0}); };
 
-  // A core matrix, 8 rows of 16 bytes: one row behind the other, or each in a span of 128 bytes that
-  // is permuted by the row.
+  // A core matrix, 8 rows of 16 bytes: one row behind the other, or each in a span of 128 bytes
+  // that is permuted by the row.
   bool plain = true, swizzled = true;
   for (unsigned bit = 0; bit < coreRowBits; ++bit) {
     plain &= rowBit(bit) == uint64_t(coreRowBytes) << bit;
@@ -151,8 +151,9 @@ llvm::Expected<DescriptorPlan> sf_tile::planDescriptor(RingType ring, TileType t
     regular &= rowBit(bit) == stride << (bit - coreRowBits);
   uint64_t leading = offsets->bytesOf({0, piece});
   if (!regular || !(plain || (swizzled && leading == coreRowBytes)))
-    return llvm::createStringError("expected a stage of core matrices (8 rows of 16 bytes) at equal "
-                                   "distances, plain or with the 128-byte swizzle");
+    return llvm::createStringError(
+        "expected a stage of core matrices (8 rows of 16 bytes) at equal "
+        "distances, plain or with the 128-byte swizzle");
 
   DescriptorPlan plan;
   plan.fields = plain ? makeFields(kNoSwizzle, leading, stride)

@@ -261,7 +261,8 @@ private:
     if (mma.getMetadata()) {
       if (failed(assign(mma.getMetadata(), layout(atom.metadataLayout(features), {0, -1}))) ||
           failed(assignRing(mma.getMetadata(), kChunks, [&](RingType ring) {
-            return getPackedStage(ring, packedMetadataLayout(atom.packOrder(), atom.elementBytes()));
+            return getPackedStage(ring,
+                                  packedMetadataLayout(atom.packOrder(), atom.elementBytes()));
           })))
         return failure();
     }
@@ -280,7 +281,8 @@ private:
     for (Value operand : {mma.getA(), mma.getB()}) {
       auto load = operand.getDefiningOp<LoadOp>();
       if (!load || !load.isFromRing())
-        return mma.emitOpError("expected the operands of a warpgroup's product to be loaded from rings");
+        return mma.emitOpError(
+            "expected the operands of a warpgroup's product to be loaded from rings");
       auto type = cast<TileType>(operand.getType());
       operand.setType(type.withLayout(cast<RingType>(load.getSource().getType()).getLayout()));
     }
@@ -345,7 +347,8 @@ private:
       if (!load.isFromRing())
         return success();
       if (load.getResult().getType().isInSharedMemory()) {
-        // The tensor core reads core matrices without conflicts; whether these are some is the question.
+        // The tensor core reads core matrices without conflicts; whether these are some is the
+        // question.
         llvm::Expected<DescriptorPlan> plan = planDescriptor(load);
         return plan ? success()
                     : load.emitOpError("cannot describe the tile: ")

@@ -86,8 +86,8 @@ static FailureOr<Consumer> analyze(PipelineOp pipeline) {
 static Attribute getNoUnroll(MLIRContext *context) {
   auto disable =
       LLVM::LoopUnrollAttr::get(context, BoolAttr::get(context, true), {}, {}, {}, {}, {}, {});
-  return LLVM::LoopAnnotationAttr::get(context, {}, {}, {}, disable, {}, {}, {}, {}, {}, {}, {},
-                                       {}, {}, {}, {});
+  return LLVM::LoopAnnotationAttr::get(context, {}, {}, {}, disable, {}, {}, {}, {}, {}, {}, {}, {},
+                                       {}, {}, {});
 }
 
 LogicalResult sf_tile::assignCooperativeRoles(PipelineOp pipeline) {
@@ -112,9 +112,10 @@ LogicalResult sf_tile::assignCooperativeRoles(PipelineOp pipeline) {
         b.clone(*op, mapping);
   };
 
-  // A loop that stays one: unrolled, the addresses of all stages would be in registers together.
+  // Both loops stay loops. Unrolled, this one has the addresses of all stages in registers
+  // together; ptxas unrolls the other, where it is short, into twice the registers.
   auto fill = scf::ForOp::create(b, loc, zero, depth, one);
-  fill->setAttr("llvm.loop_annotation", getNoUnroll(b.getContext()));
+  fill->setAttr("loop_annotation", getNoUnroll(b.getContext()));
   {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToStart(fill.getBody());
@@ -135,6 +136,7 @@ LogicalResult sf_tile::assignCooperativeRoles(PipelineOp pipeline) {
   for (Value value : ahead)
     inits.push_back(first.lookup(value));
   auto loop = scf::ForOp::create(b, loc, pipeline.getLower(), pipeline.getUpper(), one, inits);
+  loop->setAttr("loop_annotation", getNoUnroll(b.getContext()));
   {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToStart(loop.getBody());

@@ -8,8 +8,9 @@
 //     issue the copies                  wait until they are done
 //                                       say that the stage is empty
 //
-// While one warpgroup waits, another one's products run: two are enough. Barriers flip their parity each time around the ring: a stage's first phase, empty, counts as
-// over, which is why the producer begins with the other parity than the consumers.
+// While one warpgroup waits, another one's products run: two are enough. Barriers flip their parity
+// each time around the ring: a stage's first phase, empty, counts as over, which is why the
+// producer begins with the other parity than the consumers.
 //
 //===----------------------------------------------------------------------===//
 
@@ -48,15 +49,14 @@ private:
 
   RoleOp startRole(RoleKind kind);
   Value index(int64_t value) { return arith::ConstantIndexOp::create(b, loc, value); }
-  Value i32(int64_t value) {
-    return arith::ConstantOp::create(b, loc, b.getI32IntegerAttr(value));
-  }
+  Value i32(int64_t value) { return arith::ConstantOp::create(b, loc, b.getI32IntegerAttr(value)); }
   Value isEqual(Value x, Value y) {
     return arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, x, y);
   }
   /// A loop over the pipeline's steps that carries `inits`, the builder at the start of its body.
   scf::ForOp startSteps(ValueRange inits) {
-    auto loop = scf::ForOp::create(b, loc, pipeline.getLower(), pipeline.getUpper(), index(1), inits);
+    auto loop =
+        scf::ForOp::create(b, loc, pipeline.getLower(), pipeline.getUpper(), index(1), inits);
     b.setInsertionPointToStart(loop.getBody());
     return loop;
   }
@@ -161,8 +161,8 @@ void SpecializedRoles::emitConsumer() {
     mapping.map(body.getArgument(0), step);
     mapping.map(body.getArgument(1), position.stage);
     mapping.map(body.getArguments().drop_front(2), carried.take_front(numValues));
-    SmallVector<Value> registers = llvm::map_to_vector(
-        body.getTerminator()->getOperands(), [&](Value v) { return v; });
+    SmallVector<Value> registers =
+        llvm::map_to_vector(body.getTerminator()->getOperands(), [&](Value v) { return v; });
     body.walk([&](MmaOp mma) {
       if (Value metadata = mma.getMetadata(); metadata && !llvm::is_contained(registers, metadata))
         registers.push_back(metadata);

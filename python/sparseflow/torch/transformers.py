@@ -1,0 +1,168 @@
+"""SparseFlow as a quantization method of Hugging Face Transformers, ``quant_method: "sparseflow"``.
+
+Importing this module (``sparseflow.SparseFlowConfig`` does) registers it. Dense checkpoints are pruned as they are loaded:
+
+>>> AutoModelForCausalLM.from_pretrained(path, quantization_config=sf.SparseFlowConfig(scheme="int8"))
+
+and what `save_pretrained` then writes is loaded as it is, without going through dense weights. Models converted by
+`sparseflow.sparsify_model` (with calibration, say) save in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from ..errors import InvalidArgumentError
+from .linear import SparseLinear
+from .schemes import SCHEMES, scheme_named
+from .tensor import SparseWeight
+
+QUANT_METHOD = "sparseflow"
+
+
+@register_quantization_config(QUANT_METHOD)
+class SparseFlowConfig(QuantizationConfigMixin):
+    """How a Transformers model is made 2:4.
+
+    Args:
+        scheme: what weights are stored as: "f16", "bf16", "int8" or "fp8".
+        method: how a dense checkpoint is pruned as it is loaded. Only "magnitude" works without data; for the others load
+            the model dense and call `sparseflow.sparsify_model` with calibration batches, which can be saved just so.
+        skip: linear layers to leave dense, as for `sparseflow.sparsify_model`.
+        layers: filled in when a model is converted: each 2:4 layer's name and scheme.
+    """
+
+    def __init__(
+        self,
+        scheme: str = "int8",
+        method: str = "magnitude",
+        skip: Sequence[str] = ("lm_head",),
+        layers: dict[str, str] | None = None,
+        **_: Any,
+    ):
+        self.quant_method: Any = QUANT_METHOD
+        self.scheme = scheme_named(scheme).name
+        self.method = method
+        self.skip = list(skip)
+        self.layers = dict(layers or {})
+        for name, each in self.layers.items():
+            if each not in SCHEMES:
+                raise InvalidArgumentError(f"'{name}': expected a scheme of {', '.join(SCHEMES)}, got {each!r}")
+
+
+class _Parts(nn.Module):
+    """The tensors of a weight under the names that they have in a checkpoint, to be loaded into."""
+
+    def __init__(self, weight: SparseWeight):
+        super().__init__()
+        for name, part in weight.parts().items():
+            setattr(self, name, nn.Parameter(part, requires_grad=False))
+
+
+class _Skeleton(nn.Module):
+    """Stands for a 2:4 layer while its checkpoint is read."""
+
+    def __init__(self, linear: nn.Linear, scheme: str):
+        super().__init__()
+        self.scheme, self.dtype = scheme, linear.weight.dtype
+        shape = (linear.out_features, linear.in_features)
+        self.weight = _Parts(SparseWeight.empty(shape, scheme, self.dtype, "meta"))
+        self.bias = linear.bias
+
+    def finished(self) -> SparseLinear:
+        parts = {name: parameter.data for name, parameter in self.weight.named_parameters()}
+        weight = SparseWeight.from_canonical(**parts, scheme=self.scheme, dtype=self.dtype)
+        return SparseLinear(weight, None if self.bias is None else self.bias.data)
+
+
+@register_quantizer(QUANT_METHOD)
+class SparseFlowQuantizer(HfQuantizer):
+    """Converts a dense model after it was loaded, or lays out the layers that a 2:4 checkpoint is read into."""
+
+    quantization_config: SparseFlowConfig
+
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        if not self.pre_quantized and self.quantization_config.method != "magnitude":
+            raise InvalidArgumentError(
+                f"expected method='magnitude' to prune a checkpoint as it is loaded, got "
+                f"'{self.quantization_config.method}', which needs calibration data; load the model dense and call "
+                "sparseflow.sparsify_model(model, calibration=batches)"
+            )
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        if not self.pre_quantized:
+            return model
+        layers = self.quantization_config.layers
+        if not layers:
+            raise InvalidArgumentError(
+                "expected the layers of a 2:4 checkpoint in its quantization_config, got none; save it again from a "
+                "model that sparseflow.sparsify_model converted"
+            )
+        for name, scheme in layers.items():
+            try:
+                module = model.get_submodule(name)
+            except AttributeError:
+                module = None
+            if not isinstance(module, nn.Linear):
+                raise InvalidArgumentError(
+                    f"expected a linear layer '{name}' in {type(model).__name__}, as the checkpoint's quantization_config "
+                    f"says, got {'none' if module is None else type(module).__name__}"
+                )
+            with torch.device("meta"):
+                model.set_submodule(name, _Skeleton(module, scheme))
+        return model
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        if self.pre_quantized:
+            for name, module in list(model.named_modules()):
+                if isinstance(module, _Skeleton):
+                    missing = [key for key, each in module.weight.named_parameters() if each.is_meta]
+                    if missing:
+                        raise InvalidArgumentError(
+                            f"expected {name}.weight.{missing[0]} in the checkpoint, got none; a shard may be missing"
+                        )
+                    model.set_submodule(name, module.finished().train(model.training))
+        else:
+            from .model import sparsify_model
+
+            config = self.quantization_config
+            sparsify_model(model, config.scheme, config.method, skip=config.skip)
+        return model
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
+        """The parts of a weight keep the dtype that they have in the file."""
+        kind = str(param.get_dtype()) if hasattr(param, "get_dtype") else str(param.dtype)
+        floating: torch.dtype | None = super().get_new_dtype(converter, param, dtype)
+        return None if kind in ("F8_E4M3", "torch.float8_e4m3fn") else floating
+
+    def is_serializable(self, *_: Any, **__: Any) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+    @property
+    def is_compileable(self) -> bool:
+        return True
+
+
+def note_conversion(model: nn.Module, scheme: str, method: str, skip: Sequence[str]) -> None:
+    """Writes into a Transformers model's config which of its layers are 2:4, so that `save_pretrained` is enough."""
+    if not isinstance(model, PreTrainedModel):
+        return
+    layers = {name: each.scheme.name for name, each in model.named_modules() if isinstance(each, SparseLinear)}
+    config = SparseFlowConfig(scheme, method, skip, layers)
+    held: Any = model
+    held.config.quantization_config = config
+    held.hf_quantizer = SparseFlowQuantizer(config, pre_quantized=True)
+    held.is_quantized = True
+    held.quantization_method = QUANT_METHOD

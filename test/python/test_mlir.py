@@ -1,0 +1,130 @@
+"""MLIR that other front ends write, compiled and run: the numbers are NumPy's."""
+
+import numpy as np
+import pytest
+
+import sparseflow as sf
+
+DEVICES = ["emulator", "reference"]
+
+
+def run(text, device, *arrays):
+    return sf.compile(text, target="sm_80", device=device)(*arrays)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("rows", "columns"), [(5, 7), (64, 96), (33, 130)])
+def test_an_elementwise_operation_with_a_transposed_operand(rng, device, rows, columns):
+    text = f"""
+    #id = affine_map<(m, n) -> (m, n)>
+    #transposed = affine_map<(m, n) -> (n, m)>
+    func.func @main(%x: tensor<{rows}x{columns}xf32>, %t: tensor<{columns}x{rows}xf16>)
+        -> tensor<{rows}x{columns}xf32> {{
+      %init = tensor.empty() : tensor<{rows}x{columns}xf32>
+      %y = linalg.generic {{indexing_maps = [#id, #transposed, #id], iterator_types = ["parallel", "parallel"]}}
+          ins(%x, %t : tensor<{rows}x{columns}xf32>, tensor<{columns}x{rows}xf16>)
+          outs(%init : tensor<{rows}x{columns}xf32>) {{
+      ^bb0(%a: f32, %b: f16, %out: f32):
+        %wide = arith.extf %b : f16 to f32
+        %sum = arith.subf %a, %wide : f32
+        linalg.yield %sum : f32
+      }} -> tensor<{rows}x{columns}xf32>
+      return %y : tensor<{rows}x{columns}xf32>
+    }}"""
+    x = rng.standard_normal((rows, columns)).astype(np.float32)
+    t = rng.standard_normal((columns, rows)).astype(np.float16)
+    np.testing.assert_array_equal(run(text, device, x, t), x - t.T.astype(np.float32))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int8])
+def test_a_transposition(rng, device, dtype):
+    element = {np.float16: "f16", np.float32: "f32", np.int8: "i8"}[dtype]
+    text = f"""
+    func.func @main(%x: tensor<45x70x{element}>) -> tensor<70x45x{element}> {{
+      %init = tensor.empty() : tensor<70x45x{element}>
+      %y = linalg.transpose ins(%x : tensor<45x70x{element}>) outs(%init : tensor<70x45x{element}>)
+        permutation = [1, 0]
+      return %y : tensor<70x45x{element}>
+    }}"""
+    x = (rng.standard_normal((45, 70)) * 30).astype(dtype)
+    np.testing.assert_array_equal(run(text, device, x), x.T)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("tokens", [1, 50])
+def test_named_elementwise_operations(rng, device, tokens):
+    text = """
+    func.func @main(%x: tensor<?x24xf32>, %y: tensor<?x24xf32>, %b: tensor<24xf32>, %init: tensor<?x24xf32>)
+        -> tensor<?x24xf32> {
+      %0 = linalg.mul ins(%x, %y : tensor<?x24xf32>, tensor<?x24xf32>) outs(%init : tensor<?x24xf32>)
+        -> tensor<?x24xf32>
+      %1 = linalg.max ins(%0, %x : tensor<?x24xf32>, tensor<?x24xf32>) outs(%init : tensor<?x24xf32>)
+        -> tensor<?x24xf32>
+      %2 = linalg.broadcast ins(%b : tensor<24xf32>) outs(%init : tensor<?x24xf32>) dimensions = [0]
+      %3 = linalg.sub ins(%1, %2 : tensor<?x24xf32>, tensor<?x24xf32>) outs(%init : tensor<?x24xf32>)
+        -> tensor<?x24xf32>
+      return %3 : tensor<?x24xf32>
+    }"""
+    x, y, init = (rng.standard_normal((tokens, 24)).astype(np.float32) for _ in range(3))
+    b = rng.standard_normal(24).astype(np.float32)
+    np.testing.assert_array_equal(run(text, device, x, y, b, init), np.maximum(x * y, x) - b)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("n", "k"), [(3, 60), (1, 4), (65, 132)])
+def test_a_weight_that_is_pruned_on_the_way(rng, device, n, k):
+    """Shapes that fill no chunk: what surrounds the weight must count as zeros."""
+    text = f"""
+    func.func @main(%x: tensor<?x{k}xf16>, %w: tensor<{n}x{k}xf16>) -> tensor<?x{n}xf32> {{
+      %s = sf.compress %w {{mode = "prune"}} : tensor<{n}x{k}xf16> -> tensor<{n}x{k}xf16, #sf.weight<sp24>>
+      %y = sf.matmul %x, %s : (tensor<?x{k}xf16>, tensor<{n}x{k}xf16, #sf.weight<sp24>>) -> tensor<?x{n}xf32>
+      return %y : tensor<?x{n}xf32>
+    }}"""
+    x, w = (rng.integers(-8, 9, shape).astype(np.float16) for shape in ((11, k), (n, k)))
+    np.testing.assert_array_equal(run(text, device, x, w), x.astype(np.float32) @ sf.prune_24(w).T.astype(np.float32))
+
+
+def test_a_dense_inner_size_that_does_not_fit_is_named():
+    text = """
+    func.func @main(%x: tensor<?x61xf16>, %w: tensor<8x61xf16>) -> tensor<?x8xf16> {
+      %y = sf.matmul %x, %w : (tensor<?x61xf16>, tensor<8x61xf16>) -> tensor<?x8xf16>
+      return %y : tensor<?x8xf16>
+    }"""
+    with pytest.raises(sf.InvalidProgramError, match="multiple of 2 .*got 61; pad K of x and of the weight"):
+        run(text, "emulator")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_arguments_and_constants_may_be_returned(rng, device):
+    text = """
+    func.func @main(%x: tensor<?x24xf16>, %b: tensor<24xf32>)
+        -> (tensor<?x24xf16>, tensor<24xf32>, tensor<2x3xf32>, tensor<?x24xf16>) {
+      %c = arith.constant dense<[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]> : tensor<2x3xf32>
+      return %x, %b, %c, %x : tensor<?x24xf16>, tensor<24xf32>, tensor<2x3xf32>, tensor<?x24xf16>
+    }"""
+    x, b = rng.standard_normal((7, 24)).astype(np.float16), rng.standard_normal(24).astype(np.float32)
+    results = run(text, device, x, b)
+    for result, expected in zip(results, [x, b, np.arange(1, 7).reshape(2, 3), x], strict=True):
+        np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_constant_that_stands_in_the_text(rng, device):
+    text = """
+    func.func @main(%x: tensor<?x4xf32>) -> tensor<?x4xf32> {
+      %c = arith.constant dense<[1.0, 2.0, 3.0, 4.0]> : tensor<4xf32>
+      %zero = arith.constant 0 : index
+      %rows = tensor.dim %x, %zero : tensor<?x4xf32>
+      %init = tensor.empty(%rows) : tensor<?x4xf32>
+      %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>, affine_map<(m, n) -> (n)>,
+                                            affine_map<(m, n) -> (m, n)>], iterator_types = ["parallel", "parallel"]}
+          ins(%x, %c : tensor<?x4xf32>, tensor<4xf32>) outs(%init : tensor<?x4xf32>) {
+      ^bb0(%a: f32, %b: f32, %out: f32):
+        %product = arith.mulf %a, %b : f32
+        linalg.yield %product : f32
+      } -> tensor<?x4xf32>
+      return %y : tensor<?x4xf32>
+    }"""
+    x = rng.standard_normal((5, 4)).astype(np.float32)
+    np.testing.assert_array_equal(run(text, device, x), x * np.array([1, 2, 3, 4], np.float32))
