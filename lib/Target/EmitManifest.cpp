@@ -580,10 +580,12 @@ static std::string getPath(ArrayRef<rt::Kernel> kernels, ArrayRef<rt::Launch> la
   for (const rt::Launch &launch : launches) {
     auto kernel = llvm::find_if(
         kernels, [&](const rt::Kernel &kernel) { return kernel.name == launch.kernel; });
+    if (kernel->config.empty())
+      continue;
+    bool warpgroups = StringRef(kernel->config).contains("wgmma");
     if (kernel->mmaSp > 0)
-      return "sparse mma.sp";
-    if (!kernel->config.empty())
-      return "dense mma";
+      return warpgroups ? "sparse wgmma.sp" : "sparse mma.sp";
+    return warpgroups ? "dense wgmma" : "dense mma";
   }
   return "elementwise";
 }

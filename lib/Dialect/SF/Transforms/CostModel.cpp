@@ -38,8 +38,8 @@ constexpr double kWaveClocks = 1000;
 constexpr double kDramEfficiency = 0.85;
 constexpr double kLaunchMicroseconds = 2.5;
 
-/// Registers beside the accumulators: fragments, addresses.
-constexpr int64_t kOtherRegisters = 100;
+/// Registers beside the accumulators: fragments, addresses; warpgroups have no fragments.
+constexpr int64_t kOtherRegisters = 100, kOtherWarpgroupRegisters = 40;
 constexpr int64_t kRegistersPerMultiprocessor = 65536, kThreadsPerMultiprocessor = 1536;
 /// Blocks need some shared memory beside the ring.
 constexpr int64_t kReservedShared = 1024;
@@ -114,8 +114,11 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   int64_t stages = config.getStages().value_or(
       planPipelineDepth(stageBytes, chip.sharedMemoryPerBlock).value_or(0));
   int64_t sharedBytes = stages * stageBytes;
-  int64_t registers = getAccumulatorsPerThread(config, shape.numWeights) + kOtherRegisters;
-  int64_t threads = config.getNumThreads();
+  bool warpgroups = config.isWarpSpecialized();
+  int64_t registers = getAccumulatorsPerThread(config, shape.numWeights) +
+                      (warpgroups ? kOtherWarpgroupRegisters : kOtherRegisters);
+  // Registers are given to whole warpgroups where there are any.
+  int64_t threads = llvm::alignTo(config.getNumThreads(), warpgroups ? 128 : 32);
   if (stages < kMinPipelineStages || sharedBytes > chip.sharedMemoryPerBlock ||
       threads * std::min<int64_t>(registers, 255) > kRegistersPerMultiprocessor)
     return std::nullopt;

@@ -4,7 +4,7 @@
 //
 //   producer, for each step:          consumers, for each step:
 //     wait until the stage is empty     wait until the stage is full
-//     announce its bytes                read the metadata; issue the products as one group
+//     announce its bytes                read metadata, then issue the products as one group
 //     issue the copies                  wait until they are done
 //                                       say that the stage is empty
 //
@@ -155,7 +155,6 @@ void SpecializedRoles::emitConsumer() {
     ValueRange carried = loop.getRegionIterArgs();
     RingPosition position = {carried[numValues], carried[numValues + 1]};
     AwaitOp::create(b, loc, barriers, position.stage, position.parity);
-    MmaFenceOp::create(b, loc);
     Block &body = pipeline.getConsumer().front();
     IRMapping mapping;
     mapping.map(body.getArgument(0), step);
@@ -167,8 +166,15 @@ void SpecializedRoles::emitConsumer() {
       if (Value metadata = mma.getMetadata(); metadata && !llvm::is_contained(registers, metadata))
         registers.push_back(metadata);
     });
-    for (Operation &op : body.without_terminator())
-      b.clone(op, mapping);
+    // Between the fence and the commit nothing but products: a register that is written there would
+    // make the assembler wait for each.
+    for (bool products : {false, true}) {
+      if (products)
+        MmaFenceOp::create(b, loc);
+      for (Operation &op : body.without_terminator())
+        if (isa<MmaOp>(op) == products)
+          b.clone(op, mapping);
+    }
     for (Value &value : registers)
       value = mapping.lookupOrDefault(value);
     MmaCommitOp::create(b, loc);
