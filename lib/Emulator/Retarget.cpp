@@ -71,7 +71,7 @@ private:
   Error callThreadOp(CallInst &call, const ThreadOp &op);
   Error callCollective(CallInst &call, const CollectiveOp &op);
   Error rewriteAssembly(CallInst &call, const InlineAsm &assembly);
-  Error checkAccumulators(CallInst &wgmma, const WgmmaAssembly &assembly);
+  Error checkAccumulators(Function &function);
   Error callWgmma(CallInst &call, const WgmmaAssembly &assembly);
   Error readAccumulators(CallInst &call, const InlineAsm &assembly);
   Value *getWriteFences(CallInst &wgmma, const WgmmaAssembly &assembly);
@@ -576,11 +576,19 @@ static bool isEmptyAssembly(const CallInst &call) {
   return assembly && StringRef(assembly->getAsmString()).trim().empty();
 }
 
+static bool isWgmma(const CallInst &call) {
+  const auto *assembly = dyn_cast<InlineAsm>(call.getCalledOperand());
+  return assembly && isWgmma(assembly->getAsmString());
+}
+
 /// The results of a wgmma are in flight: they may go to another wgmma or to an empty assembly,
-/// through whatever only moves them.
-Error Retargeter::checkAccumulators(CallInst &wgmma, const WgmmaAssembly &assembly) {
-  SmallVector<Instruction *> worklist = {&wgmma};
-  SmallPtrSet<Instruction *, 16> seen = {&wgmma};
+/// through whatever only moves them. Checked before anything is rewritten.
+Error Retargeter::checkAccumulators(Function &function) {
+  SmallVector<Instruction *> worklist;
+  SmallPtrSet<Instruction *, 16> seen;
+  for (Instruction &instruction : instructions(function))
+    if (auto *call = dyn_cast<CallInst>(&instruction); call && isWgmma(*call))
+      worklist.push_back(call);
   while (!worklist.empty()) {
     for (User *user : worklist.pop_back_val()->users()) {
       auto *instruction = cast<Instruction>(user);
@@ -591,16 +599,14 @@ Error Retargeter::checkAccumulators(CallInst &wgmma, const WgmmaAssembly &assemb
         continue;
       }
       auto *call = dyn_cast<CallInst>(instruction);
-      if (call && call->isInlineAsm() &&
-          (isEmptyAssembly(*call) ||
-           isWgmma(cast<InlineAsm>(call->getCalledOperand())->getAsmString())))
+      if (call && (isEmptyAssembly(*call) || isWgmma(*call)))
         continue;
       std::string text;
       raw_string_ostream(text) << *instruction;
-      return unsupported("accumulators of {0} in function '{1}' are used by '{2}'; expected an "
-                         "empty inline assembly with tied operands between wgmma.wait_group and "
-                         "the first use",
-                         assembly.op->name, wgmma.getFunction()->getName(), StringRef(text).trim());
+      return unsupported("accumulators of wgmma.mma_async in function '{0}' are used by '{1}'; "
+                         "expected an empty inline assembly with tied operands between "
+                         "wgmma.wait_group and the first use",
+                         function.getName(), StringRef(text).trim());
     }
   }
   return Error::success();
@@ -695,8 +701,6 @@ Error Retargeter::callWgmma(CallInst &call, const WgmmaAssembly &assembly) {
     return constraints.takeError();
   SmallVector<Type *> types = getResultTypes(call.getType());
   SmallVector<Value *> tied = getTiedArguments(call, *constraints);
-  if (Error error = checkAccumulators(call, assembly))
-    return error;
 
   auto fail = [&](const Twine &message) {
     return unsupported("inline assembly of {0} in function '{1}': {2}", op.name,
@@ -943,6 +947,8 @@ static bool ordersMemory(AtomicOrdering ordering) {
 }
 
 Error Retargeter::rewrite(Function &function) {
+  if (Error error = checkAccumulators(function))
+    return error;
   SmallVector<Instruction *> worklist;
   for (Instruction &instruction : instructions(function))
     worklist.push_back(&instruction);

@@ -46,6 +46,8 @@ struct PendingWgmma {
   uint32_t selector = 0;
   std::array<std::array<uint32_t, 4>, warpgroupSize> registersA;
   std::array<uint32_t, warpgroupSize> metadata;
+  /// The clock of each warp when it issued this.
+  std::array<uint32_t, 4> issueClocks = {};
 };
 
 struct Warpgroup {

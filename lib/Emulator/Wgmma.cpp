@@ -3,6 +3,9 @@
 // All 128 threads of a warpgroup meet at wgmma.mma_async and at wgmma.wait_group. The instruction
 // is checked when it is issued, but reads its operands and adds its product at the wait that covers
 // its group. Meeting orders nothing: what the hardware leaves to barriers is left to them here.
+// With one exception: a finished wgmma has taken the registers of all four warps, so whatever they
+// loaded for it has been read. Kernels rely on that when one thread of a warpgroup releases a stage
+// of the ring.
 //
 // Registers are values here, so what the hardware demands of them is checked where it can go wrong:
 // accumulators have no value before the wait (Warpgroup.h), and wgmma.fence must stand between a
@@ -220,6 +223,11 @@ static void issue(Thread &last, Warpgroup &group, const WgmmaOp &op) {
       for (unsigned i = 0; i != op.getRegisterCount(); ++i)
         getElement(*tile, index, i) = group.operands[index][i];
   }
+  for (unsigned i = 0; i != 4; ++i) {
+    Warp &warp = block.getWarp(group.index * 4 + i);
+    wgmma.issueClocks[i] = warp.clocks[warp.component];
+    warp.clocks.advance(warp.component);
+  }
   tile->id = ++group.lastId;
   tile->group = wgmma.group;
   wgmma.tile = tile;
@@ -268,10 +276,16 @@ static void wait(Thread &thread, uint32_t site, const uint64_t *arguments, uint6
   size_t done = 0;
   while (done != group.pending.size() && group.pending[done]->group < end)
     executeWgmma(block, *group.pending[done++]);
-  group.pending.erase(group.pending.begin(), group.pending.begin() + done);
   group.retiredGroups = std::max(group.retiredGroups, end);
-  for (unsigned i = 0; i != 4; ++i)
-    block.getWarp(group.index * 4 + i).clocks.raise(group.component, group.retiredGroups);
+  for (unsigned i = 0; i != 4; ++i) {
+    Clocks &clocks = block.getWarp(group.index * 4 + i).clocks;
+    clocks.raise(group.component, group.retiredGroups);
+    for (unsigned other = 0; done && other != 4; ++other)
+      clocks.raise(
+          block.getCluster().getReadComponent(block.getWarp(group.index * 4 + other).component),
+          group.pending[done - 1]->issueClocks[other]);
+  }
+  group.pending.erase(group.pending.begin(), group.pending.begin() + done);
   block.releaseWarpgroup(thread);
 }
 
