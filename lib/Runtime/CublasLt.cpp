@@ -126,7 +126,7 @@ static std::vector<std::string> findCandidates(const CudaDriver &driver) {
 Expected<CublasLt *> CublasLt::get(const CudaDriver &driver) {
   static std::mutex mutex;
   // Leaked on purpose, like the driver.
-  static std::map<std::vector<std::string>, CublasLt *> opened;
+  static auto &opened = *new std::map<std::vector<std::string>, CublasLt *>;
   std::lock_guard<std::mutex> lock(mutex);
   std::vector<std::string> candidates = findCandidates(driver);
   CublasLt *&known = opened[candidates];
