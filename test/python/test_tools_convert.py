@@ -81,7 +81,8 @@ def test_magnitude_int8(model, tmp_path, capsys):
     assert weight.scheme == "int8" and np.abs(weight.dense() - expected).max() <= np.abs(expected).max() / 200
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["quantization_config"] == {
-        "quant_method": "sparseflow", "format": 1, "scheme": "int8", "ignore": ["embed_tokens"],
+        "quant_method": "sparseflow", "format": 1, "scheme": "int8", "method": "magnitude", "skip": [],
+        "layers": {"layers.0.up_proj": "int8", "layers.1.up_proj": "int8"},
     }  # fmt: skip
     assert config["hidden_size"] == 64 and (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
 
@@ -197,6 +198,45 @@ def test_wanda_keeps_what_the_inputs_weigh(tmp_path, capsys):
     kept = wanda != 0
     assert (wanda[kept] == dense.astype(np.float16)[kept]).all()
     assert not (sparsegpt[sparsegpt != 0] == dense.astype(np.float16)[sparsegpt != 0]).all()
+
+
+@pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
+@pytest.mark.parametrize("scheme", ["f16", "int8", "fp8"])
+def test_transformers_loads_what_it_wrote(tmp_path, capsys, scheme):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sparseflow.torch.transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        dtype="float16",
+    )
+    transformers.LlamaForCausalLM(config).half().save_pretrained(tmp_path / "model")
+    arguments = (
+        "--input",
+        tmp_path / "model",
+        "--output",
+        tmp_path / "out",
+        "--method",
+        "magnitude",
+        "--scheme",
+        scheme,
+    )
+    assert run(capsys, *arguments)[0] == 0
+
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    pruned = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    state = pruned.state_dict()
+    for name, weight in read_all(tmp_path / "out").items():
+        if isinstance(weight, CanonicalWeight):
+            state[name].copy_(torch.from_numpy(weight.dense().astype(np.float32)))
+    tokens = torch.arange(8)[None]
+    with torch.no_grad():
+        expected, actual = pruned(tokens).logits, loaded(tokens).logits.float()
+    assert (actual - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 # ---- Memory
