@@ -30,11 +30,10 @@ private:
   const char *(*statusText)(int status) = nullptr;
 };
 
-/// A product with a weight in the device's memory. The handle must outlive it. Unsupported: the
-/// library has no algorithm for it.
+/// The handle must outlive it. Unsupported: the library has no algorithm for it.
 llvm::Expected<std::unique_ptr<LibraryMatmul>>
 createCublasLtMatmul(const CublasLt &library, CublasLtHandle handle, const CudaDriver &driver,
-                     Device &device, const MatmulType &type, const void *weight);
+                     Device &device, const MatmulType &type);
 
 } // namespace sparseflow::runtime
 
