@@ -21,6 +21,13 @@ from sparseflow.checkpoints.writer import ResumableWriter
 from sparseflow.tools import convert
 
 
+class Payload:
+    """What a malicious file holds: unpickling it calls print."""
+
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
 def run(capsys, *arguments):
     """(exit code, stdout, stderr) of one conversion in this process."""
     code = convert.main([str(argument) for argument in arguments])
@@ -396,6 +403,33 @@ def test_a_wrong_bitmask_names_its_layer(rng, tmp_path, capsys):
     checkpoints.write_file(tmp_path / "in.safetensors", tensors)
     code, _, err = run(capsys, "--input", tmp_path / "in.safetensors", "--output", tmp_path / "out")
     assert code == 1 and "'up': expected a bitmask with two bits" in err and "row 3" in err
+
+
+def test_a_pt_with_code_is_refused(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    torch.save({"fc.weight": torch.ones(32, 32), "run": Payload()}, tmp_path / "evil.pt")
+    code, out, err = run(capsys, *conversion(tmp_path / "evil.pt", tmp_path / "out"))
+    assert (code, out) == (1, "") and "nothing was run" in err
+
+
+def test_ctrl_c_while_compiling(rng, tmp_path):
+    layers = {f"layers.{i}.weight": rng.standard_normal((64, 64 + 64 * i), np.float32) for i in range(40)}
+    checkpoints.write_file(tmp_path / "in.safetensors", layers)
+    command = [
+        sys.executable,
+        "-m",
+        "sparseflow.tools.convert",
+        *conversion(tmp_path / "in.safetensors", tmp_path / "m.sf"),
+    ]
+    environment = os.environ | {"SPARSEFLOW_CACHE_DIR": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "cache").exists():  # the compiler makes it
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "interrupted while compiling; nothing was written" in err
+    assert not (tmp_path / "m.sf").exists()
 
 
 def test_wrong_arguments_end_with_2():
