@@ -202,8 +202,7 @@ public:
 
   /// `thread` waits until all of its warpgroup have come to the instruction `site`. True for the
   /// last, who acts for all and then calls releaseWarpgroup().
-  bool meetWarpgroup(Thread &thread, const char *name, uint32_t site, const uint32_t *operands,
-                     uint32_t *results);
+  bool meetWarpgroup(Thread &thread, const char *name, uint32_t site, const uint32_t *operands);
   void releaseWarpgroup(Thread &last);
 
   /// Barriers.cpp. Returns the number of threads whose predicate held. A count of 0 is the whole

@@ -61,7 +61,7 @@ Block *Cluster::findBlock(uint64_t address) {
 
 unsigned Cluster::addBarrier(uint32_t offset) {
   barrierOffsets.push_back(offset);
-  return getReaderCount() + barrierOffsets.size() - 1;
+  return 2 * getReaderCount() + barrierOffsets.size() - 1;
 }
 
 uint32_t Cluster::getRetiredGroups(unsigned component) const {

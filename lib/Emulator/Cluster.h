@@ -32,13 +32,15 @@ public:
   /// The block whose shared memory holds `address`; null if none does.
   Block *findBlock(uint64_t address);
 
-  /// Components of clocks: the warps and warpgroups of each block, which can read shared memory,
-  /// then mbarriers as they come.
+  /// Components of clocks: the warps and warpgroups of each block, which can read shared memory;
+  /// the same again for their reads alone; then mbarriers as they come.
   unsigned getReadersPerBlock() const { return readersPerBlock; }
   unsigned getReaderCount() const { return readersPerBlock * blockCount; }
+  /// The component that says how far the reads of `reader` are done, where nothing more is known.
+  unsigned getReadComponent(unsigned reader) const { return getReaderCount() + reader; }
   unsigned addBarrier(uint32_t offset);
   uint32_t getBarrierOffset(unsigned component) const {
-    return barrierOffsets[component - getReaderCount()];
+    return barrierOffsets[component - 2 * getReaderCount()];
   }
   /// wgmma groups that have finished of the warpgroup with this component.
   uint32_t getRetiredGroups(unsigned component) const;

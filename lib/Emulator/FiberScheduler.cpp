@@ -343,8 +343,8 @@ void Block::fence(Warp &warp) {
 // Warpgroups
 //===----------------------------------------------------------------------===//
 
-bool Block::meetWarpgroup(Thread &thread, const char *name, uint32_t site, const uint32_t *operands,
-                          uint32_t *results) {
+bool Block::meetWarpgroup(Thread &thread, const char *name, uint32_t site,
+                          const uint32_t *operands) {
   Warpgroup &group = getWarpgroup(thread);
   unsigned first = group.index * warpgroupSize;
   if (LLVM_UNLIKELY(threadCount < first + warpgroupSize))
@@ -365,7 +365,6 @@ bool Block::meetWarpgroup(Thread &thread, const char *name, uint32_t site, const
   group.name = name;
   group.site = site;
   group.operands[thread.index - first] = operands;
-  group.results[thread.index - first] = results;
   if (++group.arrived == warpgroupSize)
     return true;
   suspend(thread, name, site);

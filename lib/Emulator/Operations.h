@@ -92,9 +92,11 @@ void accessGlobal(Thread *thread, uint64_t address, uint64_t size, uint32_t alig
 void accessGeneric(Thread *thread, uint64_t address, uint64_t size, uint32_t align, uint32_t flags);
 void collective(Thread *thread, const CollectiveOp *op, uint32_t site, const uint32_t *arguments,
                 uint32_t *results);
-/// The words of a thread's operands are as WgmmaOp says; the results are tags.
-void wgmma(Thread *thread, const WgmmaOp *op, uint32_t site, const uint32_t *operands,
-           uint32_t *results);
+/// The words of a thread's operands are as WgmmaOp says; the result is the first register's tag,
+/// and register i's is i more. If chained, the accumulators are those of one wgmma, and only the
+/// first one's tag is there.
+uint32_t wgmma(Thread *thread, const WgmmaOp *op, uint32_t site, const uint32_t *operands,
+               bool isChained);
 /// Exchanges tags of accumulators for their values; other values stay.
 void readAccumulators(Thread *thread, uint32_t count, const uint32_t *operands, uint32_t *results);
 void spendTurn(Thread *thread);

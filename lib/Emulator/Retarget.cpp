@@ -71,7 +71,7 @@ private:
   Error callThreadOp(CallInst &call, const ThreadOp &op);
   Error callCollective(CallInst &call, const CollectiveOp &op);
   Error rewriteAssembly(CallInst &call, const InlineAsm &assembly);
-  Error checkAccumulators(CallInst &wgmma, const WgmmaAssembly &assembly);
+  Error checkAccumulators(Function &function);
   Error callWgmma(CallInst &call, const WgmmaAssembly &assembly);
   Error readAccumulators(CallInst &call, const InlineAsm &assembly);
   Value *getWriteFences(CallInst &wgmma, const WgmmaAssembly &assembly);
@@ -85,6 +85,7 @@ private:
   Value *loadRegister(IRBuilder<> &builder, Function &function, size_t offset, Type *type);
   /// A buffer in the frame that all operations of a function share.
   AllocaInst *getBuffer(Function &function, unsigned which, unsigned bytes);
+  void replaceResults(CallInst &call, ArrayRef<Value *> parts);
   void storeWord(IRBuilder<> &builder, Value *value, Value *buffer, unsigned index);
   Value *toBits(IRBuilder<> &builder, Value *value);
   Value *fromBits(IRBuilder<> &builder, Value *bits, Type *type);
@@ -96,6 +97,8 @@ private:
   RetargetedModule result;
   DenseMap<Function *, std::array<AllocaInst *, 2>> buffers;
   std::vector<Function *> functions;
+  /// The results of each wgmma that was rewritten, by the first of them.
+  DenseMap<Value *, SmallVector<Value *>> wgmmaTags;
   uint32_t nextSite = 1;
 };
 
@@ -339,6 +342,30 @@ static SmallVector<Type *> getResultTypes(Type *type) {
   return {type};
 }
 
+/// Removes the call; `parts` are its result, or the fields of it. Chains that build structs of
+/// hundreds of accumulators are slow to optimize, so uses of single fields go without.
+void Retargeter::replaceResults(CallInst &call, ArrayRef<Value *> parts) {
+  if (call.getType()->isStructTy()) {
+    for (User *user : make_early_inc_range(call.users()))
+      if (auto *extract = dyn_cast<ExtractValueInst>(user);
+          extract && extract->getNumIndices() == 1) {
+        extract->replaceAllUsesWith(parts[extract->getIndices()[0]]);
+        extract->eraseFromParent();
+      }
+  }
+  if (!call.use_empty()) {
+    IRBuilder<> builder(&call);
+    Value *value = parts[0];
+    if (call.getType()->isStructTy()) {
+      value = PoisonValue::get(call.getType());
+      for (auto [index, part] : enumerate(parts))
+        value = builder.CreateInsertValue(value, part, index);
+    }
+    call.replaceAllUsesWith(value);
+  }
+  call.eraseFromParent();
+}
+
 FunctionCallee Retargeter::getCallee(StringRef symbol, FunctionType *type, void *address,
                                      bool pure) {
   FunctionCallee callee = module.getOrInsertFunction(symbol, type);
@@ -458,15 +485,12 @@ Error Retargeter::callThreadOp(CallInst &call, const ThreadOp &op) {
                 reinterpret_cast<void *>(op.function));
   builder.CreateCall(callee,
                      {getThread(function), builder.getInt32(nextSite++), operands, results});
-  Value *value = types.empty() ? nullptr : PoisonValue::get(call.getType());
+  SmallVector<Value *> parts;
   for (auto [index, type] : enumerate(types)) {
     Value *bits = builder.CreateLoad(i64, builder.CreateConstInBoundsGEP1_32(i64, results, index));
-    Value *part = fromBits(builder, bits, type);
-    value = call.getType()->isStructTy() ? builder.CreateInsertValue(value, part, index) : part;
+    parts.push_back(fromBits(builder, bits, type));
   }
-  if (value)
-    call.replaceAllUsesWith(value);
-  call.eraseFromParent();
+  replaceResults(call, parts);
   return Error::success();
 }
 
@@ -506,15 +530,12 @@ Error Retargeter::callCollective(CallInst &call, const CollectiveOp &op) {
       builder.CreateIntToPtr(builder.getInt64(reinterpret_cast<uint64_t>(&op)), pointer);
   builder.CreateCall(
       callee, {getThread(function), descriptor, builder.getInt32(nextSite++), operands, results});
-  Value *value = types.empty() ? nullptr : PoisonValue::get(call.getType());
+  SmallVector<Value *> parts;
   for (auto [index, type] : enumerate(types)) {
     Value *bits = builder.CreateLoad(i32, builder.CreateConstInBoundsGEP1_32(i32, results, index));
-    Value *part = fromBits(builder, bits, type);
-    value = call.getType()->isStructTy() ? builder.CreateInsertValue(value, part, index) : part;
+    parts.push_back(fromBits(builder, bits, type));
   }
-  if (value)
-    call.replaceAllUsesWith(value);
-  call.eraseFromParent();
+  replaceResults(call, parts);
   return Error::success();
 }
 
@@ -576,11 +597,19 @@ static bool isEmptyAssembly(const CallInst &call) {
   return assembly && StringRef(assembly->getAsmString()).trim().empty();
 }
 
+static bool isWgmma(const CallInst &call) {
+  const auto *assembly = dyn_cast<InlineAsm>(call.getCalledOperand());
+  return assembly && isWgmma(assembly->getAsmString());
+}
+
 /// The results of a wgmma are in flight: they may go to another wgmma or to an empty assembly,
-/// through whatever only moves them.
-Error Retargeter::checkAccumulators(CallInst &wgmma, const WgmmaAssembly &assembly) {
-  SmallVector<Instruction *> worklist = {&wgmma};
-  SmallPtrSet<Instruction *, 16> seen = {&wgmma};
+/// through whatever only moves them. Checked before anything is rewritten.
+Error Retargeter::checkAccumulators(Function &function) {
+  SmallVector<Instruction *> worklist;
+  SmallPtrSet<Instruction *, 16> seen;
+  for (Instruction &instruction : instructions(function))
+    if (auto *call = dyn_cast<CallInst>(&instruction); call && isWgmma(*call))
+      worklist.push_back(call);
   while (!worklist.empty()) {
     for (User *user : worklist.pop_back_val()->users()) {
       auto *instruction = cast<Instruction>(user);
@@ -591,16 +620,14 @@ Error Retargeter::checkAccumulators(CallInst &wgmma, const WgmmaAssembly &assemb
         continue;
       }
       auto *call = dyn_cast<CallInst>(instruction);
-      if (call && call->isInlineAsm() &&
-          (isEmptyAssembly(*call) ||
-           isWgmma(cast<InlineAsm>(call->getCalledOperand())->getAsmString())))
+      if (call && (isEmptyAssembly(*call) || isWgmma(*call)))
         continue;
       std::string text;
       raw_string_ostream(text) << *instruction;
-      return unsupported("accumulators of {0} in function '{1}' are used by '{2}'; expected an "
-                         "empty inline assembly with tied operands between wgmma.wait_group and "
-                         "the first use",
-                         assembly.op->name, wgmma.getFunction()->getName(), StringRef(text).trim());
+      return unsupported("accumulators of wgmma.mma_async in function '{0}' are used by '{1}'; "
+                         "expected an empty inline assembly with tied operands between "
+                         "wgmma.wait_group and the first use",
+                         function.getName(), StringRef(text).trim());
     }
   }
   return Error::success();
@@ -695,8 +722,6 @@ Error Retargeter::callWgmma(CallInst &call, const WgmmaAssembly &assembly) {
     return constraints.takeError();
   SmallVector<Type *> types = getResultTypes(call.getType());
   SmallVector<Value *> tied = getTiedArguments(call, *constraints);
-  if (Error error = checkAccumulators(call, assembly))
-    return error;
 
   auto fail = [&](const Twine &message) {
     return unsupported("inline assembly of {0} in function '{1}': {2}", op.name,
@@ -717,13 +742,20 @@ Error Retargeter::callWgmma(CallInst &call, const WgmmaAssembly &assembly) {
   Function &function = *call.getFunction();
   Type *i32 = builder.getInt32Ty(), *pointer = builder.getPtrTy();
   AllocaInst *operands = getBuffer(function, 0, 4 * op.getWordCount());
-  for (auto [index, number] : enumerate(assembly.accumulators)) {
+  SmallVector<Value *> accumulators;
+  for (unsigned number : assembly.accumulators) {
     if (number >= types.size() || !tied[number] ||
         !(op.isInteger ? types[number]->isIntegerTy(32) : types[number]->isFloatTy()))
       return fail("expected $" + Twine(number) + " to be an output of " +
                   (op.isInteger ? "type i32" : "type f32") + " with an input tied to it");
-    storeWord(builder, tied[number], operands, index);
+    accumulators.push_back(tied[number]);
   }
+  // The results of the wgmma just before stand for each other.
+  auto tags = wgmmaTags.find(accumulators[0]);
+  bool isChained = tags != wgmmaTags.end() && ArrayRef(tags->second) == ArrayRef(accumulators);
+  for (auto [index, value] : enumerate(accumulators))
+    if (index == 0 || !isChained)
+      storeWord(builder, value, operands, index);
   auto storeInput = [&](unsigned number, unsigned bits, unsigned word) -> Error {
     Value *value = getInput(number, bits);
     if (!value)
@@ -755,22 +787,23 @@ Error Retargeter::callWgmma(CallInst &call, const WgmmaAssembly &assembly) {
   storeWord(builder, op.hasRegisterA ? getWriteFences(call, assembly) : zero, operands,
             op.getWriteFencesWord());
 
-  AllocaInst *results = getBuffer(function, 1, 4 * types.size());
   FunctionCallee callee = getCallee(
       "emulator.wgmma",
-      FunctionType::get(builder.getVoidTy(), {pointer, pointer, i32, pointer, pointer}, false),
+      FunctionType::get(i32, {pointer, pointer, i32, pointer, builder.getInt1Ty()}, false),
       reinterpret_cast<void *>(&entry::wgmma));
   Value *descriptor =
       builder.CreateIntToPtr(builder.getInt64(reinterpret_cast<uint64_t>(&op)), pointer);
-  builder.CreateCall(
-      callee, {getThread(function), descriptor, builder.getInt32(nextSite++), operands, results});
-  Value *value = PoisonValue::get(call.getType());
+  Value *tag =
+      builder.CreateCall(callee, {getThread(function), descriptor, builder.getInt32(nextSite++),
+                                  operands, builder.getInt1(isChained)});
+  SmallVector<Value *> parts(types.size()), inOrder;
   for (auto [index, number] : enumerate(assembly.accumulators)) {
-    Value *bits = builder.CreateLoad(i32, builder.CreateConstInBoundsGEP1_32(i32, results, index));
-    value = builder.CreateInsertValue(value, fromBits(builder, bits, types[number]), number);
+    parts[number] =
+        fromBits(builder, builder.CreateAdd(tag, builder.getInt32(index)), types[number]);
+    inOrder.push_back(parts[number]);
   }
-  call.replaceAllUsesWith(value);
-  call.eraseFromParent();
+  replaceResults(call, parts);
+  wgmmaTags[inOrder[0]] = std::move(inOrder);
   return Error::success();
 }
 
@@ -808,11 +841,7 @@ Error Retargeter::readAccumulators(CallInst &call, const InlineAsm &assembly) {
     Value *bits = builder.CreateLoad(i32, builder.CreateConstInBoundsGEP1_32(i32, results, index));
     tied[output] = fromBits(builder, bits, types[output]);
   }
-  Value *value = PoisonValue::get(call.getType());
-  for (auto [index, part] : enumerate(tied))
-    value = call.getType()->isStructTy() ? builder.CreateInsertValue(value, part, index) : part;
-  call.replaceAllUsesWith(value);
-  call.eraseFromParent();
+  replaceResults(call, tied);
   return Error::success();
 }
 
@@ -943,9 +972,13 @@ static bool ordersMemory(AtomicOrdering ordering) {
 }
 
 Error Retargeter::rewrite(Function &function) {
+  if (Error error = checkAccumulators(function))
+    return error;
   SmallVector<Instruction *> worklist;
+  // Rewriting a call removes the extractions of its result.
   for (Instruction &instruction : instructions(function))
-    worklist.push_back(&instruction);
+    if (!isa<ExtractValueInst>(instruction))
+      worklist.push_back(&instruction);
   Type *voidType = Type::getVoidTy(context), *pointer = PointerType::getUnqual(context);
   auto fenceAt = [&](Instruction &instruction) {
     FunctionCallee callee =

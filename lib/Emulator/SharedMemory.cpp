@@ -196,8 +196,9 @@ void SharedMemory::checkReaders(Thread &thread, uint32_t begin, uint32_t end, ui
     const uint32_t *row = reads[component].data();
     uint32_t known = clocks[component];
     bool isOwnWarp = component == thread.warp->component;
+    uint32_t readsDone = clocks[thread.block->getCluster().getReadComponent(component)];
     // Most words were read long ago, if at all.
-    uint32_t orderedBelow = (isOwnWarp ? known : known + 1) << 7;
+    uint32_t orderedBelow = std::max(isOwnWarp ? known : known + 1, readsDone + 1) << 7;
     for (uint32_t word = begin; word != end; ++word) {
       uint32_t stamp = row[word];
       if (LLVM_LIKELY(stamp < orderedBelow))

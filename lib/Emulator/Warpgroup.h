@@ -46,6 +46,8 @@ struct PendingWgmma {
   uint32_t selector = 0;
   std::array<std::array<uint32_t, 4>, warpgroupSize> registersA;
   std::array<uint32_t, warpgroupSize> metadata;
+  /// The clock of each warp when it issued this.
+  std::array<uint32_t, 4> issueClocks = {};
 };
 
 struct Warpgroup {
@@ -57,13 +59,12 @@ struct Warpgroup {
   uint32_t arrived = 0, site = 0;
   const char *name = nullptr;
   std::array<const uint32_t *, warpgroupSize> operands;
-  std::array<uint32_t *, warpgroupSize> results;
 
   std::vector<std::unique_ptr<PendingWgmma>> pending;
   /// Groups before this one have finished.
   uint32_t retiredGroups = 0;
-  /// The id of the latest wgmma.
-  uint32_t lastId = 0;
+  /// The id of the latest wgmma, and the tag of its first register.
+  uint32_t lastId = 0, lastTag = 0;
   /// Tiles whose tags may still be around, oldest first.
   std::vector<std::unique_ptr<AccumulatorTile>> tiles;
 

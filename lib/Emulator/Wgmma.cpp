@@ -3,6 +3,9 @@
 // All 128 threads of a warpgroup meet at wgmma.mma_async and at wgmma.wait_group. The instruction
 // is checked when it is issued, but reads its operands and adds its product at the wait that covers
 // its group. Meeting orders nothing: what the hardware leaves to barriers is left to them here.
+// With one exception: a finished wgmma has taken the registers of all four warps, so whatever they
+// loaded for it has been read. Kernels rely on that when one thread of a warpgroup releases a stage
+// of the ring.
 //
 // Registers are values here, so what the hardware demands of them is checked where it can go wrong:
 // accumulators have no value before the wait (Warpgroup.h), and wgmma.fence must stand between a
@@ -90,8 +93,8 @@ static AccumulatorTile &addTile(Warpgroup &group, unsigned columns) {
 /// The tile that the threads' accumulators name, or null if they are numbers. Those that the wgmma
 /// does not add to may be anything.
 static AccumulatorTile *getNamedTile(Block &block, Warpgroup &group, const WgmmaOp &op,
-                                     bool addsToTile) {
-  unsigned count = op.getRegisterCount();
+                                     bool isChained, bool addsToTile) {
+  unsigned count = isChained ? 1 : op.getRegisterCount();
   bool isNamed = isTag(group.operands[0][0]);
   uint32_t id = getId(group.operands[0][0]);
   for (unsigned index = 0; index != warpgroupSize; ++index) {
@@ -186,13 +189,13 @@ static const Clocks &findCommonKnowledge(Block &block, const Warpgroup &group) {
   return known;
 }
 
-static void issue(Thread &last, Warpgroup &group, const WgmmaOp &op) {
+static uint32_t issue(Thread &last, Warpgroup &group, const WgmmaOp &op, bool isChained) {
   Block &block = *last.block;
   Thread &first = block.getThread(group.index * warpgroupSize);
   const uint32_t *words = group.operands[0];
   checkUniform(block, group, op);
   bool addsToTile = op.addsToAccumulators.value_or(words[op.getScaleWord()] & 1);
-  AccumulatorTile *tile = getNamedTile(block, group, op, addsToTile);
+  AccumulatorTile *tile = getNamedTile(block, group, op, isChained, addsToTile);
   checkFences(block, group, op, tile);
 
   auto pending = std::make_unique<PendingWgmma>();
@@ -220,21 +223,27 @@ static void issue(Thread &last, Warpgroup &group, const WgmmaOp &op) {
       for (unsigned i = 0; i != op.getRegisterCount(); ++i)
         getElement(*tile, index, i) = group.operands[index][i];
   }
+  for (unsigned i = 0; i != 4; ++i) {
+    Warp &warp = block.getWarp(group.index * 4 + i);
+    wgmma.issueClocks[i] = warp.clocks[warp.component];
+    warp.clocks.advance(warp.component);
+  }
   tile->id = ++group.lastId;
   tile->group = wgmma.group;
   wgmma.tile = tile;
-  for (unsigned index = 0; index != warpgroupSize; ++index)
-    for (unsigned i = 0; i != op.getRegisterCount(); ++i)
-      group.results[index][i] = makeTag(tile->id, i);
+  return makeTag(tile->id, 0);
 }
 
-void entry::wgmma(Thread *thread, const WgmmaOp *op, uint32_t site, const uint32_t *operands,
-                  uint32_t *results) {
+uint32_t entry::wgmma(Thread *thread, const WgmmaOp *op, uint32_t site, const uint32_t *operands,
+                      bool isChained) {
   Block &block = *thread->block;
-  if (!block.meetWarpgroup(*thread, op->name.c_str(), site, operands, results))
-    return;
-  issue(*thread, block.getWarpgroup(*thread), *op);
-  block.releaseWarpgroup(*thread);
+  Warpgroup &group = block.getWarpgroup(*thread);
+  if (block.meetWarpgroup(*thread, op->name.c_str(), site, operands)) {
+    group.lastTag = issue(*thread, group, *op, isChained);
+    block.releaseWarpgroup(*thread);
+  }
+  // The next wgmma waits for all threads, so this is still the same one's.
+  return group.lastTag;
 }
 
 //===----------------------------------------------------------------------===//
@@ -252,7 +261,7 @@ static void wait(Thread &thread, uint32_t site, const uint64_t *arguments, uint6
   const char *what = "wgmma.wait_group";
   // The operand is part of the instruction: it is the same for all.
   uint32_t mayRemain = static_cast<uint32_t>(arguments[0]);
-  if (!block.meetWarpgroup(thread, what, site, nullptr, nullptr))
+  if (!block.meetWarpgroup(thread, what, site, nullptr))
     return;
   Warpgroup &group = block.getWarpgroup(thread);
   uint32_t committed = block.getThread(group.index * warpgroupSize).wgmmaGroups;
@@ -268,10 +277,16 @@ static void wait(Thread &thread, uint32_t site, const uint64_t *arguments, uint6
   size_t done = 0;
   while (done != group.pending.size() && group.pending[done]->group < end)
     executeWgmma(block, *group.pending[done++]);
-  group.pending.erase(group.pending.begin(), group.pending.begin() + done);
   group.retiredGroups = std::max(group.retiredGroups, end);
-  for (unsigned i = 0; i != 4; ++i)
-    block.getWarp(group.index * 4 + i).clocks.raise(group.component, group.retiredGroups);
+  for (unsigned i = 0; i != 4; ++i) {
+    Clocks &clocks = block.getWarp(group.index * 4 + i).clocks;
+    clocks.raise(group.component, group.retiredGroups);
+    for (unsigned other = 0; done && other != 4; ++other)
+      clocks.raise(
+          block.getCluster().getReadComponent(block.getWarp(group.index * 4 + other).component),
+          group.pending[done - 1]->issueClocks[other]);
+  }
+  group.pending.erase(group.pending.begin(), group.pending.begin() + done);
   block.releaseWarpgroup(thread);
 }
 

@@ -126,7 +126,7 @@ static std::vector<std::string> findCandidates(const CudaDriver &driver) {
 Expected<CublasLt *> CublasLt::get(const CudaDriver &driver) {
   static std::mutex mutex;
   // Leaked on purpose, like the driver.
-  static std::map<std::vector<std::string>, CublasLt *> opened;
+  static auto &opened = *new std::map<std::vector<std::string>, CublasLt *>;
   std::lock_guard<std::mutex> lock(mutex);
   std::vector<std::string> candidates = findCandidates(driver);
   CublasLt *&known = opened[candidates];
@@ -180,14 +180,13 @@ public:
 class CublasLtMatmul final : public LibraryMatmul {
 public:
   CublasLtMatmul(const CublasLt &library, CublasLtHandle handle, const CudaDriver &driver,
-                 Device &device, const MatmulType &type, const void *weight)
-      : library(library), handle(handle), driver(driver), device(device), type(type),
-        weight(weight) {}
+                 Device &device, const MatmulType &type)
+      : library(library), handle(handle), driver(driver), device(device), type(type) {}
 
   Error initialize();
   size_t workspaceBytes() const override { return workspaceSize; }
   Error launch(const Operands &operands, void *workspace, void *stream) override;
-  Error warmUp(int64_t rows) override;
+  Error warmUp(int64_t rows, const void *weight) override;
   std::string describe(int64_t rows) const override;
 
 private:
@@ -211,7 +210,7 @@ private:
   Key keyOf(const Operands &operands) const;
   /// Of operands in memory that the device has allocated.
   Key contiguousKey(int64_t rows) const {
-    return keyOf({rows, nullptr, type.inner, nullptr, type.features});
+    return keyOf({rows, nullptr, type.inner, nullptr, nullptr, type.features});
   }
   Expected<Owned<CublasLtLayout>> makeLayout(DType dtype, int64_t contiguous, int64_t other,
                                              int64_t stride) const;
@@ -224,14 +223,13 @@ private:
   Expected<float> timePlan(const Plan &plan, const Operands &operands, void *workspace,
                            CUstream stream) const;
   Error chooseByTime(Plan &plan, ArrayRef<CublasLtHeuristic> proposals, int64_t rows,
-                     void *scratch) const;
+                     const void *weight, void *scratch) const;
 
   const CublasLt &library;
   CublasLtHandle handle;
   const CudaDriver &driver;
   Device &device;
   const MatmulType type;
-  const void *weight;
   Owned<CublasLtOperation> operation;
   Owned<CublasLtLayout> weightLayout;
   mutable std::mutex mutex;
@@ -368,8 +366,8 @@ Error CublasLtMatmul::launchPlan(const Plan &plan, const Operands &operands, voi
   const void *one = isInteger ? static_cast<const void *>(&oneI32) : &oneF32;
   const void *zero = isInteger ? static_cast<const void *>(&zeroI32) : &zeroF32;
   int status =
-      library.cublasLtMatmul(handle, operation.handle, one, weight, weightLayout.handle, operands.x,
-                             plan.x.handle, zero, operands.y, plan.y.handle, operands.y,
+      library.cublasLtMatmul(handle, operation.handle, one, operands.weight, weightLayout.handle,
+                             operands.x, plan.x.handle, zero, operands.y, plan.y.handle, operands.y,
                              plan.y.handle, &plan.algorithm, workspace, workspaceSize, stream);
   if (LLVM_LIKELY(status == 0))
     return Error::success();
@@ -416,10 +414,10 @@ Expected<float> CublasLtMatmul::timePlan(const Plan &plan, const Operands &opera
 
 /// `scratch` holds X, Y and the workspace.
 Error CublasLtMatmul::chooseByTime(Plan &plan, ArrayRef<CublasLtHeuristic> proposals, int64_t rows,
-                                   void *scratch) const {
+                                   const void *weight, void *scratch) const {
   char *x = static_cast<char *>(scratch) + workspaceSize;
   char *y = x + alignTo(uint64_t(rows) * type.inner * byteSize(type.operand), weightAlignment);
-  Operands operands{rows, x, type.inner, y, type.features};
+  Operands operands{rows, x, type.inner, weight, y, type.features};
   CUstream stream = nullptr;
   if (CUresult result = driver.cuStreamCreate(&stream, streamNonBlocking))
     return driver.error(result, "creating a stream");
@@ -445,7 +443,7 @@ Error CublasLtMatmul::chooseByTime(Plan &plan, ArrayRef<CublasLtHeuristic> propo
   return plan.timed ? Error::success() : std::move(failure);
 }
 
-Error CublasLtMatmul::warmUp(int64_t rows) {
+Error CublasLtMatmul::warmUp(int64_t rows, const void *weight) {
   Key key = contiguousKey(rows);
   {
     std::lock_guard<std::mutex> lock(mutex);
@@ -463,7 +461,7 @@ Error CublasLtMatmul::warmUp(int64_t rows) {
   Expected<void *> scratch = device.allocate(bytes);
   if (!scratch)
     return addContext("warming up " + library.name(), scratch.takeError());
-  Error error = chooseByTime(*plan, proposals, rows, *scratch);
+  Error error = chooseByTime(*plan, proposals, rows, weight, *scratch);
   if (Error freed = device.deallocate(*scratch))
     error = joinErrors(std::move(error), std::move(freed));
   if (error)
@@ -484,8 +482,8 @@ std::string CublasLtMatmul::describe(int64_t rows) const {
 Expected<std::unique_ptr<LibraryMatmul>>
 sparseflow::runtime::createCublasLtMatmul(const CublasLt &library, CublasLtHandle handle,
                                           const CudaDriver &driver, Device &device,
-                                          const MatmulType &type, const void *weight) {
-  auto matmul = std::make_unique<CublasLtMatmul>(library, handle, driver, device, type, weight);
+                                          const MatmulType &type) {
+  auto matmul = std::make_unique<CublasLtMatmul>(library, handle, driver, device, type);
   if (Error error = matmul->initialize())
     return std::move(error);
   return std::move(matmul);

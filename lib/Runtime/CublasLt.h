@@ -9,26 +9,6 @@
 
 namespace sparseflow::runtime {
 
-using CublasLtHandle = struct CublasLtContext *;
-using CublasLtOperation = struct CublasLtOperationObject *;
-using CublasLtLayout = struct CublasLtLayoutObject *;
-using CublasLtPreference = struct CublasLtPreferenceObject *;
-
-/// cublasLtMatmulAlgo_t.
-struct CublasLtAlgorithm {
-  uint64_t data[8];
-};
-
-/// cublasLtMatmulHeuristicResult_t.
-struct CublasLtHeuristic {
-  CublasLtAlgorithm algorithm;
-  size_t workspaceBytes;
-  int status;
-  float waves;
-  int reserved[4];
-};
-static_assert(sizeof(CublasLtHeuristic) == 96);
-
 class CublasLt {
 public:
   /// The process's library; one that is already loaded, such as PyTorch's, comes first. A failure
@@ -50,11 +30,10 @@ private:
   const char *(*statusText)(int status) = nullptr;
 };
 
-/// A product with a weight in the device's memory. The handle must outlive it. Unsupported: the
-/// library has no algorithm for it.
+/// The handle must outlive it. Unsupported: the library has no algorithm for it.
 llvm::Expected<std::unique_ptr<LibraryMatmul>>
 createCublasLtMatmul(const CublasLt &library, CublasLtHandle handle, const CudaDriver &driver,
-                     Device &device, const MatmulType &type, const void *weight);
+                     Device &device, const MatmulType &type);
 
 } // namespace sparseflow::runtime
 

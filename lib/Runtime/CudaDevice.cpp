@@ -249,8 +249,7 @@ public:
   Error copyToDevice(void *target, const void *source, size_t bytes, void *stream) override;
   Error copyToHost(void *target, const void *source, size_t bytes, void *stream) override;
   Error synchronize(void *stream) override;
-  Expected<std::unique_ptr<LibraryMatmul>> createMatmul(const MatmulType &type,
-                                                        const void *weight) override;
+  Expected<std::unique_ptr<LibraryMatmul>> createMatmul(const MatmulType &type) override;
   Error encodeTensorMap(DType dtype, const HostTensorMap &map, void *out) const override;
   std::optional<std::string> whyUnusable(const void *pointer) const override;
   Expected<void *> enter() override;
@@ -417,8 +416,7 @@ std::optional<std::string> CudaDevice::whyUnusable(const void *pointer) const {
   return std::nullopt;
 }
 
-Expected<std::unique_ptr<LibraryMatmul>> CudaDevice::createMatmul(const MatmulType &type,
-                                                                  const void *weight) {
+Expected<std::unique_ptr<LibraryMatmul>> CudaDevice::createMatmul(const MatmulType &type) {
   DeviceScope scope(*this);
   if (Error error = scope.enter())
     return std::move(error);
@@ -434,7 +432,7 @@ Expected<std::unique_ptr<LibraryMatmul>> CudaDevice::createMatmul(const MatmulTy
     }
     blas = *library;
   }
-  return createCublasLtMatmul(*blas, blasHandle, driver, *this, type, weight);
+  return createCublasLtMatmul(*blas, blasHandle, driver, *this, type);
 }
 
 /// CUtensorMapDataType. Types that it lacks travel as bytes or words of their size, which matters

@@ -63,9 +63,8 @@ Error Device::copyToHost(void *target, const void *source, size_t bytes, void *)
 
 Error Device::synchronize(void *) { return Error::success(); }
 
-Expected<std::unique_ptr<LibraryMatmul>> Device::createMatmul(const MatmulType &type,
-                                                              const void *weight) {
-  return createHostMatmul(type, weight);
+Expected<std::unique_ptr<LibraryMatmul>> Device::createMatmul(const MatmulType &type) {
+  return createHostMatmul(type);
 }
 
 Error Device::encodeTensorMap(DType, const HostTensorMap &map, void *out) const {

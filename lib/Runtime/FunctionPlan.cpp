@@ -101,10 +101,6 @@ Error FunctionPlan::build(const ProgramFile &file,
         return makeError(Status::InvalidProgram,
                          formatv("'{0}' expected a tensor '{1}' in the file, got none",
                                  function.name, buffer.tensor));
-      Expected<void *> address = constant(buffer.tensor);
-      if (!address)
-        return address.takeError();
-      result.constant = *address;
       result.dtype = result.stored->dtype;
       for (int64_t extent : result.stored->shape)
         result.shape.push_back({-1, extent});
@@ -141,7 +137,7 @@ Error FunctionPlan::build(const ProgramFile &file,
     for (const Variant &variant : step.variants) {
       VariantPlan variantPlan{variant.max.value_or(std::numeric_limits<int64_t>::max())};
       for (const Launch &launch : variant.launches) {
-        Expected<LaunchPlan> launchPlan = planLaunch(launch, variantPlan.max);
+        Expected<LaunchPlan> launchPlan = planLaunch(launch, variantPlan.max, constant);
         if (launchPlan) {
           variantPlan.launches.push_back(std::move(*launchPlan));
           continue;
@@ -160,19 +156,18 @@ Error FunctionPlan::build(const ProgramFile &file,
 }
 
 /// `mostRows`: the largest symbol for which it is launched.
-Expected<FunctionPlan::LaunchPlan> FunctionPlan::planLaunch(const Launch &launch,
-                                                            int64_t mostRows) {
-  LaunchPlan plan;
-  auto touches = [&](int64_t buffer) {
-    buffers[buffer].mostRows = std::max(buffers[buffer].mostRows, mostRows);
-  };
-  if (launch.matmul) {
-    touches(launch.matmul->x);
-    touches(launch.matmul->y);
-    if (Error error = planMatmul(*launch.matmul, plan))
-      return std::move(error);
-    return std::move(plan);
+Expected<FunctionPlan::LaunchPlan> FunctionPlan::planLaunch(const Launch &launch, int64_t mostRows,
+                                                            ConstantSource constant) {
+  if (const std::optional<MatmulCall> &call = launch.matmul) {
+    Expected<LaunchPlan> plan = planMatmul(*call);
+    // Only now: a weight that no library will multiply needs no memory.
+    for (int64_t buffer : {call->x, call->w, call->y})
+      if (plan)
+        if (Error error = touch(buffers[buffer], mostRows, constant))
+          return std::move(error);
+    return plan;
   }
+  LaunchPlan plan;
   plan.kernel = kernelIndices.lookup(launch.kernel);
   for (const Argument &arg : launch.args) {
     ArgumentPlan result{arg.kind, 0, 0};
@@ -182,11 +177,13 @@ Expected<FunctionPlan::LaunchPlan> FunctionPlan::planLaunch(const Launch &launch
       if (!map)
         return map.takeError();
       result.index = *map;
-      touches(arg.value);
+      if (Error error = touch(buffers[arg.value], mostRows, constant))
+        return std::move(error);
       break;
     }
     case Argument::Kind::Buffer:
-      touches(arg.value);
+      if (Error error = touch(buffers[arg.value], mostRows, constant))
+        return std::move(error);
       [[fallthrough]];
     case Argument::Kind::Stride:
       result.index = arg.value;
@@ -220,7 +217,18 @@ ArrayRef<DimPlan> FunctionPlan::shapeOf(const BufferPlan &buffer) const {
   return buffer.shape;
 }
 
-Error FunctionPlan::planMatmul(const MatmulCall &call, LaunchPlan &plan) {
+Error FunctionPlan::touch(BufferPlan &buffer, int64_t mostRows, ConstantSource constant) {
+  buffer.mostRows = std::max(buffer.mostRows, mostRows);
+  if (buffer.kind != Buffer::Kind::Constant || buffer.constant)
+    return Error::success();
+  Expected<void *> address = constant(buffer.stored->name);
+  if (!address)
+    return address.takeError();
+  buffer.constant = *address;
+  return Error::success();
+}
+
+Expected<FunctionPlan::LaunchPlan> FunctionPlan::planMatmul(const MatmulCall &call) {
   const BufferPlan &x = buffers[call.x], &w = buffers[call.w], &y = buffers[call.y];
   MatmulType type{x.dtype, y.dtype, call.compute, shapeOf(y).back().size, shapeOf(x).back().size};
   // The manifest's own check has not seen the weight.
@@ -230,14 +238,16 @@ Error FunctionPlan::planMatmul(const MatmulCall &call, LaunchPlan &plan) {
                      formatv("{0} expected {1} {2} for a product, got {3} {4}", describe(w),
                              stringify(type.operand), describeShape(expected), stringify(w.dtype),
                              describeShape(w.stored->shape)));
-  Expected<std::unique_ptr<LibraryMatmul>> matmul = device.createMatmul(type, w.constant);
+  Expected<std::unique_ptr<LibraryMatmul>> matmul = device.createMatmul(type);
   if (!matmul)
     return matmul.takeError();
+  LaunchPlan plan;
   plan.matmul = std::move(*matmul);
   plan.x = call.x;
+  plan.w = call.w;
   plan.y = call.y;
   libraryWorkspace = std::max<uint64_t>(libraryWorkspace, plan.matmul->workspaceBytes());
-  return Error::success();
+  return std::move(plan);
 }
 
 std::string FunctionPlan::describe(const BufferPlan &buffer) const {
@@ -497,7 +507,7 @@ Error FunctionPlan::warmUp(const int64_t *symbols) const {
       int64_t rows = launch.matmul ? rowsOf(shapeOf(buffers[launch.x]), symbols) : 0;
       if (rows == 0)
         continue;
-      if (Error error = launch.matmul->warmUp(rows))
+      if (Error error = launch.matmul->warmUp(rows, buffers[launch.w].constant))
         return addContext("'" + function.name + "'", std::move(error));
     }
   return Error::success();
@@ -542,7 +552,7 @@ std::vector<MemoryRange> FunctionPlan::memoryOf(const CallState &call,
   for (auto [i, tensor] : enumerate(givenOutputs))
     add(tensor, call.tensors[inputs.size() + i], /*writable=*/true, function.outputs[i].name);
   for (const BufferPlan &buffer : buffers)
-    if (buffer.stored && !buffer.stored->data.empty())
+    if (buffer.constant && !buffer.stored->data.empty())
       memory.push_back({buffer.constant, buffer.stored->data.size(), false, buffer.stored->name});
   if (workspaceBytes)
     memory.push_back({call.workspace, workspaceBytes, true, "workspace"});
@@ -596,8 +606,9 @@ Error FunctionPlan::launchMatmul(const LaunchPlan &launch, const CallState &call
   CallState::Bound x = locate(buffers[launch.x], call), y = locate(buffers[launch.y], call);
   if (x.rows == 0)
     return Error::success();
-  if (Error error = launch.matmul->launch({x.rows, x.data, x.rowStride, y.data, y.rowStride},
-                                          call.workspace + call.slotOffsets.back(), stream))
+  if (Error error = launch.matmul->launch(
+          {x.rows, x.data, x.rowStride, buffers[launch.w].constant, y.data, y.rowStride},
+          call.workspace + call.slotOffsets.back(), stream))
     return addContext("'" + function.name + "'", std::move(error));
   return Error::success();
 }

@@ -82,7 +82,7 @@ private:
   struct BufferPlan {
     Buffer::Kind kind;
     size_t index = 0;                     // into CallState::tensors, or the slot
-    void *constant = nullptr;             // Constant
+    void *constant = nullptr;             // Constant: null until a launch takes it
     const StoredTensor *stored = nullptr; // Constant
     DimPlan rowStride;                    // Constant, Workspace
     llvm::SmallVector<DimPlan, 2> shape;  // Constant, Workspace
@@ -100,7 +100,7 @@ private:
     llvm::SmallVector<ArgumentPlan, 12> args;
     /// Instead of a kernel, with the buffers that it takes.
     std::unique_ptr<LibraryMatmul> matmul = {};
-    size_t x = 0, y = 0;
+    size_t x = 0, w = 0, y = 0;
   };
   struct VariantPlan {
     int64_t max;
@@ -132,8 +132,12 @@ private:
                     llvm::function_ref<llvm::Expected<void *>(llvm::StringRef)> constant);
   int symbolIndex(llvm::StringRef name) const;
   DimPlan plan(const Dimension &dim) const;
-  llvm::Expected<LaunchPlan> planLaunch(const Launch &launch, int64_t mostRows);
-  llvm::Error planMatmul(const MatmulCall &call, LaunchPlan &plan);
+  using ConstantSource = llvm::function_ref<llvm::Expected<void *>(llvm::StringRef)>;
+  llvm::Expected<LaunchPlan> planLaunch(const Launch &launch, int64_t mostRows,
+                                        ConstantSource constant);
+  llvm::Expected<LaunchPlan> planMatmul(const MatmulCall &call);
+  /// A launch for symbols up to `mostRows` takes the buffer.
+  llvm::Error touch(BufferPlan &buffer, int64_t mostRows, ConstantSource constant);
   llvm::Expected<int> planTensorMap(const Argument &arg);
   size_t variantOf(const StepPlan &step, const int64_t *symbols) const;
   /// False: the grid is empty and there is nothing to launch.

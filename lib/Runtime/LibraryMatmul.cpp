@@ -47,13 +47,13 @@ std::string MatmulType::describe() const {
 namespace {
 class HostMatmul final : public LibraryMatmul {
 public:
-  HostMatmul(const MatmulType &type, const void *weight)
+  explicit HostMatmul(const MatmulType &type)
       : operand(*parseDType(stringify(type.operand))), result(*parseDType(stringify(type.result))),
-        features(type.features), inner(type.inner), weight(weight) {}
+        features(type.features), inner(type.inner) {}
 
   Error launch(const Operands &operands, void *, void *) override {
     std::vector<float> x(inner), w(features * inner);
-    convertToFloat(operand, weight, w.data(), w.size());
+    convertToFloat(operand, operands.weight, w.data(), w.size());
     for (int64_t m = 0; m < operands.rows; ++m) {
       const char *row = static_cast<const char *>(operands.x) +
                         m * operands.xStride * int64_t(getByteWidth(operand));
@@ -84,11 +84,9 @@ private:
 
   sparseflow::DType operand, result;
   int64_t features, inner;
-  const void *weight;
 };
 } // namespace
 
-std::unique_ptr<LibraryMatmul> sparseflow::runtime::createHostMatmul(const MatmulType &type,
-                                                                     const void *weight) {
-  return std::make_unique<HostMatmul>(type, weight);
+std::unique_ptr<LibraryMatmul> sparseflow::runtime::createHostMatmul(const MatmulType &type) {
+  return std::make_unique<HostMatmul>(type);
 }

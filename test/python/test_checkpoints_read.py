@@ -10,7 +10,7 @@ from test_checkpoints_layouts import random_24, random_int4
 
 import sparseflow as sf
 from sparseflow import checkpoints
-from sparseflow.checkpoints import CanonicalWeight, canonical
+from sparseflow.checkpoints import CanonicalWeight, canonical, cutlass
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -180,6 +180,17 @@ def test_pt_with_code_is_refused_and_nothing_runs(tmp_path, capfd):
     with pytest.raises(sf.InvalidProgramError, match="a pickle that would run code.*nothing was run"):
         checkpoints.open_checkpoint(tmp_path / "evil.pt")
     assert "code ran" not in capfd.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of SparseSemiStructuredTensor")
+def test_pt_with_pytorchs_own_2_4_tensors(rng, tmp_path):
+    dense = random_24(rng, (64, 96))
+    tensor = cutlass.to_torch(sf.compress(dense))
+    torch.save({"fc.weight": tensor, "fc.bias": torch.ones(64)}, tmp_path / "semi.pt")
+    with checkpoints.open_checkpoint(tmp_path / "semi.pt") as checkpoint:
+        weight = checkpoint.read(entry_named(checkpoint, "fc.weight"))
+        assert isinstance(weight, CanonicalWeight) and (weight.dense() == dense).all()
+        assert [entry.name for entry in checkpoint.entries] == ["fc.weight", "fc.bias"]
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 half of a zip file"])

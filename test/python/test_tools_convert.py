@@ -21,6 +21,13 @@ from sparseflow.checkpoints.writer import ResumableWriter
 from sparseflow.tools import convert
 
 
+class Payload:
+    """What a malicious file holds: unpickling it calls print."""
+
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
 def run(capsys, *arguments):
     """(exit code, stdout, stderr) of one conversion in this process."""
     code = convert.main([str(argument) for argument in arguments])
@@ -81,7 +88,8 @@ def test_magnitude_int8(model, tmp_path, capsys):
     assert weight.scheme == "int8" and np.abs(weight.dense() - expected).max() <= np.abs(expected).max() / 200
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["quantization_config"] == {
-        "quant_method": "sparseflow", "format": 1, "scheme": "int8", "ignore": ["embed_tokens"],
+        "quant_method": "sparseflow", "format": 1, "scheme": "int8", "method": "magnitude", "skip": [],
+        "layers": {"layers.0.up_proj": "int8", "layers.1.up_proj": "int8"},
     }  # fmt: skip
     assert config["hidden_size"] == 64 and (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
 
@@ -197,6 +205,45 @@ def test_wanda_keeps_what_the_inputs_weigh(tmp_path, capsys):
     kept = wanda != 0
     assert (wanda[kept] == dense.astype(np.float16)[kept]).all()
     assert not (sparsegpt[sparsegpt != 0] == dense.astype(np.float16)[sparsegpt != 0]).all()
+
+
+@pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
+@pytest.mark.parametrize("scheme", ["f16", "int8", "fp8"])
+def test_transformers_loads_what_it_wrote(tmp_path, capsys, scheme):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sparseflow.torch.transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        dtype="float16",
+    )
+    transformers.LlamaForCausalLM(config).half().save_pretrained(tmp_path / "model")
+    arguments = (
+        "--input",
+        tmp_path / "model",
+        "--output",
+        tmp_path / "out",
+        "--method",
+        "magnitude",
+        "--scheme",
+        scheme,
+    )
+    assert run(capsys, *arguments)[0] == 0
+
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    pruned = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    state = pruned.state_dict()
+    for name, weight in read_all(tmp_path / "out").items():
+        if isinstance(weight, CanonicalWeight):
+            state[name].copy_(torch.from_numpy(weight.dense().astype(np.float32)))
+    tokens = torch.arange(8)[None]
+    with torch.no_grad():
+        expected, actual = pruned(tokens).logits, loaded(tokens).logits.float()
+    assert (actual - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 # ---- Memory
@@ -356,6 +403,33 @@ def test_a_wrong_bitmask_names_its_layer(rng, tmp_path, capsys):
     checkpoints.write_file(tmp_path / "in.safetensors", tensors)
     code, _, err = run(capsys, "--input", tmp_path / "in.safetensors", "--output", tmp_path / "out")
     assert code == 1 and "'up': expected a bitmask with two bits" in err and "row 3" in err
+
+
+def test_a_pt_with_code_is_refused(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    torch.save({"fc.weight": torch.ones(32, 32), "run": Payload()}, tmp_path / "evil.pt")
+    code, out, err = run(capsys, *conversion(tmp_path / "evil.pt", tmp_path / "out"))
+    assert (code, out) == (1, "") and "nothing was run" in err
+
+
+def test_ctrl_c_while_compiling(rng, tmp_path):
+    layers = {f"layers.{i}.weight": rng.standard_normal((64, 64 + 64 * i), np.float32) for i in range(40)}
+    checkpoints.write_file(tmp_path / "in.safetensors", layers)
+    command = [
+        sys.executable,
+        "-m",
+        "sparseflow.tools.convert",
+        *conversion(tmp_path / "in.safetensors", tmp_path / "m.sf"),
+    ]
+    environment = os.environ | {"SPARSEFLOW_CACHE_DIR": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "cache").exists():  # the compiler makes it
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "interrupted while compiling; nothing was written" in err
+    assert not (tmp_path / "m.sf").exists()
 
 
 def test_wrong_arguments_end_with_2():

@@ -49,6 +49,7 @@ def test_contents(wheel):
     extension = f"sparseflow/_sparseflow{sysconfig.get_config_var('EXT_SUFFIX')}"
     wanted = {"sparseflow/lib/libsparseflow.so", "sparseflow/include/sparseflow-c/sparseflow.h", extension}
     wanted |= {"sparseflow/py.typed", "sparseflow/_sparseflow.pyi"} | {f"sparseflow/bin/{tool}" for tool in TOOLS}
+    wanted |= {"sparseflow/data/kernels.json"}
     assert wanted <= names
     strays = [
         n
@@ -117,7 +118,9 @@ def test_the_record_matches(unpacked):
             assert digest == "sha256=" + base64.urlsafe_b64encode(actual).rstrip(b"=").decode(), name
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize(
+    "tool", [*TOOLS, *(f"sparseflow-{name}" for name in ("convert", "inspect", "benchmark", "audit"))]
+)
 def test_console_scripts_run(tool):
     script = Path(sysconfig.get_path("scripts"), tool)
     result = subprocess.run([script, "--help"], capture_output=True, text=True, check=False)

@@ -1,5 +1,5 @@
-// The few types of the CUDA driver that are used, spelled out: they are part of its stable binary
-// interface, and nothing here needs cuda.h.
+// The few types of the CUDA driver and of cuBLASLt that are used, spelled out: they are part of
+// their stable binary interfaces, and nothing here needs cuda.h.
 #ifndef SPARSEFLOW_RUNTIME_CUDATYPES_H
 #define SPARSEFLOW_RUNTIME_CUDATYPES_H
 
@@ -37,6 +37,26 @@ struct CudaLaunchConfig {
   unsigned attributeCount;
 };
 static_assert(sizeof(CudaLaunchConfig) == 56);
+
+using CublasLtHandle = struct CublasLtContext *;
+using CublasLtOperation = struct CublasLtOperationObject *;
+using CublasLtLayout = struct CublasLtLayoutObject *;
+using CublasLtPreference = struct CublasLtPreferenceObject *;
+
+/// cublasLtMatmulAlgo_t.
+struct CublasLtAlgorithm {
+  uint64_t data[8];
+};
+
+/// cublasLtMatmulHeuristicResult_t.
+struct CublasLtHeuristic {
+  CublasLtAlgorithm algorithm;
+  size_t workspaceBytes;
+  int status;
+  float waves;
+  int reserved[4];
+};
+static_assert(sizeof(CublasLtHeuristic) == 96);
 
 } // namespace sparseflow::runtime
 

@@ -97,10 +97,9 @@ public:
   virtual llvm::Error copyToHost(void *target, const void *source, size_t bytes, void *stream);
   virtual llvm::Error synchronize(void *stream);
 
-  /// A product with a weight that lies on the device, [N,K] row by row. Unsupported: the library is
-  /// missing or cannot, and the program goes another way. By default a plain product.
-  virtual llvm::Expected<std::unique_ptr<LibraryMatmul>> createMatmul(const MatmulType &type,
-                                                                      const void *weight);
+  /// A product by a library. Unsupported: the library is missing or cannot, and the program goes
+  /// another way. By default a plain product.
+  virtual llvm::Expected<std::unique_ptr<LibraryMatmul>> createMatmul(const MatmulType &type);
 
   /// Writes what kernels take for a matrix: tensorMapBytes, aligned to tensorMapAlignment. By
   /// default the struct itself.

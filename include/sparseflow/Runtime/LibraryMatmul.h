@@ -34,6 +34,7 @@ public:
     int64_t rows;
     const void *x;
     int64_t xStride;
+    const void *weight; // [N,K] row by row, 256-byte aligned
     void *y;
     int64_t yStride;
   };
@@ -45,13 +46,13 @@ public:
   /// At least one row. Must not allocate on the device or synchronize.
   virtual llvm::Error launch(const Operands &operands, void *workspace, void *stream) = 0;
   /// Finds the best way for contiguous operands of so many rows, by trying; later launches take it.
-  virtual llvm::Error warmUp(int64_t rows) { return llvm::Error::success(); }
+  virtual llvm::Error warmUp(int64_t rows, const void *weight) { return llvm::Error::success(); }
   /// For the report: which library, and for so many rows which of its algorithms.
   virtual std::string describe(int64_t rows) const = 0;
 };
 
 /// A plain product in host memory, which sums in double precision.
-std::unique_ptr<LibraryMatmul> createHostMatmul(const MatmulType &type, const void *weight);
+std::unique_ptr<LibraryMatmul> createHostMatmul(const MatmulType &type);
 
 } // namespace sparseflow::runtime
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -223,15 +224,13 @@ def config_of(checkpoint: Checkpoint, steps: list[Step], options: Options) -> by
     config.pop("quantization_config", None)
     config.pop("compression_config", None)
     if not options.dense:
-        schemes = sorted({step.scheme for step in steps if step.action != "copy"})
+        layers = {step.entry.name.removesuffix(".weight"): step.scheme for step in steps if step.action != "copy"}
         config["quantization_config"] = {
             "quant_method": "sparseflow",
             "format": 1,
-            "scheme": schemes[0] if len(schemes) == 1 else "mixed",
-            "ignore": [
-                step.entry.name.removesuffix(".weight")
-                for step in steps
-                if step.action == "copy" and len(step.entry.shape) == 2 and step.entry.name.endswith(".weight")
-            ],
+            "scheme": Counter(layers.values()).most_common(1)[0][0],
+            "method": options.method,
+            "skip": list(options.skip),
+            "layers": layers,
         }
     return json.dumps(config, indent=2).encode() + b"\n"

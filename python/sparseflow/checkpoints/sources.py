@@ -14,6 +14,8 @@ import numpy as np
 
 from .. import interop
 from ..errors import FileError, InvalidProgramError, NotFoundError, UnsupportedError
+from ..weights import Weight24
+from . import cutlass
 from .storage import SafetensorsFile, Spec
 
 _INDEX = "model.safetensors.index.json"
@@ -100,13 +102,17 @@ class TorchSource:
             ) from None
         import pickle
 
+        from torch.sparse import SparseSemiStructuredTensorCUSPARSELT, SparseSemiStructuredTensorCUTLASS
+
         options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
+        semi_structured: list[Any] = [SparseSemiStructuredTensorCUTLASS, SparseSemiStructuredTensorCUSPARSELT]
         try:
-            # Mapped, so that a tensor is read when it is used; files from before PyTorch 1.6 cannot be.
-            try:
-                content = torch.load(path, mmap=True, **options)
-            except (RuntimeError, ValueError):
-                content = torch.load(path, **options)
+            with torch.serialization.safe_globals(semi_structured):
+                # Mapped, so that a tensor is read when it is used; files from before PyTorch 1.6 cannot be.
+                try:
+                    content = torch.load(path, mmap=True, **options)
+                except (RuntimeError, ValueError):
+                    content = torch.load(path, **options)
         except FileNotFoundError:
             raise NotFoundError(f"expected a checkpoint, got {path}, which does not exist") from None
         except pickle.UnpicklingError as error:
@@ -123,12 +129,24 @@ class TorchSource:
                 f"{path}: expected a file of torch.save, got something else or half of one"
             ) from None
         self._tensors = self._state_dict(path, content, torch)
-        self.specs = {name: Spec.of(self._view(name)) for name in self._tensors}
+        # PyTorch's own 2:4 tensors, by the names that they have in SparseFlow's checkpoints: decoded when they are read.
+        self._parts: dict[str, tuple[str, str]] = {}
+        self.specs: dict[str, Spec] = {}
+        for name, tensor in self._tensors.items():
+            if isinstance(tensor, tuple(semi_structured)):
+                weight = self._decoded(name)
+                for part, array in (("values", weight.values), ("bitmask", weight.bitmask)):
+                    self._parts[f"{name}.{part}"] = (name, part)
+                    self.specs[f"{name}.{part}"] = Spec.of(array)
+            else:
+                self.specs[name] = Spec.of(self._view(name))
         #: Names by the memory that they share, where there are several: tied weights.
         self.tied = self._shared()
 
     @staticmethod
     def _state_dict(path: Path, content: Any, torch: Any) -> dict[str, Any]:
+        from torch.sparse import SparseSemiStructuredTensor
+
         for key in ("state_dict", "model_state_dict", "model", "module"):
             if isinstance(content, dict) and isinstance(content.get(key), dict):
                 content = content[key]
@@ -143,7 +161,7 @@ class TorchSource:
                     f"{path}: expected values for '{name}', got a meta tensor, which has none; load the model's weights "
                     "before saving it"
                 )
-            if tensor.layout is not torch.strided:
+            if tensor.layout is not torch.strided and not isinstance(tensor, SparseSemiStructuredTensor):
                 raise UnsupportedError(
                     f"{path}: expected strided tensors, got '{name}' as {tensor.layout}; save it dense"
                 )
@@ -152,13 +170,21 @@ class TorchSource:
     def _view(self, name: str) -> np.ndarray:
         return interop.as_numpy(self._tensors[name].detach(), f"'{name}'")
 
+    def _decoded(self, name: str) -> Weight24:
+        return cutlass.from_torch(self._tensors[name], f"'{name}'")
+
     def _shared(self) -> list[list[str]]:
         places: dict[tuple[int, tuple[int, ...]], list[str]] = {}
         for name, tensor in self._tensors.items():
+            if name not in self.specs:
+                continue
             places.setdefault((tensor.data_ptr(), tuple(tensor.shape)), []).append(name)
         return [names for names in places.values() if len(names) > 1]
 
     def read(self, name: str) -> np.ndarray:
+        if name in self._parts:
+            owner, part = self._parts[name]
+            return np.array(getattr(self._decoded(owner), part))
         return np.array(self._view(name))  # out of the mapping
 
     def close(self) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from ..checkpoints import open_checkpoint
 from ..checkpoints.checkpoint import Checkpoint
@@ -32,6 +35,7 @@ from ..checkpoints.writer import ResumableWriter
 from . import cli
 
 NAME = "sparseflow-convert"
+_Result = TypeVar("_Result")
 
 
 def _bytes(text: str) -> int:
@@ -170,7 +174,9 @@ def _write_program(
         raise cli.Failure(f"expected a new path, got {options.output}, which exists; remove it, or use --force")
     compiled = [step for step in steps if step.action != "copy"]
     progress = cli.Progress(len(compiled), "layers")
-    program, rows = compile_layers(checkpoint, compiled, targets=options.targets, pruner=pruner, progress=progress.show)
+    program, rows = _interruptible(
+        lambda: compile_layers(checkpoint, compiled, targets=options.targets, pruner=pruner, progress=progress.show)
+    )
     progress.clear()
     program.save(options.output)
     left_out = [
@@ -180,6 +186,30 @@ def _write_program(
         if step.action == "copy"
     ]  # fmt: skip
     return rows + left_out
+
+
+def _interruptible(task: Callable[[], _Result]) -> _Result:
+    """The result of a task that may be in the compiler, which takes no notice of Ctrl-C: the process ends without it."""
+    done: list[_Result] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(task())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+    except KeyboardInterrupt:
+        print(f"\n{NAME}: interrupted while compiling; nothing was written", file=sys.stderr, flush=True)
+        os._exit(cli.INTERRUPTED)  # the compiler's threads would not survive an orderly end
+    if failed:
+        raise failed[0]
+    return done[0]
 
 
 def _report(rows: list[Row], options: argparse.Namespace) -> None:

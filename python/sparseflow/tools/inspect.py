@@ -141,7 +141,7 @@ def _kernel(program: Any, target: str, kernel: dict[str, Any]) -> dict[str, Any]
 def _step(step: dict[str, Any], kernel: str | None) -> dict[str, Any]:
     variants, least = [], 0
     for variant in step["variants"]:
-        names = [launch["kernel"] for launch in variant["launches"] if "kernel" in launch]
+        names = [launch.get("kernel") or launch["library"] for launch in variant["launches"]]
         if not kernel or any(kernel in name for name in names):
             variants.append(
                 {
@@ -149,6 +149,7 @@ def _step(step: dict[str, Any], kernel: str | None) -> dict[str, Any]:
                     "max": variant["max"],
                     "path": variant.get("path", ""),
                     "reason": variant.get("reason", ""),
+                    "time_us": variant.get("time_us"),
                     "kernels": names,
                 }
             )
@@ -274,7 +275,9 @@ def _step_lines(steps: list[dict[str, Any]]) -> list[str]:
                 tokens = (
                     f"{variant['min']} to {last} tokens" if last is not None else f"{variant['min']} tokens and more"
                 )
-            reason = f" ({variant['reason']})" if variant["reason"] else ""
+            times = [f"{path} {time:g} µs" for path, time in (variant["time_us"] or {}).items()]
+            why = ", ".join(filter(None, [variant["reason"], *times]))
+            reason = f" ({why})" if why else ""
             lines.append(f"  {step['label']}, {tokens}: {variant['path']}{reason}: {', '.join(variant['kernels'])}")
     return lines
 

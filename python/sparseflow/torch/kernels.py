@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from .. import dtypes
-from ..executable import Executable
+from ..executable import Executable, devices
 from ..executable import compile as compile_graph
 from ..graph import Graph
 from .schemes import SCHEMES
@@ -47,8 +47,10 @@ def emulating() -> bool:
 
 @functools.cache
 def _cuda_target(index: int) -> str | None:
-    major, minor = torch.cuda.get_device_capability(index)
-    return f"sm_{major}{minor}" if major >= 8 else None
+    """The chip of a GPU as the compiler calls it; None for one without sparse tensor cores."""
+    if torch.cuda.get_device_capability(index) < (8, 0):
+        return None
+    return next((each.target for each in devices() if each.name == f"cuda:{index}"), None)
 
 
 def kernel_target(device: torch.device) -> str | None:

@@ -184,7 +184,7 @@ def compress(dense: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     −0.0 becomes 0. A group with more than two nonzeros loses the last of them: check with `is_24` before.
     """
     n, k = dense.shape
-    if dense.device.type == "cpu":
+    if _on_host(dense):
         weight = compress_on_host(dense)
         # Of their own memory each: a file refuses tensors that share it.
         return interop.like(weight.values.copy(), dense), torch.from_numpy(weight.bitmask.copy())
@@ -199,6 +199,11 @@ def compress(dense: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if k % 8:
         masks = torch.nn.functional.pad(masks, (0, 1))
     return values.view(dense.dtype), masks[:, 0::2] | masks[:, 1::2] << 4
+
+
+def _on_host(dense: torch.Tensor) -> bool:
+    """Whether the library's own, quicker way is at hand."""
+    return dense.device.type == "cpu"
 
 
 def _nonzero(dense: torch.Tensor) -> torch.Tensor:

@@ -48,14 +48,15 @@ def _candidates(model: nn.Module, skip: Sequence[str], sparse: bool) -> dict[str
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(f"{module_name}.{name}".lstrip("."))
+    # In the order of the modules; a layer that stands in several places goes by the first.
     found: dict[int, _Candidate] = {}
-    for parent_name, parent in model.named_modules():
-        for child_name, child in parent.named_children():
-            if not isinstance(child, nn.Linear):
-                continue
-            name = f"{parent_name}.{child_name}".lstrip(".")
-            candidate = found.setdefault(id(child), _Candidate(name, child))
-            candidate.places.append((parent, child_name))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            found[id(module)] = _Candidate(name, module)
+    for parent in model.modules():
+        for child_name, child in parent._modules.items():
+            if id(child) in found:
+                found[id(child)].places.append((parent, child_name))
     for candidate in found.values():
         candidate.reason = _why_dense(candidate, owners, skip, sparse)
     return {candidate.name: candidate for candidate in found.values()}

@@ -122,9 +122,14 @@ class SparseFlowQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         if self.pre_quantized:
+            loaded = "_is_hf_initialized"  # how Transformers marks what it read
+            marks = any(hasattr(each, loaded) for each in model.parameters())
             for name, module in list(model.named_modules()):
                 if isinstance(module, _Skeleton):
-                    missing = [key for key, each in module.weight.named_parameters() if each.is_meta]
+                    parts = dict(module.weight.named_parameters())
+                    missing = [
+                        key for key, each in parts.items() if each.is_meta or (marks and not hasattr(each, loaded))
+                    ]
                     if missing:
                         raise InvalidArgumentError(
                             f"expected {name}.weight.{missing[0]} in the checkpoint, got none; a shard may be missing"

@@ -169,9 +169,15 @@ TEST_F(ExecutableTest, misfits_are_explained) {
 
 TEST_F(ExecutableTest, too_many_tokens_is_a_sentence) {
   Matrix x(1), y(1);
-  x.shape[0] = y.shape[0] = int64_t(1) << 39;
-  EXPECT_CONTAINS(run(x, y), "the workspace: test: expected 35184372088832 bytes, got none");
-  EXPECT_CONTAINS(messageOf(executable->report(0, ArrayRef<int64_t>(int64_t(1) << 39))),
+  x.shape[0] = y.shape[0] = int64_t(1) << 30;
+  EXPECT_CONTAINS(run(x, y), "the workspace: test: expected 68719476736 bytes, got none");
+  ++x.shape[0];
+  EXPECT_CONTAINS(run(x, y), "input 'x' of 'main' expected extents from 0 to 1073741824, got "
+                             "[1073741825,16]; split the call");
+  Manifest manifest = makeManifest();
+  manifest.functions[0].programs[0].kernels[0].grid[0] = {"M", 1, 2};
+  load(cantFail(ProgramFile::create(manifest, makeTensors())));
+  EXPECT_CONTAINS(messageOf(executable->report(0, ArrayRef<int64_t>(int64_t(1) << 30))),
                   "expected a grid of at most 2147483647 blocks");
 }
 
@@ -179,7 +185,7 @@ TEST_F(ExecutableTest, absurd_slots_are_a_sentence) {
   Manifest manifest = makeManifest();
   manifest.functions[0].programs[0].slots[0].sizes[0].bytesPer = int64_t(1) << 48;
   load(cantFail(ProgramFile::create(manifest, makeTensors())));
-  EXPECT_CONTAINS(messageOf(executable->workspaceBytes(0, {int64_t(1) << 40})),
+  EXPECT_CONTAINS(messageOf(executable->workspaceBytes(0, {int64_t(1) << 30})),
                   "expected a workspace of at most 140737488355328 bytes, got more");
 }
 

@@ -26,8 +26,8 @@ static void expectProduct(DType operand, DType result) {
       storeFromFloat(in, w.data(), n * inner + k, float((3 * n + k) % 7 - 3));
   MatmulType type{operand, result, operand == DType::I8 ? DType::I32 : DType::F32, features, inner};
   ASSERT_EQ(type.findFault(), std::nullopt);
-  ASSERT_EQ(messageOf(createHostMatmul(type, w.data())
-                          ->launch({rows, x.data(), xStride, y.data(), yStride}, nullptr, nullptr)),
+  ASSERT_EQ(messageOf(createHostMatmul(type)->launch(
+                {rows, x.data(), xStride, w.data(), y.data(), yStride}, nullptr, nullptr)),
             "");
   for (int64_t m = 0; m < rows; ++m)
     for (int64_t n = 0; n < features; ++n) {
@@ -52,10 +52,9 @@ TEST(HostMatmul, sums_of_integers_are_exact) {
   w[0] = -126;
   int32_t y = 0;
   MatmulType type{DType::I8, DType::I32, DType::I32, 1, inner};
-  ASSERT_EQ(
-      messageOf(
-          createHostMatmul(type, w.data())->launch({1, x.data(), inner, &y, 1}, nullptr, nullptr)),
-      "");
+  ASSERT_EQ(messageOf(createHostMatmul(type)->launch({1, x.data(), inner, w.data(), &y, 1}, nullptr,
+                                                     nullptr)),
+            "");
   EXPECT_EQ(y, -127 * 127 * inner + 127);
 }
 
@@ -112,11 +111,10 @@ public:
                                                  const Function &function) override {
     return std::make_unique<Loaded>(*this, &function.programs.front());
   }
-  Expected<std::unique_ptr<LibraryMatmul>> createMatmul(const MatmulType &type,
-                                                        const void *weight) override {
+  Expected<std::unique_ptr<LibraryMatmul>> createMatmul(const MatmulType &type) override {
     if (missing != Status(0))
       return makeError(missing, "no such library");
-    return TestDevice::createMatmul(type, weight);
+    return TestDevice::createMatmul(type);
   }
   Status missing = Status(0);
   int kernels = 0;
@@ -169,6 +167,8 @@ TEST(LibraryMatmul, without_the_library_the_next_variant_runs_and_says_why) {
   MatmulTensors tensors(*device, 3);
   ASSERT_EQ(messageOf(executable->run(0, tensors.in(), tensors.out(), {})), "");
   EXPECT_EQ(device->kernels, 1);
+  // Nor is the weight copied that only the library would read.
+  EXPECT_EQ(device->live, 2);
   json::Object step = stepOf(*executable, 3);
   EXPECT_EQ(step.getString("path"), "sparse wgmma.sp");
   EXPECT_EQ(step.getString("reason"), "not 'dense cublasLt': no such library");

@@ -19,7 +19,8 @@ public:
       std::lock_guard<std::mutex> lock(device.mutex);
       device.grid = grid;
       EXPECT_EQ(*static_cast<const int32_t *>(params[1]), 7);
-      for (auto [map, index] : zip(device.maps, ArrayRef<int>({0, 2, 3, 4}))) {
+      const int indices[] = {0, 2, 3, 4};
+      for (auto [map, index] : zip(device.maps, indices)) {
         EXPECT_EQ(reinterpret_cast<uintptr_t>(params[index]) % tensorMapAlignment, 0u);
         memcpy(&map, params[index], sizeof(map));
       }

@@ -292,8 +292,7 @@ public:
       return makeError(Status::Unsupported, "no program");
     return std::make_unique<Loaded>(*this, file, &function.programs.front());
   }
-  llvm::Expected<std::unique_ptr<LibraryMatmul>> createMatmul(const MatmulType &type,
-                                                              const void *weight) override {
+  llvm::Expected<std::unique_ptr<LibraryMatmul>> createMatmul(const MatmulType &type) override {
     struct Nothing : LibraryMatmul {
       llvm::Error launch(const Operands &, void *, void *) override {
         return llvm::Error::success();
@@ -302,7 +301,7 @@ public:
     };
     if (!compute)
       return std::make_unique<Nothing>();
-    return Device::createMatmul(type, weight);
+    return Device::createMatmul(type);
   }
   llvm::Expected<void *> allocate(size_t bytes) override {
     if (bytes > memoryLimit)

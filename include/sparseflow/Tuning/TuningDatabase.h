@@ -1,0 +1,82 @@
+// What was measured to be the fastest configuration of a kernel, kept between processes.
+//
+// Two SQLite files: the user's, which grows, and one that ships with the package, which is only
+// read; the user's wins. Several processes may read and write at once. A file that turns out to be
+// damaged is renamed and a new one begun, since its loss costs only time; no file that is somebody
+// else's is ever touched.
+#ifndef SPARSEFLOW_TUNING_TUNINGDATABASE_H
+#define SPARSEFLOW_TUNING_TUNINGDATABASE_H
+
+#include "llvm/ADT/STLFunctionalExtras.h"
+#include "llvm/ADT/StringRef.h"
+#include "llvm/Support/Error.h"
+#include "llvm/Support/FileSystem/UniqueID.h"
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+struct sqlite3;
+
+namespace sparseflow::tuning {
+
+/// Everything that the fastest configuration depends on. Texts are compared byte by byte.
+struct TuningKey {
+  std::string chip;     // "sm_90a"
+  std::string dtype;    // of the activations: "f16"
+  std::string weights;  // their form: "sp24"
+  int64_t features = 0; // N
+  int64_t inner = 0;    // K
+  std::string epilogue; // its class: "none", "bias gelu", "gated"
+  int64_t tokens = 0;   // M, as the bucket that it falls into
+  std::string compiler; // its version, since another may generate other code
+};
+
+struct TuningEntry {
+  std::string config; // #sf.kernel_config text
+  double microseconds = 0;
+};
+
+class TuningDatabase {
+public:
+  /// `path`: the user's file, created with its folders if need be; empty: nothing can be recorded.
+  /// `shipped`: empty: none. One that is missing or damaged is a warning.
+  static llvm::Expected<std::unique_ptr<TuningDatabase>> open(llvm::StringRef path,
+                                                              llvm::StringRef shipped = {});
+  ~TuningDatabase();
+
+  llvm::Expected<std::optional<TuningEntry>> lookup(const TuningKey &key);
+  /// Replaces what was recorded for the key.
+  llvm::Error record(const TuningKey &key, llvm::StringRef config, double microseconds);
+  /// Writes the user's entries to one file that can be shipped.
+  llvm::Error exportTo(llvm::StringRef path);
+
+  /// What a person should know and nothing has to be done about, a sentence each.
+  std::vector<std::string> takeWarnings();
+
+private:
+  struct Close {
+    void operator()(sqlite3 *connection) const;
+  };
+  using Connection = std::unique_ptr<sqlite3, Close>;
+
+  TuningDatabase(llvm::StringRef path, llvm::StringRef shipped)
+      : path(path), shippedPath(shipped) {}
+  llvm::Error openUser();
+  llvm::Expected<Connection> connectUser() const;
+  void openShipped();
+  /// Runs `query` on the user's file; if that is damaged, once more on a new one.
+  llvm::Error onUser(llvm::function_ref<llvm::Error(sqlite3 &)> query);
+
+  const std::string path, shippedPath;
+  std::mutex mutex;
+  Connection user, shipped;
+  llvm::sys::fs::UniqueID userId;
+  std::vector<std::string> warnings;
+};
+
+} // namespace sparseflow::tuning
+
+#endif // SPARSEFLOW_TUNING_TUNINGDATABASE_H

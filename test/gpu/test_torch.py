@@ -1,0 +1,214 @@
+"""The PyTorch layers on a GPU: numbers, memory, streams, graphs, torch.compile, dispatch, and what a call costs.
+
+pytest test/gpu/test_torch.py -s
+"""
+
+import copy
+import time
+
+import pytest
+
+import sparseflow as sf
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+if torch.cuda.is_available():
+    from sparseflow.torch import kernels
+
+N, K = 512, 1024
+SCHEMES = ("f16", "bf16", "int8", "fp8")
+TOLERANCE = {"f16": 1e-3, "bf16": 6e-3, "int8": 1.2e-2, "fp8": 5e-2}
+#: Of a layer in eager mode above torch.nn.functional.linear.
+OVERHEAD_US = 20
+
+
+def error(value, reference):
+    return float((value.double() - reference.double()).norm() / reference.double().norm())
+
+
+def make(scheme, features=N, inner=K, bias=True, dtype=None):
+    dtype = dtype or (torch.bfloat16 if scheme == "bf16" else torch.float16)
+    dense = torch.nn.Linear(inner, features, bias=bias, device="cuda", dtype=dtype).requires_grad_(False)
+    return dense, sf.nn.SparseLinear.from_dense(dense, scheme=scheme)
+
+
+def supported(scheme):
+    if not kernels.supports(scheme, torch.device("cuda")):
+        pytest.skip(f"no {scheme} kernels for this chip")
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 64, 777, 2048])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_numbers(scheme, tokens):
+    dense, layer = make(scheme)
+    x = torch.randn(tokens, K, device="cuda", dtype=dense.weight.dtype)
+    reference = x.double() @ layer.weight.to_dense(torch.float64).t() + dense.bias.double()
+    assert error(layer(x), reference) < TOLERANCE[scheme]
+    host = copy.deepcopy(layer).cpu()
+    assert error(host(x.cpu()).cuda(), layer(x)) < TOLERANCE[scheme] / 4
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_dense_path_has_the_same_numbers(scheme):
+    supported(scheme)
+    _, layer = make(scheme)
+    x = torch.randn(96, K, device="cuda", dtype=layer.weight.dtype)
+    sparse = layer(x)
+    layer.use_dense_for([0, 2**62])
+    dense = layer(x)
+    if scheme == "int8":
+        assert torch.equal(sparse, dense)
+    else:
+        assert error(dense, sparse) < TOLERANCE[scheme]
+
+
+def test_weights_shrink():
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    model = torch.nn.Sequential(*[torch.nn.Linear(2048, 2048, device="cuda", dtype=torch.float16) for _ in range(4)])
+    dense = torch.cuda.memory_allocated() - before
+    sf.quantize_model_sparse(model)
+    model(torch.randn(8, 2048, device="cuda", dtype=torch.float16))
+    sparse = torch.cuda.memory_allocated() - before
+    print(f"weights: {dense} bytes dense, {sparse} bytes 2:4 int8, {1 - sparse / dense:.1%} less")
+    assert sparse < 0.33 * dense
+
+
+def test_moving_to_the_host_and_back():
+    _, layer = make("int8")
+    x = torch.randn(9, K, device="cuda", dtype=torch.float16)
+    y = layer(x)
+    state = {name: each.clone() for name, each in layer.state_dict().items()}
+    assert layer.weight.packed is not None and layer.weight.values is None
+    layer.cpu()
+    assert layer.weight.values is not None
+    layer.cuda()
+    assert torch.equal(layer(x), y)
+    other = make("int8")[1]
+    other.load_state_dict(state)
+    assert torch.equal(other(x), y)
+
+
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_another_stream_and_a_captured_graph(scheme):
+    _, layer = make(scheme)
+    source = torch.randn(300, K, device="cuda", dtype=torch.float16)
+    expected = layer(source)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    x = torch.zeros_like(source)
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)  # a launch on any other stream would read the zeros
+        x.copy_(source)
+        y = layer(x)
+    stream.synchronize()
+    assert torch.equal(y, expected)
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # nothing was reserved for this stream
+        captured = layer(x)
+    x.copy_(source.flip(0))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(captured, layer(x))
+
+
+class MLP(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = torch.nn.LayerNorm(K), torch.nn.Linear(K, N), torch.nn.Linear(N, K)
+
+    def forward(self, x):
+        return x + self.down(torch.nn.functional.gelu(self.up(self.norm(x))))
+
+
+@pytest.mark.parametrize("backend", ["inductor", "sparseflow"])
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_compile(scheme, backend):
+    model = MLP().cuda().half().requires_grad_(False)
+    sf.sparsify_model(model, scheme)
+    x = torch.randn(4, 50, K, device="cuda", dtype=torch.float16)
+    if backend == "sparseflow":
+        from sparseflow.torch import backend as ours
+
+        backend = ours.sparseflow
+    torch._dynamo.reset()
+    with torch.no_grad():
+        y = torch.compile(model, backend=backend, fullgraph=True)(x)
+        assert error(y, model(x)) < 3e-3
+
+
+def test_the_backend_finds_24_weights():
+    model = MLP().cuda().half().requires_grad_(False)
+    for layer in (model.up, model.down):
+        layer.weight.data = sf.prune_24(layer.weight.data)
+    from sparseflow.torch.backend import sparseflow
+
+    x = torch.randn(64, K, device="cuda", dtype=torch.float16)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert error(torch.compile(model, backend=sparseflow, fullgraph=True)(x), model(x)) < 3e-3
+
+
+def test_warmup_measures_once_and_explain_shows_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path))
+    model = MLP().cuda().half().requires_grad_(False)
+    sf.quantize_model_sparse(model)
+    print(sf.warmup(model, [1, 64, 1024]))
+    rows = sf.explain(model, [1, 64, 1024], quiet=True).to_dicts()
+    assert all(row["sparse_us"] > 0 and row["dense_us"] > 0 for row in rows)
+    for row in rows:
+        assert row["path"] == ("dense" if row["dense_us"] <= 0.97 * row["sparse_us"] else "sparse")
+    x = torch.randn(64, K, device="cuda", dtype=torch.float16)
+    again = copy.deepcopy(model).cpu().cuda()
+    assert torch.equal(again(x), model(x)) and again.up.dense_tokens == model.up.dense_tokens
+
+
+def test_an_exported_program():
+    model = MLP().cuda().half().requires_grad_(False)
+    sf.sparsify_model(model, "int8")
+    x = torch.randn(64, K, device="cuda", dtype=torch.float16)
+    compiled = sf.compile(torch.export.export(model, (x,)))
+    assert error(compiled(x), model(x)) < 3e-3
+
+
+def test_transformers_on_the_gpu(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        hidden_size=512, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=8, vocab_size=512
+    )
+    transformers.LlamaForCausalLM(config).half().save_pretrained(tmp_path)
+    model = transformers.LlamaForCausalLM.from_pretrained(
+        tmp_path, quantization_config=sf.SparseFlowConfig(), dtype=torch.float16
+    ).cuda()
+    model.save_pretrained(tmp_path / "sparse")
+    again = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "sparse", dtype=torch.float16).cuda()
+    tokens = torch.randint(0, 512, (2, 40), device="cuda")
+    with torch.no_grad():
+        assert torch.equal(again(tokens).logits, model(tokens).logits)
+
+
+def host_time(call, repeats=300):
+    """The host's time for a call whose kernel is short, in µs: the least of several rounds."""
+    times = []
+    for _ in range(7):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        times.append((time.perf_counter() - begin) / repeats * 1e6)
+        torch.cuda.synchronize()
+    return min(times)
+
+
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_overhead_of_a_call(scheme):
+    dense, layer = make(scheme, 64, 64)
+    x = torch.randn(8, 64, device="cuda", dtype=torch.float16)
+    with torch.inference_mode():
+        for call in (lambda: dense(x), lambda: layer(x)):
+            call()
+        base, ours = host_time(lambda: dense(x)), host_time(lambda: layer(x))
+    print(f"{scheme}: nn.Linear {base:.1f} µs, SparseLinear {ours:.1f} µs, {ours - base:.1f} µs more")
+    assert ours - base < OVERHEAD_US

@@ -1,0 +1,257 @@
+"""sparseflow-audit: honest where 2:4 loses, arithmetic that can be done by hand, refusals."""
+
+import json
+import math
+
+import pytest
+
+import sparseflow as sf
+from sparseflow.tools import audit, hardware, models, serving
+
+ASK = ["--model", "llama-7b", "--qps", "1000", "--input-tokens", "512", "--output-tokens", "128", "--gpu", "h100"]
+
+
+@pytest.fixture(autouse=True)
+def no_calibration(monkeypatch, tmp_path):
+    """Figures of this machine are none of the test's."""
+    monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def run(capsys, *arguments):
+    code = audit.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def changed(**options):
+    given = dict(zip(ASK[0::2], ASK[1::2], strict=True))
+    given |= {f"--{name.replace('_', '-')}": str(value) for name, value in options.items()}
+    return [part for pair in given.items() if pair[1] != "None" for part in pair]
+
+
+def table_of(points, chip="h100"):
+    """A kernel table in which only these were measured."""
+    whole = hardware.load()
+    whole.points = [hardware.Point(chip, *point) for point in points]
+    return whole
+
+
+# ---- Shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("gpt2", 0.124), ("gpt2-xl", 1.557), ("llama-7b", 6.74), ("llama-70b", 68.98), ("llama-3.1-8b", 8.03),
+     ("mistral-7b", 7.24), ("qwen2.5-0.5b", 0.494), ("qwen2.5-7b", 7.62), ("vit-large", 0.303), ("dinov2-giant", 1.136)],
+)  # fmt: skip
+def test_built_in_shapes_have_the_published_number_of_parameters(name, billions):
+    model = models.model_named(name)
+    assert (model.linear_weights + model.other_weights) / 1e9 == pytest.approx(billions, rel=0.02)
+
+
+def test_a_config_gives_the_same_shapes(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(models.BUILT_IN["llama-3.1-8b"] | {"extra": [1]}))
+    assert models.model_named(str(tmp_path)).linears == models.model_named("llama-3.1-8b").linears
+
+
+@pytest.mark.parametrize("content", ["{}", '{"model_type": "mamba"}', "[1]", "nonsense", '{"model_type": "llama"}'])
+def test_a_config_of_something_else_is_a_sentence(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(sf.InvalidArgumentError, match="expected"):
+        models.model_named(str(tmp_path))
+
+
+def test_kv_cache_by_hand():
+    # 2 (K and V) x 32 layers x 8 heads x 128 x 2 bytes
+    assert models.model_named("llama-3.1-8b").kv_bytes(1) == 131072
+
+
+# ---- Kernel times
+
+
+def test_weight_bytes():
+    assert hardware.weight_bytes("dense-f16", 64, 64) == 8192
+    assert hardware.weight_bytes("sparse-f16", 64, 64) == 8192 / 2 + 4096 / 8
+    assert hardware.weight_bytes("sparse-int8", 64, 64) == 4096 * 5 / 8 + 4 * 64
+
+
+def test_a_measured_product_is_said_to_be_measured():
+    table = hardware.load()
+    found = table.predict(table.chips["h100"], "dense-f16", 4096, 4096, 4096)
+    assert found.measured and found.mid == pytest.approx(2e-6 * 4096**3 / 687, rel=1e-3)
+    near = table.predict(table.chips["h100"], "dense-f16", 4096, 4096, 4100)
+    assert near.kind == "projected" and near.low < near.mid < near.high
+    assert near.mid == pytest.approx(found.mid, rel=0.05)
+
+
+def test_predictions_are_never_faster_than_the_roofline():
+    table = hardware.load()
+    for chip in table.chips.values():
+        for scheme in chip.teraflops:
+            for m in (1, 16, 300, 8192):
+                found = table.predict(chip, scheme, m, 5000, 3000)
+                roof, _ = table.roofline(chip, scheme, m, 5000, 3000)
+                assert roof <= found.low * 1.0001 and found.low <= found.mid <= found.high
+
+
+def test_farther_from_what_was_measured_is_less_certain():
+    table = table_of([("dense-f16", "cuBLAS", 1024, 4096, 4096, 60.0)])
+    chip = table.chips["h100"]
+    near, far = (table.predict(chip, "dense-f16", m, 4096, 4096) for m in (2048, 65536))
+    assert far.high / far.low > near.high / near.low
+    other = table.predict(table.chips["a100"], "dense-f16", 2048, 4096, 4096)
+    assert other.high / other.low > near.high / near.low and "on h100" in other.basis
+
+
+def test_a_slow_instruction_does_not_go_along_to_another_chip():
+    point = hardware.Point("h100", "sparse-f16", "SparseFlow", 4096, 4096, 4096, 190.0, 941)
+    table = table_of([])
+    table.points = [point]
+    here = table.predict(table.chips["h100"], "sparse-f16", 4096, 4096, 4096).mid
+    there = table.predict(table.chips["a100"], "sparse-f16", 4096, 4096, 4096).mid
+    specified = table.chips["h100"].teraflops["sparse-f16"] / table.chips["a100"].teraflops["sparse-f16"]
+    assert there < here * specified * 0.6
+
+
+# ---- The audit
+
+
+def test_the_text_says_what_an_audit_owes(capsys):
+    code, out, err = run(capsys, *ASK, "--price", "2.5")
+    assert (code, err) == (0, "")
+    order = [
+        out.index(title) for title in ("\nFit\n", "\nPrefill", "\nDecode", "\nCapacity", "\nVerdict", "\nAssumptions")
+    ]
+    assert order == sorted(order)
+    for wanted in ("projected", "to ", "KV MiB a sequence", "PUE", "accuracy", "MWh a year"):
+        assert wanted in out
+
+
+def test_2_4_does_not_help_a_decode_that_attention_binds(capsys):
+    code, out, _ = run(capsys, *changed(input_tokens=32, output_tokens=4000), "--json")
+    document = json.loads(out)
+    assert code == 0 and document["schemes"]["sparse-f16"]["decode"]["linear_share"] < 0.3
+    assert "does not help here" in document["verdict"][-1]
+
+
+def test_2_4_helps_where_its_kernels_are_twice_as_fast_and_prefill_is_all(capsys, tmp_path):
+    groups = []
+    for scheme, library, rate in (("dense-int8", "cuBLAS", 1400), ("sparse-int8", "SparseFlow", 2600)):
+        points = [[m, n, k, 2e-6 * m * n * k / rate] for m in (2048, 4096) for n, k in ((4096, 4096), (14336, 4096))]
+        groups.append({"gpu": "h100", "scheme": scheme, "library": library, "how": "", "points": points})
+    (tmp_path / "fast.json").write_text(json.dumps({"measurements": groups}))
+    arguments = changed(input_tokens=2048, output_tokens=1)
+    document = json.loads(run(capsys, *arguments, "--kernels", tmp_path / "fast.json", "--json")[1])
+    assert 1.2 < document["schemes"]["sparse-int8"]["speedup"]["mid"] < 2
+    assert any("sparse-int8: 2:4 helps" in line for line in document["verdict"])
+
+
+def test_an_encoder_has_no_decode(capsys):
+    document = json.loads(
+        run(capsys, *changed(model="dinov2-large", input_tokens=257, output_tokens=None), "--json")[1]
+    )
+    assert all(row["decode"] is None and row["prefill"]["prompts"] == 7 for row in document["schemes"].values())
+
+
+def test_amdahl_bounds_the_speedup():
+    table = table_of(
+        [("dense-f16", "cuBLAS", 2048, 4096, 4096, 100.0), ("sparse-f16", "SparseFlow", 2048, 4096, 4096, 50.0)]
+    )
+    planner = serving.Planner(table, table.chips["h100"], models.model_named("llama-7b"), serving.Assumptions())
+    dense, sparse = (planner.plan(scheme, 2048, 1) for scheme in ("dense-f16", "sparse-f16"))
+    assert dense.prefill.rest.mid == pytest.approx(sparse.prefill.rest.mid)
+    share = dense.prefill.linear_share
+    factor = dense.prefill.linears.mid / sparse.prefill.linears.mid
+    assert dense.prefill.total.mid / sparse.prefill.total.mid == pytest.approx(1 / (1 - share + share / factor))
+
+
+def test_capacity_by_hand():
+    plan = serving.Plan(
+        "dense-f16", serving.Fit(2, 1, 1, 1, 1), 1, None, 1, None, hardware.Estimate(5e5, 1e6, 2e6, False)
+    )
+    # A replica of two GPUs serves one request a second; at 70% utilization 10 a second take 15 replicas.
+    assert plan.rate.mid == 0.5
+    assert plan.gpus(10, serving.Assumptions()) == (2 * math.ceil(10 / 1.4), 30, 2 * math.ceil(10 / 0.35))
+
+
+def test_cost_and_energy_by_hand(capsys):
+    document = json.loads(run(capsys, *ASK, "--price", "2", "--pue", "1.5", "--kg-co2-per-kwh", "0.1", "--json")[1])
+    row = document["schemes"]["dense-f16"]
+    assert row["cost_per_year"] == [gpus * 8760 * 2 for gpus in row["gpus"]]
+    assert row["mwh_per_year"][2] == pytest.approx(row["gpus"][2] * 8760 * 700e-6 * 1.5, abs=0.1)
+    assert row["tonnes_co2_per_year"][1] == pytest.approx(row["mwh_per_year"][1] * 0.1, abs=0.1)
+
+
+def test_without_a_price_there_is_no_cost(capsys):
+    document = json.loads(run(capsys, *ASK, "--json")[1])
+    assert all(row["cost_per_year"] is None for row in document["schemes"].values())
+
+
+def test_a_model_too_large_for_one_gpu_is_shared(capsys):
+    document = json.loads(run(capsys, *changed(model="llama-70b"), "--json")[1])
+    replicas = {scheme: row["fit"]["gpus_per_replica"] for scheme, row in document["schemes"].items()}
+    assert replicas == {
+        "dense-f16": 2,
+        "sparse-f16": 2,
+        "dense-int8": 1,
+        "sparse-int8": 1,
+        "dense-fp8": 1,
+        "sparse-fp8": 1,
+    }
+
+
+def test_what_a_chip_cannot_do_is_left_out_with_the_reason(capsys):
+    document = json.loads(run(capsys, *changed(gpu="a100"), "--json")[1])
+    assert document["left_out"]["sparse-fp8"] == "A100 SXM 80 GB has no tensor cores for it"
+    assert any("projected from another GPU, so run --calibrate" in line for line in document["verdict"])
+
+
+def test_measurements_of_this_machine_replace_those_built_in(tmp_path, monkeypatch, capsys):
+    group = {"gpu": "h100", "scheme": "dense-f16", "library": "cuBLAS", "how": "", "points": [[16, 4096, 4096, 99.0]]}
+    path = hardware.calibration_file()
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"measurements": [group]}))
+    table = audit.load_table([])
+    dense = [point for point in table.points if (point.chip, point.scheme) == ("h100", "dense-f16")]
+    assert [point.microseconds for point in dense] == [99.0] and str(path) in table.sources
+
+
+# ---- Refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"input_tokens": None, "output_tokens": None},
+            "expected --input-tokens and --output-tokens, got none: prefill and",
+        ),
+        ({"output_tokens": None}, "expected --output-tokens, got none"),
+        ({"model": "vit-base"}, "expected no --output-tokens for vit-base"),
+        ({"model": "llama-9000b"}, "expected a config.json or one of gpt2"),
+        ({"gpu": "abacus"}, "expected a GPU that is known, a100"),
+        ({"gpu": None}, "expected --gpu"),
+        ({"input_tokens": 0}, "expected --input-tokens of at least 1"),
+        ({"qps": "nan"}, "expected --qps"),
+        ({"price": -1}, "expected --price of at least 0"),
+        ({"model": "llama-70b", "gpu": "a10", "gpus_per_replica": 1}, "to fit on 1 A10"),
+        ({"kernels": "/nowhere.json"}, "which does not exist"),
+    ],
+)
+def test_bad_input_is_a_sentence(capsys, options, message):
+    code, out, err = run(capsys, *changed(**options))
+    assert (code, out) == (1, "") and message in err and "Traceback" not in err
+
+
+def test_a_damaged_table_is_a_sentence(capsys, tmp_path):
+    for content in ("{", '{"measurements": [{"gpu": "h100"}]}', '{"measurements": [{"gpu": "x", "scheme": "dense-f16", "library": "l", "points": [[1, 4, 4, 1]]}]}'):  # fmt: skip
+        (tmp_path / "t.json").write_text(content)
+        code, _, err = run(capsys, *ASK, "--kernels", tmp_path / "t.json")
+        assert code == 1 and "expected" in err
+
+
+def test_calibrating_without_a_gpu_is_a_sentence(capsys):
+    if any(device.kind == "cuda" for device in sf.devices()):
+        pytest.skip("there is a GPU")
+    code, _, err = run(capsys, "--calibrate")
+    assert code == 1 and "expected a GPU" in err

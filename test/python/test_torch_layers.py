@@ -1,0 +1,375 @@
+"""2:4 layers: their numbers on the CPU and through the kernels in the emulator, their state, and PyTorch's own machinery."""
+
+import copy
+import io
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+import sparseflow as sf
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
+
+import sparseflow.torch as st  # noqa: E402
+from sparseflow.torch import kernels, linear  # noqa: E402
+from sparseflow.torch.backend import rewrite  # noqa: E402
+
+SCHEMES = ("f16", "bf16", "int8", "fp8")
+#: Relative error in the norm that rounding x and y may bring, by scheme; 8-bit activations round x too.
+TOLERANCE = {"f16": 1e-3, "bf16": 6e-3, "int8": 1.2e-2, "fp8": 5e-2}
+
+pytestmark = pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+    torch.manual_seed(3)
+
+
+def error(value, reference):
+    return float((value.double() - reference.double()).norm() / reference.double().norm())
+
+
+def pair(scheme="int8", dtype=torch.float16, features=72, inner=136, bias=True):
+    dense = torch.nn.Linear(inner, features, bias=bias).to(dtype).requires_grad_(False)
+    return dense, sf.nn.SparseLinear.from_dense(dense, scheme=scheme)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_layer_is_a_product_with_the_pruned_weight(scheme, dtype):
+    dense, layer = pair(scheme, dtype)
+    x = torch.randn(3, 5, 136).to(dtype)
+    y = layer(x)
+    reference = x.double() @ layer.weight.to_dense(torch.float64).t() + dense.bias.double()
+    assert y.dtype is dtype and y.shape == (3, 5, 72)
+    assert error(y, reference) < max(TOLERANCE[scheme], TOLERANCE["bf16"] if dtype is torch.bfloat16 else 0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_kernels_give_the_same_numbers(scheme, bias):
+    _, layer = pair(scheme, bias=bias)
+    x = torch.randn(7, 136).half()
+    expected = layer(x)
+    with st.emulation("sm_89"):
+        y = layer(x)
+        assert any(key.scheme == scheme and key.target == "sm_89" for key in kernels.compiled())
+    if scheme in ("int8", "fp8"):
+        assert torch.equal(y, expected)
+    else:
+        assert error(y, expected) < TOLERANCE[scheme]
+
+
+@pytest.mark.parametrize("shape", [(0, 136), (1, 136), (2, 0, 136), (136,)])
+def test_any_leading_shape(shape):
+    _, layer = pair()
+    for _ in range(2):
+        assert layer(torch.randn(shape).half()).shape == (*shape[:-1], 72)
+
+
+def test_rows_that_are_not_aligned_are_copied():
+    _, layer = pair()
+    wide = torch.randn(6, 137).half()
+    expected = layer(wide[:, 1:].contiguous())
+    with st.emulation():
+        assert torch.equal(layer(wide[:, 1:]), expected)
+
+
+def test_zero_rows_and_large_values():
+    _, layer = pair()
+    x = torch.randn(4, 136).half()
+    x[1] = 0
+    x[2] *= 1000
+    with st.emulation():
+        y = layer(x)
+    assert torch.equal(y, layer(x)) and torch.isfinite(y).all()
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp8"])
+def test_a_dense_8_bit_layer(scheme):
+    dense = torch.nn.Linear(136, 72).half().requires_grad_(False)
+    layer = sf.nn.QuantizedLinear.from_dense(dense, scheme)
+    x = torch.randn(5, 136).half()
+    y = layer(x)
+    assert error(y, dense.double()(x.double())) < TOLERANCE[scheme]
+    weight = layer.weight.data
+    with st.emulation("sm_89"):
+        from sparseflow.torch import layout
+
+        packed = layout.pack_dense(weight)
+        z = torch.ops.sparseflow.dense_linear(x, packed, layer.scale, layer.bias, 72, scheme)
+    assert torch.equal(y, z)
+    again = sf.nn.QuantizedLinear.from_dense(torch.nn.Linear(136, 72).half(), scheme)
+    again.load_state_dict(layer.state_dict())
+    assert torch.equal(again(x), y)
+
+
+def test_int8_takes_five_sixteenths_of_f16():
+    dense, layer = pair("int8", features=512, inner=1024)
+    assert layer.weight.nbytes - 4 * 512 == dense.weight.nbytes * 5 // 16
+    assert layer.weight.to_packed().nbytes == layer.weight.nbytes
+
+
+def test_a_weight_that_is_24_already_is_taken_as_it_is():
+    dense = torch.nn.Linear(64, 32).half()
+    dense.weight.data = sf.prune_24(dense.weight.data)
+    layer = sf.nn.SparseLinear.from_dense(dense, "sparsegpt", "f16")
+    assert torch.equal(layer.weight.to_dense(), dense.weight.data)
+
+
+def test_the_dense_layer_is_left_alone():
+    dense, _ = pair()
+    before = dense.weight.clone()
+    sf.nn.SparseLinear.from_dense(dense)
+    assert torch.equal(dense.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inner": 134}, "K to be a multiple of 4"),
+        ({"scheme": "int4"}, "scheme to be one of f16, bf16, int8, fp8"),
+    ],
+)
+def test_what_cannot_be_24_says_why(change, message):
+    with pytest.raises(sf.InvalidArgumentError, match=message):
+        pair(**change)
+
+
+def test_errors_name_what_came():
+    _, layer = pair()
+    with pytest.raises(sf.InvalidArgumentError, match=r"activations \[\.\.\., 136\], got \[3, 128\]"):
+        layer(torch.randn(3, 128).half())
+    with pytest.raises(sf.InvalidArgumentError, match="float16, bfloat16 or float32, got torch.int32"):
+        layer(torch.ones(3, 136, dtype=torch.int32))
+    bad = torch.nn.Linear(64, 64)
+    bad.weight.data[3, 4] = float("nan")
+    with pytest.raises(sf.InvalidArgumentError, match="NaN or infinity"):
+        sf.nn.SparseLinear.from_dense(bad)
+    large = torch.nn.Linear(64, 64)
+    large.weight.data[3, 4] = 1e6
+    with pytest.raises(sf.InvalidArgumentError, match="within the range of f16"):
+        sf.nn.SparseLinear.from_dense(large, scheme="f16")
+    with pytest.raises(sf.InvalidArgumentError, match="2:4"):
+        st.SparseWeight.from_dense(torch.ones(4, 8))
+
+
+# ---- State
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_state_survives_every_round_trip(scheme, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    _, layer = pair(scheme)
+    x = torch.randn(4, 136).half()
+    y = layer(x)
+    assert torch.equal(copy.deepcopy(layer)(x), y)
+
+    state = layer.state_dict()
+    wanted = ["bias", "weight.values", "weight.bitmask"] + ["weight.scale"] * (scheme in ("int8", "fp8"))
+    assert sorted(state) == sorted(wanted) and all(type(each) is torch.Tensor for each in state.values())
+
+    stored = io.BytesIO()
+    torch.save(state, stored)
+    stored.seek(0)
+    save_file(state, tmp_path / "layer.safetensors")
+    for given in (torch.load(stored, weights_only=True), load_file(tmp_path / "layer.safetensors")):
+        other = pair(scheme)[1]
+        assert not torch.equal(other(x), y)
+        other.load_state_dict(given)
+        assert torch.equal(other(x), y)
+
+    whole = io.BytesIO()
+    torch.save(layer, whole)
+    whole.seek(0)
+    assert torch.equal(torch.load(whole, weights_only=False)(x), y)
+
+
+def test_a_packed_weight_has_the_same_state():
+    _, layer = pair()
+    expected = {name: each.clone() for name, each in layer.state_dict().items()}
+    layer.weight.pack_()
+    assert layer.weight.values is None
+    state = layer.state_dict()
+    assert all(torch.equal(state[name], each) for name, each in expected.items())
+
+
+def test_loading_into_the_meta_device_and_assigning():
+    _, layer = pair()
+    x = torch.randn(4, 136).half()
+    with torch.device("meta"):
+        empty = sf.nn.SparseLinear.from_dense(torch.nn.Linear(136, 72).half())
+    assert empty.weight.is_meta
+    empty.load_state_dict(layer.state_dict(), assign=True)
+    assert torch.equal(empty(x), layer(x))
+
+
+def test_a_dense_24_state_loads_and_another_is_refused():
+    dense, layer = pair("f16")
+    state = {"weight": layer.weight.to_dense(), "bias": dense.bias.data}
+    other = pair("f16")[1]
+    other.load_state_dict(state)
+    assert torch.equal(other.weight.to_dense(), layer.weight.to_dense())
+    with pytest.raises(RuntimeError, match="2:4"):
+        other.load_state_dict({"weight": dense.weight.data, "bias": dense.bias.data})
+
+
+def test_a_wrong_state_says_what_is_wrong():
+    _, layer = pair()
+    state = layer.state_dict()
+    broken = dict(state, **{"weight.bitmask": state["weight.bitmask"].clone()})
+    broken["weight.bitmask"][5, 2] = 0b01110011
+    with pytest.raises(RuntimeError, match=r"two bits in each group of the bitmask, got 0b0111 in row 5, group 5"):
+        layer.load_state_dict(broken)
+    half = {name: each for name, each in state.items() if name != "weight.bitmask"}
+    with pytest.raises(RuntimeError, match="bitmask"):
+        layer.load_state_dict(half)
+    with pytest.raises(RuntimeError, match="weight.values"):
+        layer.load_state_dict({"bias": state["bias"]})
+    with pytest.raises(RuntimeError, match="expected"):
+        layer.load_state_dict(pair(features=80)[1].state_dict())
+
+
+def test_casts_change_what_the_layer_passes_for_and_not_its_values():
+    _, layer = pair("int8")
+    before = layer.weight.values.clone()
+    layer.to(torch.bfloat16)
+    assert layer.weight.dtype is torch.bfloat16 and layer.bias.dtype is torch.bfloat16
+    assert torch.equal(layer.weight.values, before) and layer.weight.scale.dtype is torch.float32
+    assert layer(torch.randn(2, 136).bfloat16()).dtype is torch.bfloat16
+
+
+# ---- PyTorch's machinery
+
+
+def operands(scheme="int8"):
+    _, layer = pair(scheme)
+    values, bitmask = layer.weight.canonical()
+    return torch.randn(4, 136).half(), layer, values, bitmask
+
+
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_operators_pass_opcheck(scheme):
+    x, layer, values, bitmask = operands(scheme)
+    weight, ops = layer.weight, torch.ops.sparseflow
+    packed = ops.pack(values, bitmask)
+    residual = torch.randn(4, 72).half()
+    bias = layer.bias.data
+    calls = [
+        (ops.linear, (x, values, bitmask, weight.scale, bias, None, 72, scheme, [], "gelu", residual)),
+        (ops.linear, (x, packed, None, weight.scale, None, weight.stored_dense(), 72, scheme, [0, 9])),
+        (ops.pack, (values, bitmask)),
+        (ops.unpack, (packed, 72, 136, values.dtype)),
+        (ops.decompress, (values, bitmask)),
+    ]
+    if scheme == "int8":
+        calls.append((ops.dense_linear, (x, weight.stored_dense(), weight.scale, bias, 72, scheme, "silu")))
+    for operator, arguments in calls:
+        torch.library.opcheck(operator.default, arguments)
+
+
+@pytest.mark.parametrize("activation", ["", "relu", "gelu", "gelu_tanh", "silu"])
+def test_epilogues_in_the_kernel(activation):
+    x, layer, values, bitmask = operands()
+    arguments = (
+        x,
+        values,
+        bitmask,
+        layer.weight.scale,
+        layer.bias,
+        None,
+        72,
+        "int8",
+        [],
+        activation,
+        torch.ones(4, 72).half(),
+    )
+    expected = torch.ops.sparseflow.linear(*arguments)
+    with st.emulation():
+        assert error(torch.ops.sparseflow.linear(*arguments), expected) < 1e-3
+
+
+def test_gradients_are_refused_when_they_are_asked_for():
+    _, layer = pair()
+    x = torch.randn(4, 136).half().requires_grad_()
+    y = layer(x)
+    with pytest.raises(NotImplementedError, match="inference"):
+        y.sum().backward()
+
+
+def test_autocast_rounds_as_linear_does():
+    dense, layer = pair(dtype=torch.float32)
+    x = torch.randn(4, 136)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = layer(x), dense(x)
+    assert y.dtype is expected.dtype is torch.bfloat16
+    assert error(y, layer(x)) < TOLERANCE["int8"]
+
+
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_compile_has_no_graph_break(scheme):
+    model = torch.nn.Sequential(pair(scheme)[1], torch.nn.GELU(), pair(scheme, features=136, inner=72)[1])
+    x = torch.randn(4, 136).half()
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
+        assert error(compiled(x), model(x)) < 1e-3
+        assert error(compiled(x[:3]), model(x[:3])) < 1e-3
+
+
+class Residual(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = torch.nn.LayerNorm(64), torch.nn.Linear(64, 128), torch.nn.Linear(128, 64)
+
+    def forward(self, x):
+        return x + self.down(torch.nn.functional.gelu(self.up(self.norm(x))))
+
+
+def test_the_backend_finds_24_weights_and_fuses_what_follows():
+    model = Residual().half().requires_grad_(False)
+    for layer in (model.up, model.down):
+        layer.weight.data = sf.prune_24(layer.weight.data)
+    x = torch.randn(2, 5, 64).half()
+    found = []
+
+    def backend(module, inputs):
+        found.append(rewrite(module, inputs))
+        return module.forward
+
+    torch._dynamo.reset()
+    with torch.no_grad(), st.emulation():
+        y = torch.compile(model, backend=backend, fullgraph=True)(x)
+    assert found == [(2, 2)]
+    assert error(y, model(x)) < 1e-3
+
+
+def test_the_backend_is_an_entry_point():
+    model = Residual().half().requires_grad_(False)
+    sf.sparsify_model(model, "int8")
+    assert "sparseflow" in torch._dynamo.list_backends()
+    x = torch.randn(2, 5, 64).half()
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert error(torch.compile(model, backend="sparseflow", fullgraph=True)(x), model(x)) < 3e-3
+
+
+def test_a_slow_device_says_so_once():
+    linear._warned.clear()
+    first, second = pair()[1], pair()[1]
+    x = torch.randn(2, 136).half()
+    with pytest.warns(UserWarning, match="no sparse tensor cores"):
+        first(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second(x)
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, sparseflow as sf; assert 'torch' not in sys.modules; sf.nn; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

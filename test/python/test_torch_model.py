@@ -1,0 +1,261 @@
+"""Whole models: what is converted and what stays, pruning methods, dispatch, and exported programs."""
+
+import copy
+import json
+
+import pytest
+
+import sparseflow as sf
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
+
+import sparseflow.torch as st  # noqa: E402
+from sparseflow.torch import dispatch  # noqa: E402
+from sparseflow.torch.pruning import Statistics, prune  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+    torch.manual_seed(11)
+
+
+class Block(torch.nn.Module):
+    def __init__(self, width=64):
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(width)
+        self.qkv, self.out = torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, width)
+        self.up, self.down = torch.nn.Linear(width, 2 * width), torch.nn.Linear(2 * width, width)
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        x = x + self.out(torch.nn.functional.scaled_dot_product_attention(q, k, v))
+        return x + self.down(torch.nn.functional.gelu(self.up(self.norm(x))))
+
+
+class Model(torch.nn.Module):
+    def __init__(self, tied=False, layers=2):
+        super().__init__()
+        self.embed = torch.nn.Embedding(32, 64)
+        self.blocks = torch.nn.ModuleList(Block() for _ in range(layers))
+        self.head = torch.nn.Linear(64, 32, bias=False)
+        if tied:
+            self.head.weight = self.embed.weight
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def batches(count=4):
+    return [torch.randint(0, 32, (2, 24)) for _ in range(count)]
+
+
+def error(value, reference):
+    return float((value.double() - reference.double()).norm() / reference.double().norm())
+
+
+@pytest.mark.parametrize("scheme", ["f16", "bf16", "int8", "fp8"])
+def test_the_model_computes_with_its_pruned_weights(scheme):
+    model = Model().requires_grad_(False)
+    dense = copy.deepcopy(model)
+    report = sf.sparsify_model(model, scheme, skip=["head"])
+    tokens = batches(1)[0]
+    for name, layer in dense.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name != "head":
+            layer.weight.data = model.get_submodule(name).weight.to_dense(torch.float32)
+    assert error(model(tokens), dense(tokens)) < {"f16": 1e-3, "bf16": 1e-2, "int8": 1e-2, "fp8": 4e-2}[scheme]
+    assert len(report) == 9 and len(report.converted) == 8 and report["head"].reason == "skipped by name"
+    assert report.bytes_after < report.bytes_before
+
+
+def test_the_report_is_a_table_and_data(tmp_path):
+    model = Model()
+    report = sf.quantize_model_sparse(model, calibration=batches())
+    assert "blocks.0.qkv" in str(report) and "9 of 9 linear layers converted" in str(report)
+    rows = report.to_dicts()
+    assert {row["scheme"] for row in rows} == {"int8"} and all(0 < row["output_error"] < 1 for row in rows)
+    assert json.loads(report.to_json(tmp_path / "report.json")) == json.loads((tmp_path / "report.json").read_text())
+    assert report["features"][:3] == [192, 64, 128] and report["head"].inner == 64
+    assert "<table>" in report._repr_html_()
+
+
+def test_sparsegpt_loses_less_than_wanda_and_that_less_than_magnitude():
+    """On the layer's own inputs, which have a few strong features, as those of trained transformers do."""
+    layer = torch.nn.Linear(128, 96)
+    x = torch.randn(512, 32) @ torch.randn(32, 128) + 0.1 * torch.randn(512, 128)
+    x[:, ::16] *= 10
+    lost = {}
+    for method in ("magnitude", "wanda", "sparsegpt"):
+        statistics = Statistics(128, method)
+        statistics.add(x)
+        pruned = prune(layer.weight.data, method, statistics=statistics)
+        assert sf.validate_24(pruned)
+        lost[method] = error(x @ pruned.t(), x @ layer.weight.data.t())
+    assert lost["sparsegpt"] < lost["wanda"] < lost["magnitude"]
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_calibration_goes_block_by_block(method, scheme):
+    model = Model()
+    dense = copy.deepcopy(model)
+    data = batches()
+    report = sf.sparsify_model(model, scheme, method, calibration=iter(data))
+    assert len(report.converted) == 9
+    with torch.no_grad():
+        assert error(model(data[0]), dense(data[0])) < 0.8
+    assert not model.head.training or model.training
+
+
+def test_blocks_that_are_no_chain_are_calibrated_all_the_same():
+    class Twice(Model):
+        def forward(self, tokens):
+            x = self.embed(tokens)
+            for block in [*self.blocks, *self.blocks]:
+                x = block(x)
+            return self.head(x)
+
+    assert len(sf.sparsify_model(Twice(), "f16", "wanda", calibration=batches()).converted) == 9
+
+
+def test_a_layer_that_no_batch_reaches_stays_dense():
+    model = Model()
+    model.unused = torch.nn.Linear(64, 64)
+    report = sf.sparsify_model(model, "f16", "wanda", calibration=batches())
+    assert report["unused"].reason == "no calibration batch reached it" and type(model.unused) is torch.nn.Linear
+
+
+def test_what_stays_dense_says_why():
+    model = Model(tied=True)
+    model.odd = torch.nn.Linear(30, 8)
+    model.broken = torch.nn.Linear(32, 8)
+    model.broken.weight.data[0, 0] = float("inf")
+    model.far = torch.nn.Linear(32, 8, device="meta")
+    model.attention = torch.nn.MultiheadAttention(32, 2)
+    report = sf.sparsify_model(model)
+    reasons = {row.name: row.reason for row in report if row.reason}
+    assert reasons == {
+        "head": "shares its weight with embed.weight",
+        "odd": "K = 30 is no multiple of 4",
+        "broken": "its weight has NaN or infinite elements",
+        "far": "its weight is on the meta device; load it first",
+        "attention.out_proj": "is a NonDynamicallyQuantizableLinear, whose weight is used elsewhere too",
+    }
+    assert model.head.weight is model.embed.weight
+
+
+def test_a_layer_that_stands_twice_is_converted_once():
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU())
+    model.append(model[0])
+    report = sf.sparsify_model(model)
+    assert model[0] is model[2] and isinstance(model[0], sf.nn.SparseLinear) and len(report) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (torch.nn.Sequential(torch.nn.ReLU()), {}, "can be converted, got none"),
+        (torch.nn.Sequential(torch.nn.Linear(30, 8)), {}, "K = 30 is no multiple of 4"),
+        (torch.nn.Linear(32, 8), {}, "SparseLinear.from_dense"),
+        (torch.nn.Sequential(torch.nn.Linear(32, 8)), {"method": "wanda"}, "calibration data for wanda"),
+        (torch.nn.Sequential(torch.nn.Linear(32, 8)), {"method": "wanda", "calibration": []}, "got none"),
+        (torch.nn.Sequential(torch.nn.Linear(32, 8)), {"method": "best"}, "method to be one of"),
+    ],
+)
+def test_models_that_cannot_be_converted(model, options, message):
+    before = [type(each) for each in model.modules()]
+    with pytest.raises(sf.InvalidArgumentError, match=message):
+        sf.sparsify_model(model, **options)
+    assert [type(each) for each in model.modules()] == before
+
+
+def test_dense_int8_prunes_nothing():
+    model = Model()
+    dense, tokens = copy.deepcopy(model), batches(1)[0]
+    report = sf.dense_int8(model)
+    with torch.no_grad():
+        assert error(model(tokens), dense(tokens)) < 3e-2
+    assert set(report["scheme"]) == {"dense int8"} and all(row.weight_error < 0.01 for row in report)
+
+
+# ---- Dispatch
+
+
+def test_dense_ranges_from_times():
+    def times(**sparse_of_dense):
+        return {int(name[1:]): {"sparse": ratio, "dense": 1.0} for name, ratio in sparse_of_dense.items()}
+
+    assert dispatch.ranges_of(times(t1=0.5, t16=0.9, t256=1.01)) == []
+    assert dispatch.ranges_of(times(t1=0.5, t16=2, t256=2, t4096=0.5)) == [5, 1024]
+    assert dispatch.ranges_of(times(t1=2, t16=0.5)) == [0, 4]
+    assert dispatch.ranges_of(times(t16=2)) == [0, 2**62]
+
+
+def test_the_path_does_not_change_the_result():
+    layer = sf.nn.SparseLinear.from_dense(torch.nn.Linear(64, 64).half().requires_grad_(False))
+    x = torch.randn(8, 64).half()
+    with st.emulation():
+        sparse = layer(x)
+        layer.use_dense_for([0, 9])
+        layer._dense = layer._dense_copy()
+        assert layer.takes_dense(8) and not layer.takes_dense(10)
+        assert torch.equal(layer(x), sparse)
+
+
+def test_warmup_compiles_and_explain_says_why(capsys):
+    model = Model()
+    with pytest.raises(sf.InvalidArgumentError, match="sparsify_model"):
+        sf.warmup(model)
+    sf.quantize_model_sparse(model)
+    explanation = sf.explain(model, tokens=[1, 16])
+    assert "no sparse kernels for cpu" in capsys.readouterr().out
+    assert {row["path"] for row in explanation.to_dicts()} == {"dense"}
+    with st.emulation():
+        warm = sf.warmup(model, [1, 16])
+        assert {row["path"] for row in warm.to_dicts()} == {"sparse"}
+        assert model.head.weight.packed is not None
+    with pytest.raises(sf.InvalidArgumentError, match="at least 1"):
+        sf.warmup(model, [0])
+
+
+# ---- Exported programs
+
+
+def exported(model, *inputs):
+    batch = torch.export.Dim("batch", max=64)
+    shapes = tuple({0: batch} for _ in inputs)
+    return torch.export.export(model, inputs, dynamic_shapes=shapes)
+
+
+@pytest.mark.parametrize("scheme", [None, "int8", "f16"])
+def test_an_exported_program_is_kernels_with_pytorch_between(scheme):
+    model = Block().half().requires_grad_(False).eval()
+    for layer in (model.up, model.down):
+        layer.weight.data = sf.prune_24(layer.weight.data)
+    if scheme:
+        sf.sparsify_model(model, scheme)
+    x = torch.randn(2, 5, 64).half()
+    compiled = sf.compile(exported(model, x), target="sm_80")
+    assert [len(piece.operations) for piece in compiled.pieces] == [1, 2, 4]
+    assert set(compiled.in_pytorch) == {"aten.layer_norm", "aten.chunk", "aten.scaled_dot_product_attention"}
+    assert "2:4" in compiled.report() and "PyTorch: aten.chunk (1), there is no kernel for it" in compiled.report()
+    for given in (x, torch.randn(7, 5, 64).half()):
+        assert error(compiled(given), model(given)) < 5e-3
+
+
+def test_aot_is_one_executable_or_an_error(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 64)).half().eval()
+    model.requires_grad_(False)
+    sf.sparsify_model(model, "f16")
+    x = torch.randn(4, 64).half()
+    executable = sf.compile(exported(model, x), target="sm_80", aot=True)
+    assert isinstance(executable, sf.Executable)
+    executable.save(tmp_path / "mlp.sf")
+    assert error(sf.load(tmp_path / "mlp.sf")(x), model(x)) < 1e-3
+    with pytest.raises(sf.UnsupportedError, match="aten.layer_norm: there is no kernel for it"):
+        sf.compile(exported(Block().half(), torch.randn(2, 5, 64).half()), aot=True)

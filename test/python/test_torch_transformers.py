@@ -1,0 +1,111 @@
+"""Hugging Face models: pruned as they are loaded, saved, and loaded again; logits compared with the same pruned weights."""
+
+import copy
+
+import pytest
+
+import sparseflow as sf
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
+transformers = pytest.importorskip("transformers", reason="needs Transformers: pip install transformers")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores"),
+    pytest.mark.filterwarnings("ignore::UserWarning:transformers"),
+]
+
+SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+TEXT = SIZES | {"vocab_size": 256}
+MODELS = {
+    "llama": (transformers.LlamaForCausalLM, transformers.LlamaConfig, TEXT | {"num_key_value_heads": 2}),
+    "llama_tied": (
+        transformers.LlamaForCausalLM,
+        transformers.LlamaConfig,
+        TEXT | {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    ),
+    "qwen": (transformers.Qwen2ForCausalLM, transformers.Qwen2Config, TEXT | {"num_key_value_heads": 2}),
+    "bert": (transformers.BertForMaskedLM, transformers.BertConfig, TEXT),
+    "vit": (
+        transformers.ViTForImageClassification,
+        transformers.ViTConfig,
+        SIZES | {"image_size": 32, "patch_size": 8},
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    torch.set_num_threads(1)
+    torch.manual_seed(2)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+
+
+def make(name, dtype):
+    kind, config, sizes = MODELS[name]
+    model = kind(config(**sizes)).to(dtype).eval()
+    if name == "vit":
+        return model, {"pixel_values": torch.randn(2, 3, 32, 32).to(dtype)}
+    return model, {"input_ids": torch.randint(0, 256, (2, 12))}
+
+
+def logits(model, inputs):
+    with torch.no_grad():
+        return model(**inputs).logits.double()
+
+
+def error(value, reference):
+    return float((value - reference).norm() / reference.norm())
+
+
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+@pytest.mark.parametrize("name", MODELS)
+def test_load_save_and_load(name, scheme, tmp_path):
+    model, inputs = make(name, torch.float16)
+    model.save_pretrained(tmp_path / "dense")
+    config = sf.SparseFlowConfig(scheme=scheme, skip=["lm_head", "classifier"])
+    sparse = type(model).from_pretrained(tmp_path / "dense", quantization_config=config, dtype=torch.float16)
+    layers = {name for name, each in sparse.named_modules() if isinstance(each, sf.nn.SparseLinear)}
+    assert len(layers) >= 12 and "lm_head" not in layers
+
+    pruned = copy.deepcopy(model)
+    for layer in layers:
+        pruned.get_submodule(layer).weight.data = sparse.get_submodule(layer).weight.to_dense(torch.float16)
+    expected = logits(sparse, inputs)
+    assert error(expected, logits(pruned, inputs)) < {"f16": 2e-3, "int8": 2e-2}[scheme]
+
+    sparse.save_pretrained(tmp_path / "sparse")
+    again = type(model).from_pretrained(tmp_path / "sparse", dtype=torch.float16)
+    assert again.config.quantization_config.quant_method == "sparseflow"
+    assert torch.equal(logits(again, inputs), expected)
+
+
+def test_a_calibrated_model_is_saved_as_it_is(tmp_path):
+    model, inputs = make("llama", torch.float32)
+    batches = [{"input_ids": torch.randint(0, 256, (2, 24))} for _ in range(3)]
+    sf.sparsify_model(model, "fp8", "sparsegpt", calibration=batches, skip=["lm_head"])
+    model.save_pretrained(tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert torch.equal(logits(again, inputs), logits(model, inputs))
+    tokens = again.generate(inputs["input_ids"], max_new_tokens=3, do_sample=False)
+    assert tokens.shape == (2, 15)
+
+
+def test_methods_that_need_data_are_refused_on_loading(tmp_path):
+    model, _ = make("llama", torch.float16)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(sf.InvalidArgumentError, match="calibration"):
+        type(model).from_pretrained(tmp_path, quantization_config=sf.SparseFlowConfig(method="wanda"))
+
+
+def test_a_checkpoint_that_lacks_a_part_says_which(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model, _ = make("llama", torch.float16)
+    sf.sparsify_model(model, "f16", skip=["lm_head"])
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight.values"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(sf.InvalidArgumentError, match=r"layers.1.mlp.up_proj.weight.values in the checkpoint"):
+        type(model).from_pretrained(tmp_path)

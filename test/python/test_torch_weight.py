@@ -1,0 +1,145 @@
+"""The 2:4 weight as a tensor: cut, copied, multiplied by, and sharded over two processes."""
+
+import pytest
+
+import sparseflow as sf
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
+
+import torch.nn.functional as F  # noqa: E402
+
+from sparseflow.torch import SparseWeight  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
+
+
+@pytest.fixture(params=["f16", "int8"])
+def weight(request):
+    torch.set_num_threads(1)
+    torch.manual_seed(5)
+    return SparseWeight.from_dense(sf.prune_24(torch.randn(48, 64).half()), request.param)
+
+
+def same(weight, dense):
+    assert weight.shape == dense.shape and torch.equal(weight.to_dense(), dense)
+
+
+def test_slices_on_both_axes(weight):
+    dense = weight.to_dense()
+    same(weight[5:31], dense[5:31])
+    same(weight[:, 8:40], dense[:, 8:40])
+    same(weight[16:, 24:], dense[16:, 24:])
+    same(weight.t()[8:24], dense.t()[8:24])
+    same(weight.narrow(1, 16, 16), dense[:, 16:32])
+
+
+def test_splits_and_chunks(weight):
+    dense = weight.to_dense()
+    for axis in (0, 1):
+        for piece, expected in zip(weight.split(16, axis), dense.split(16, axis), strict=True):
+            same(piece, expected)
+        for piece, expected in zip(weight.chunk(2, axis), dense.chunk(2, axis), strict=True):
+            same(piece, expected)
+    for piece, expected in zip(weight.split([8, 40]), dense.split([8, 40]), strict=True):
+        same(piece, expected)
+
+
+def test_a_cut_inside_a_byte_of_the_bitmask_is_refused(weight):
+    with pytest.raises(sf.InvalidArgumentError, match="cut along K at multiples of 8, got 4:64 of 64"):
+        weight[:, 4:]
+
+
+def test_copies_and_moves(weight):
+    dense = weight.to_dense()
+    for copied in (weight.detach(), weight.clone(), weight.to("cpu", copy=True), weight.view(48, 64), weight.t().t()):
+        assert isinstance(copied, SparseWeight)
+        same(copied, dense)
+    target = SparseWeight.empty((48, 64), weight.scheme, torch.float16, "cpu")
+    target.copy_(weight)
+    same(target, dense)
+    assert torch.equal(weight, weight.clone()) and not torch.equal(
+        weight, SparseWeight.empty((48, 64), weight.scheme, torch.float16, "cpu")
+    )
+
+
+def test_flatten_and_unflatten(weight):
+    for each in (weight, weight.to_packed()):
+        names, context = each.__tensor_flatten__()
+        parts = {name: getattr(each, name) for name in names}
+        same(SparseWeight.__tensor_unflatten__(parts, context, each.shape, each.stride()), weight.to_dense())
+
+
+def test_packed_and_canonical_are_the_same_weight(weight):
+    packed = weight.to_packed()
+    same(packed, weight.to_dense())
+    same(packed[8:24], weight.to_dense()[8:24])
+    assert torch.equal(packed.to_canonical().values, weight.values)
+
+
+def test_products(weight):
+    x, bias, dense = torch.randn(6, 64).half(), torch.randn(48).half(), weight.to_dense()
+    expected = F.linear(x, dense, bias)
+    for y in (F.linear(x, weight, bias), torch.addmm(bias, x, weight.t()), torch.mm(x, weight.t()) + bias):
+        assert float((y - expected).float().norm() / expected.float().norm()) < 1.2e-2
+    plain = torch.nn.Linear(64, 48).half()
+    plain.weight = torch.nn.Parameter(weight, requires_grad=False)
+    assert torch.equal(plain(x), F.linear(x, weight, plain.bias))
+
+
+def test_what_a_weight_cannot_do_says_what_it_can(weight):
+    with pytest.raises(NotImplementedError, match="to_dense"):
+        weight + 1
+    with pytest.raises(sf.InvalidArgumentError, match="second factor"):
+        torch.mm(weight, torch.ones(64, 2).half())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bitmask": torch.zeros(4, 3, dtype=torch.uint8)}, r"bitmask \[4, 2\] of uint8"),
+        ({"bitmask": torch.full((4, 2), 0x37, dtype=torch.uint8)}, "two bits in each group"),
+        ({"values": torch.zeros(4, 8)}, "got torch.float32"),
+        ({"scale": torch.ones(4)}, "no scale"),
+    ],
+)
+def test_canonical_parts_are_checked(change, message):
+    parts = {"values": torch.zeros(4, 8).half(), "bitmask": torch.full((4, 2), 0x33, dtype=torch.uint8)}
+    with pytest.raises(sf.InvalidArgumentError, match=message):
+        SparseWeight.from_canonical(**parts | change)
+
+
+class MLP(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(64, 128), torch.nn.Linear(128, 64)
+
+    def forward(self, x):
+        return self.down(F.gelu(self.up(x)))
+
+
+def _parallel(rank, meeting):
+    """One of two processes: the first layer's columns and the second's rows are shared out."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    # A token's scale is that of a rank's own part of it: finer than over the whole.
+    for scheme, tolerance in (("f16", 1e-3), ("int8", 1.5e-2)):
+        torch.manual_seed(0)
+        model, x = MLP(), torch.randn(6, 64)
+        sf.sparsify_model(model, scheme)
+        with torch.no_grad():
+            expected = model(x)
+            parallelize_module(model, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+            assert model.up.weight.to_local().shape == (64, 64) and model.down.weight.to_local().shape == (64, 64)
+            y = model(x)
+        assert float((y - expected).norm() / expected.norm()) < tolerance
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+def test_column_and_row_parallel_layers(tmp_path):
+    torch.multiprocessing.spawn(_parallel, (str(tmp_path / "meeting"),), nprocs=2)
