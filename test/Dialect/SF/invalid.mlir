@@ -55,7 +55,7 @@ module attributes {a = #sf.kernel_config<tile = 64x64x64, warps = 2x2>} {}
 
 // -----
 
-// expected-error@+1 {{expected the atom to be mma or mma_sp, got wgmma}}
+// expected-error@+1 {{expected 4x1 warps for wgmma and 64 features, a warpgroup for each 64, got 2x2}}
 module attributes {a = #sf.kernel_config<tile = 64x64x64, warps = 2x2, atom = wgmma>} {}
 
 // -----
@@ -238,7 +238,7 @@ func.func @matmul_epilogue_body(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
 // -----
 
 func.func @matmul_config_atom(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
-  // expected-error@+1 {{'sf.matmul' op expected atom mma for a dense weight, got mma_sp in configuration 0}}
+  // expected-error@+1 {{'sf.matmul' op expected atom mma or wgmma for a dense weight, got mma_sp in configuration 0}}
   %0 = sf.matmul %x, %w {configs = [#sf.kernel_config<tile = 64x64x64, warps = 2x2, atom = mma_sp>]}
     : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf16>
   return

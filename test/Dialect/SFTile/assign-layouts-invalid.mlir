@@ -23,7 +23,7 @@ gpu.module @kernels {
     %acc = sf_tile.splat %zero : f32 -> !sf_tile.tile<64x8xf32>
     %0 = sf_tile.load %a[%i, %i] : memref<64x16xf16> -> !sf_tile.tile<64x16xf16>
     %1 = sf_tile.load %b[%i, %i] : memref<8x16xf16> -> !sf_tile.tile<8x16xf16>
-    // expected-error @below {{expected a warp's tile to have a multiple of 64 features, got 32; use fewer warps along features}}
+    // expected-error @below {{expected a warp's tile to have a multiple of 64 features, got 32; use another number of warps along features}}
     %2 = sf_tile.mma <"mma_m16n8k16_f16"> %0, %1, %acc
       : !sf_tile.tile<64x16xf16>, !sf_tile.tile<8x16xf16>, !sf_tile.tile<64x8xf32> -> !sf_tile.tile<64x8xf32>
     sf_tile.return

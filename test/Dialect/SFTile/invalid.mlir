@@ -59,8 +59,8 @@ func.func private @rank(!sf_tile.tile<8xf32, #sf_tile.layout<register = [[0, 1]]
 
 // -----
 
-// expected-error @below {{expected a layout over `register` and `lane` with `warps`}}
-func.func private @stage_as_tile(!sf_tile.tile<1x2xf32, #sf_tile.layout<offset = [[0, 1]]>>)
+// expected-error @below {{expected a layout over `register` and `lane` with `warps`, or over `offset`}}
+func.func private @undistributed_tile(!sf_tile.tile<1x2xf32, #sf_tile.layout<lane = [[0, 1]]>>)
 
 // -----
 

@@ -143,6 +143,11 @@ private:
   LogicalResult select(MatmulOp op, TargetAttr targetAttr, KernelConfigAttr forced) {
     Builder builder(op.getContext());
     if (forced) {
+      if (forced.isWarpSpecialized() && !usesWarpgroups(getShape(op), targetAttr.getInfo()))
+        return op.emitOpError() << "expected sm_90a and rows of x of a multiple of 16 bytes for "
+                                << stringifyAtom(forced.getAtom()) << ", got "
+                                << targetAttr.getChip() << " and " << op.getXType()
+                                << "; use mma_sp, or mma for dense weights";
       // A bounded configuration alone would leave calls with more tokens without a kernel.
       op.setConfigsAttr(builder.getArrayAttr(withMaxTokens(forced, std::nullopt)));
       return op.verify();

@@ -247,6 +247,15 @@ LogicalResult PipelineOp::verify() {
   return verifyYield(*this, getConsumer(), getResultTypes(), "the consumer");
 }
 
+bool PipelineOp::hasAsynchronousProducts() {
+  return getConsumer()
+      .walk([](MmaOp mma) {
+        return mma.getAtom().getAtom().isWarpgroup() ? WalkResult::interrupt()
+                                                     : WalkResult::advance();
+      })
+      .wasInterrupted();
+}
+
 LogicalResult SplatOp::verify() {
   if (getValue().getType() != getResult().getType().getElementType())
     return emitOpError("expected a value of type ")

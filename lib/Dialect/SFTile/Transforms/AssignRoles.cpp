@@ -18,15 +18,6 @@ using namespace mlir;
 using namespace sparseflow;
 using namespace sparseflow::sf_tile;
 
-static bool hasAsynchronousProducts(PipelineOp pipeline) {
-  return pipeline
-      ->walk([](MmaOp mma) {
-        return mma.getAtom().getAtom().isWarpgroup() ? WalkResult::interrupt()
-                                                     : WalkResult::advance();
-      })
-      .wasInterrupted();
-}
-
 namespace {
 struct AssignRolesPass : sf_tile::impl::SFTileAssignRolesBase<AssignRolesPass> {
   void runOnOperation() override {
@@ -37,8 +28,8 @@ struct AssignRolesPass : sf_tile::impl::SFTileAssignRolesBase<AssignRolesPass> {
         pipeline.emitOpError("expected at least two stages; run sf-tile-plan-pipeline first");
         return signalPassFailure();
       }
-      if (failed(hasAsynchronousProducts(pipeline) ? assignSpecializedRoles(pipeline)
-                                                   : assignCooperativeRoles(pipeline)))
+      if (failed(pipeline.hasAsynchronousProducts() ? assignSpecializedRoles(pipeline)
+                                                    : assignCooperativeRoles(pipeline)))
         return signalPassFailure();
     }
   }

@@ -36,8 +36,9 @@ private:
     if (stageBytes == 0)
       return pipeline.emitOpError("expected a pipeline with rings, whose stages hold whole bytes");
     sf::TargetAttr target = sf::getTarget(getOperation());
-    stageBytes += kStageBarrierBytes;
     int64_t sharedBytes = target.getSharedMemoryPerBlock() - getScratchBytes(getOperation());
+    if (pipeline.hasAsynchronousProducts())
+      sharedBytes -= kBarriersReserve;
     std::optional<int64_t> planned =
         sf::planPipelineDepth(stageBytes, sharedBytes, bytesInFlight, maxStages);
     if (!planned)

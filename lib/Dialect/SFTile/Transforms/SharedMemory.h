@@ -23,8 +23,8 @@ inline int64_t getAlignedStageBytes(RingType ring) {
   return llvm::alignTo(ring.getStageBytes(), kRingAlignment);
 }
 
-/// Bytes of the barriers that a stage may need: see BarriersType.
-constexpr int64_t kStageBarrierBytes = 16;
+/// Bytes kept for the barriers of a pipeline whose depth is not known yet: those of 16 stages.
+constexpr int64_t kBarriersReserve = 256;
 
 /// Bytes of scratch for the reductions of `kernel`, one after the other: 4 for each thread and
 /// register of the result where warps must combine theirs. Layouts are assigned.

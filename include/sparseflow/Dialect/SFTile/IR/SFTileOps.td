@@ -227,6 +227,10 @@ def SFTile_PipelineOp : SFTile_Op<"pipeline", [AttrSizedOperandSegments, Recursi
     `producer` $producer `consumer` $consumer attr-dict (`->` type($results)^)?
   }];
   let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    /// Whether the consumer multiplies with warpgroups' atoms.
+    bool hasAsynchronousProducts();
+  }];
 }
 
 def SFTile_YieldOp : SFTile_Op<"yield", [Pure, Terminator, ReturnLike,

@@ -1,7 +1,7 @@
 //===-- Passes.td - Passes on sf_tile kernels -------------------*- tablegen -*-===//
 //
 // Numbers 8 to 11 of the pipeline. Each decides one thing that the schedule left open: where elements live, how far
-// ahead the producer runs, where rings lie, who waits for whom.
+// ahead the producer runs, who waits for whom, where rings and barriers lie.
 //
 //===----------------------------------------------------------------------===//
 
@@ -47,20 +47,18 @@ def SFTilePlanPipeline : Pass<"sf-tile-plan-pipeline", "::sparseflow::sf_tile::K
            "8 by default; deeper rings than this measured no faster">];
 }
 
-def SFTileAllocateSmem : Pass<"sf-tile-allocate-smem", "::sparseflow::sf_tile::KernelOp"> {
-  let summary = "Place rings and scratch in shared memory";
-  let description = [{
-    Stage s of all rings lies together, each ring's part aligned to 1024 bytes (the period of the swizzle): one register then
-    addresses a stage, whichever ring is meant. The scratch of reductions across warps, which they use one after the other,
-    follows the last stage. Sets `offset`, `stride`, `scratch_offset` and the kernel's `shared_bytes`.
-  }];
-  let dependentDialects = ["::sparseflow::sf::SFDialect"];
-}
-
 def SFTileAssignRoles : Pass<"sf-tile-assign-roles", "::sparseflow::sf_tile::KernelOp"> {
   let summary = "Turn pipelines into loops with synchronization";
   let description = [{
-    Cooperative: all warps produce and consume. Before the loop the producer fills every stage, and the consumer reads the
+    The instruction decides which of two ways a pipeline runs.
+
+    Specialized, where products are asynchronous and read shared memory themselves: one thread of a warp of its own
+    produces, through the copy engine; all other warps consume, and what follows the pipeline is theirs. For each step the
+    producer waits until the stage is empty, announces its bytes and issues the copies; the consumers wait until it is
+    full, issue its products as one group, wait for the group and say that the stage is empty. A matrix that is copied
+    box by box becomes a tensor map, which is a further argument of the kernel.
+
+    Cooperative, where products take registers: all warps produce and consume. Before the loop the producer fills every stage, and the consumer reads the
     fragments of its first product when the first stage has landed. Each step of the loop then does, in order:
 
     1. For each product but the last: read the fragments of the next one, multiply, read the next one's metadata.
@@ -72,6 +70,16 @@ def SFTileAssignRoles : Pass<"sf-tile-assign-roles", "::sparseflow::sf_tile::Ker
     same and what is read ahead of the last step was written. After the loop all groups are waited for.
   }];
   let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
+}
+
+def SFTileAllocateSmem : Pass<"sf-tile-allocate-smem", "::sparseflow::sf_tile::KernelOp"> {
+  let summary = "Place rings, scratch and barriers in shared memory";
+  let description = [{
+    Stage s of all rings lies together, each ring's part aligned to 1024 bytes (the period of the swizzle): one register then
+    addresses a stage, whichever ring is meant. The scratch of reductions across warps, which they use one after the other,
+    follows the last stage, the barriers follow that. Sets `offset`, `stride`, `scratch_offset` and the kernel's `shared_bytes`.
+  }];
+  let dependentDialects = ["::sparseflow::sf::SFDialect"];
 }
 
 #endif // SPARSEFLOW_DIALECT_SFTILE_TRANSFORMS_PASSES_TD
