@@ -128,11 +128,12 @@ typedef void (*SfDiagnosticHandler)(void *user, int32_t severity, const char *me
 /* NULL or 0 leaves every field at its default. */
 typedef struct SfCompileOptions {
   size_t struct_size;
-  const char *targets; /* "sm_80,sm_90"; default: the chip of GPU 0, else sm_80 */
+  const char *targets; /* "sm_80,sm_90"; default: what GPU 0 runs best, else sm_80 */
   const char *config;  /* #sf.kernel_config<...> text that overrides the choice for every matmul */
   const char
       *cache_dir;    /* default: $SPARSEFLOW_CACHE_DIR, else ~/.cache/sparseflow; "" turns it off */
-  const char *ptxas; /* path of ptxas; default: $SPARSEFLOW_PTXAS, PATH, the CUDA toolkit */
+  const char *ptxas; /* path of ptxas; default, in order: $SPARSEFLOW_PTXAS, $CUDA_HOME, $CUDA_PATH,
+                        PATH, the Python package nvidia-cuda-nvcc, /usr/local/cuda */
   const char *dump_intermediates; /* folder for numbered intermediate files */
   const char *reproducer;         /* where to write a reproducer when a pass fails */
   SfDiagnosticHandler

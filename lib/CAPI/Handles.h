@@ -96,7 +96,7 @@ llvm::Error copyOut(llvm::StringRef text, char **result);
 /// Opens a device by the name that users give; "auto" chooses for this program.
 llvm::Expected<std::shared_ptr<runtime::Device>> openDevice(llvm::StringRef name,
                                                             const runtime::ProgramFile &program);
-/// The chip of the first GPU ("sm_90"), or "sm_80" when there is none.
+/// The newest chip whose kernels the first GPU runs ("sm_90"), or "sm_80" when there is none.
 std::string defaultTarget();
 
 } // namespace sparseflow::capi

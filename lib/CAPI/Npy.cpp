@@ -175,9 +175,7 @@ Expected<NpyArray> capi::readNpy(StringRef path) {
   ErrorOr<std::unique_ptr<MemoryBuffer>> file =
       MemoryBuffer::getFile(path, /*IsText=*/false, /*RequiresNullTerminator=*/false);
   if (!file)
-    return makeError(file.getError() == std::errc::no_such_file_or_directory ? Status::NotFound
-                                                                             : Status::IOError,
-                     "cannot open '" + path + "': " + file.getError().message());
+    return runtime::makeOpenError(path, file.getError());
   return parseNpy((*file)->getBuffer(), path);
 }
 

@@ -126,10 +126,7 @@ SfStatus sfCompileFile(const char *path, const SfConstant *constants, size_t num
           return error;
         ErrorOr<std::unique_ptr<MemoryBuffer>> file = MemoryBuffer::getFile(path);
         if (!file)
-          return makeError(file.getError() == std::errc::no_such_file_or_directory
-                               ? Status::NotFound
-                               : Status::IOError,
-                           formatv("cannot open '{0}': {1}", path, file.getError().message()));
+          return runtime::makeOpenError(path, file.getError());
         return compileText((*file)->getBuffer(), path, constants, num_constants, options, program);
       },
       Status::InvalidProgram);

@@ -127,8 +127,7 @@ static Expected<runtime::ProgramFile::Ptr> loadProgram(const Options &options) {
     return runtime::ProgramFile::open(options.file, options.verify);
   ErrorOr<std::unique_ptr<MemoryBuffer>> file = MemoryBuffer::getFileOrSTDIN(options.file);
   if (!file)
-    return makeError(Status::IOError,
-                     "cannot open '" + options.file + "': " + file.getError().message());
+    return runtime::makeOpenError(options.file, file.getError());
   CompileOptions compileOptions;
   std::string targets = options.target.empty() ? defaultTarget() : options.target;
   compileOptions.targets.clear();

@@ -122,6 +122,8 @@ struct Thread {
   const GlobalRange *lastRange;
   AsyncCopies asyncCopies;
   BulkStores bulkStores;
+  /// The phase of the cluster's barrier that the thread has arrived in and not waited for, or -1.
+  int64_t clusterBarrierPhase;
   /// fence.proxy.async that the thread has executed, and those and fence.mbarrier_init together.
   uint16_t proxyFences;
   uint32_t barrierInitFences;
@@ -212,7 +214,7 @@ public:
 
   /// Orders everything that the warps in `participants` did before everything they do next.
   void synchronizeWarps(uint32_t participants, const Clocks *alsoKnown = nullptr);
-  /// A fence: orders the warp after all earlier fences of the block, and before the later ones.
+  /// A fence: orders the warp after all earlier fences of the cluster, and before the later ones.
   /// Coarser than the hardware, hence it can hide a race but never invent one.
   void fence(Warp &warp);
 
@@ -257,7 +259,7 @@ private:
   unsigned currentWarp = 0;
   std::array<NamedBarrier, barrierCount> barriers;
   Mbarriers mbarriers;
-  Clocks fenceClocks, readerClocks;
+  Clocks readerClocks;
   SharedMemory shared;
   FiberStacks stacks;
   Fiber host;

@@ -11,6 +11,9 @@ bool Cluster::prepare(const LaunchState &launch, uint64_t index) {
   readersPerBlock = warps + (warps + 3) / 4;
   barrierOffsets.clear();
   loads.clear();
+  fenceClocks.clear();
+  barrier = {};
+  liveThreads = launch.block.count() * blockCount;
   while (blocks.size() < blockCount)
     blocks.push_back(std::make_unique<Block>());
   uint32_t countX = launch.grid.x / extent.x, countY = launch.grid.y / extent.y;

@@ -53,16 +53,32 @@ public:
   bool landOne(const Mbarrier &barrier);
   bool isInFlight(const Mbarrier &barrier) const;
 
-  /// A thread has returned.
-  void noteExit() {}
+  /// ClusterOps.cpp.
+  void arriveAtBarrier(Thread &thread, bool publishes);
+  void waitAtBarrier(Thread &thread, uint32_t site);
+  /// The thread has returned.
+  void noteExit(Thread &thread);
+
+  /// What all fences so far have published.
+  Clocks &getFenceClocks() { return fenceClocks; }
 
 private:
   bool prepare(const LaunchState &launch, uint64_t index);
+  void completeBarrierIfDone();
 
   std::vector<std::unique_ptr<Block>> blocks;
   unsigned blockCount = 0, readersPerBlock = 0;
   std::vector<uint32_t> barrierOffsets;
   std::deque<BulkLoad> loads;
+  Clocks fenceClocks;
+  /// barrier.cluster, of all threads that have not returned.
+  struct {
+    int64_t phase = 0;
+    uint64_t arrived = 0;
+    Clocks arriving, completed;
+    std::vector<Thread *> waiting;
+  } barrier;
+  uint64_t liveThreads = 0;
 };
 
 } // namespace sparseflow::emulator

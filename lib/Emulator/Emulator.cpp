@@ -13,6 +13,7 @@
 #include "Cluster.h"
 #include "Retarget.h"
 
+#include "sparseflow/HostCode/HostCode.h"
 #include "sparseflow/Support/NumericTypes.h"
 
 #include "mlir/Conversion/NVVMToLLVM/NVVMToLLVM.h"
@@ -24,20 +25,16 @@
 #include "mlir/Target/LLVMIR/Dialect/NVVM/NVVMToLLVMIRTranslation.h"
 #include "mlir/Target/LLVMIR/Export.h"
 
-#include "llvm/ExecutionEngine/Orc/AbsoluteSymbols.h"
-#include "llvm/ExecutionEngine/Orc/CompileUtils.h"
-#include "llvm/ExecutionEngine/Orc/LLJIT.h"
 #include "llvm/ExecutionEngine/Orc/ThreadSafeModule.h"
 #include "llvm/IR/InstIterator.h"
+#include "llvm/IR/Instructions.h"
+#include "llvm/IR/LLVMContext.h"
+#include "llvm/IR/Module.h"
 #include "llvm/IR/Verifier.h"
-#include "llvm/Passes/PassBuilder.h"
 #include "llvm/Support/FormatVariadic.h"
-#include "llvm/Support/TargetSelect.h"
 #include "llvm/Target/TargetMachine.h"
 #include "llvm/Transforms/Utils/Cloning.h"
 
-#include <cmath>
-#include <cstring>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -130,10 +127,9 @@ struct Module::Impl {
   llvm::orc::ThreadSafeModule source;
   RetargetedModule retargeted;
   std::vector<GlobalRange> variables;
-  /// Guards the three below.
+  /// Guards the two below.
   std::mutex mutex;
-  std::unique_ptr<llvm::TargetMachine> machine;
-  std::unique_ptr<llvm::orc::LLJIT> jit;
+  std::unique_ptr<HostCode> code;
   llvm::StringMap<KernelEntry> entries;
 
   llvm::Error addVariables();
@@ -145,27 +141,6 @@ Module::~Module() = default;
 
 static llvm::Error makeError(const llvm::Twine &message) {
   return llvm::createStringError(llvm::inconvertibleErrorCode(), "emulator: " + message);
-}
-
-/// A fixed level of the architecture, so that results do not depend on the host's extensions.
-static llvm::Expected<std::unique_ptr<llvm::TargetMachine>> createTargetMachine() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    llvm::InitializeNativeTarget();
-    llvm::InitializeNativeTargetAsmPrinter();
-  });
-  auto builder = llvm::orc::JITTargetMachineBuilder::detectHost();
-  if (!builder)
-    return builder.takeError();
-#if defined(__x86_64__)
-  bool modern = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                __builtin_cpu_supports("f16c");
-  builder->setCPU(modern ? "x86-64-v3" : "x86-64");
-  builder->getFeatures() = llvm::SubtargetFeatures();
-#endif
-  builder->setCodeGenOptLevel(llvm::CodeGenOptLevel::Default);
-  builder->setRelocationModel(llvm::Reloc::PIC_);
-  return builder->createTargetMachine();
 }
 
 static llvm::Error verify(const llvm::Module &module, const char *what) {
@@ -208,20 +183,6 @@ static llvm::Expected<std::unique_ptr<llvm::Module>> translate(mlir::gpu::GPUMod
   return std::move(module);
 }
 
-static void optimize(llvm::Module &module, llvm::TargetMachine &machine) {
-  llvm::LoopAnalysisManager loops;
-  llvm::FunctionAnalysisManager functions;
-  llvm::CGSCCAnalysisManager graph;
-  llvm::ModuleAnalysisManager modules;
-  llvm::PassBuilder builder(&machine);
-  builder.registerModuleAnalyses(modules);
-  builder.registerCGSCCAnalyses(graph);
-  builder.registerFunctionAnalyses(functions);
-  builder.registerLoopAnalyses(loops);
-  builder.crossRegisterProxies(loops, functions, graph, modules);
-  builder.buildPerModuleDefaultPipeline(llvm::OptimizationLevel::O2).run(module, modules);
-}
-
 //===----------------------------------------------------------------------===//
 // What the host's code generator may call on its own account
 //===----------------------------------------------------------------------===//
@@ -238,63 +199,19 @@ static _Float16 truncateDoubleToBrain(double value) {
   return llvm::bit_cast<_Float16>(floatToBF16(static_cast<float>(value)));
 }
 
-/// Only these: a module cannot name any other symbol of the process.
-static std::vector<std::pair<const char *, void *>> getLibraryCalls() {
-#define SF_FLOAT_CALL(NAME)                                                                        \
-  {#NAME, reinterpret_cast<void *>(static_cast<double (*)(double)>(&std::NAME))},                  \
-      {#NAME "f", reinterpret_cast<void *>(static_cast<float (*)(float)>(&std::NAME))}
-#define SF_FLOAT_CALL_2(NAME)                                                                      \
-  {#NAME, reinterpret_cast<void *>(static_cast<double (*)(double, double)>(&std::NAME))}, {        \
-    #NAME "f", reinterpret_cast<void *>(static_cast<float (*)(float, float)>(&std::NAME))          \
-  }
-  return {
-      SF_FLOAT_CALL(exp),
-      SF_FLOAT_CALL(exp2),
-      SF_FLOAT_CALL(log),
-      SF_FLOAT_CALL(log2),
-      SF_FLOAT_CALL(log10),
-      SF_FLOAT_CALL(sin),
-      SF_FLOAT_CALL(cos),
-      SF_FLOAT_CALL(tanh),
-      SF_FLOAT_CALL(floor),
-      SF_FLOAT_CALL(ceil),
-      SF_FLOAT_CALL(trunc),
-      SF_FLOAT_CALL(rint),
-      SF_FLOAT_CALL(nearbyint),
-      SF_FLOAT_CALL(round),
-      SF_FLOAT_CALL_2(pow),
-      SF_FLOAT_CALL_2(fmod),
-      SF_FLOAT_CALL_2(fmin),
-      SF_FLOAT_CALL_2(fmax),
-      {"roundeven", reinterpret_cast<void *>(static_cast<double (*)(double)>(&std::nearbyint))},
-      {"roundevenf", reinterpret_cast<void *>(static_cast<float (*)(float)>(&std::nearbyint))},
-      {"fma", reinterpret_cast<void *>(static_cast<double (*)(double, double, double)>(&std::fma))},
-      {"fmaf", reinterpret_cast<void *>(static_cast<float (*)(float, float, float)>(&std::fma))},
-      {"memcpy", reinterpret_cast<void *>(&std::memcpy)},
-      {"memmove", reinterpret_cast<void *>(&std::memmove)},
-      {"memset", reinterpret_cast<void *>(&std::memset)},
-      {"__truncsfhf2", reinterpret_cast<void *>(&truncateToHalf)},
-      {"__truncdfhf2", reinterpret_cast<void *>(&truncateDoubleToHalf)},
-      {"__extendhfsf2", reinterpret_cast<void *>(&extendHalf)},
-      {"__truncsfbf2", reinterpret_cast<void *>(&truncateToBrain)},
-      {"__truncdfbf2", reinterpret_cast<void *>(&truncateDoubleToBrain)},
-  };
-#undef SF_FLOAT_CALL
-#undef SF_FLOAT_CALL_2
-}
+static const HostCode::Symbol conversions[] = {
+    {"__truncsfhf2", reinterpret_cast<void *>(&truncateToHalf)},
+    {"__truncdfhf2", reinterpret_cast<void *>(&truncateDoubleToHalf)},
+    {"__extendhfsf2", reinterpret_cast<void *>(&extendHalf)},
+    {"__truncsfbf2", reinterpret_cast<void *>(&truncateToBrain)},
+    {"__truncdfbf2", reinterpret_cast<void *>(&truncateDoubleToBrain)},
+};
 
-static llvm::Error defineCallees(llvm::orc::LLJIT &jit, const RetargetedModule &retargeted) {
-  llvm::orc::SymbolMap symbols;
-  auto define = [&](llvm::StringRef name, void *address) {
-    symbols[jit.mangleAndIntern(name)] = {llvm::orc::ExecutorAddr::fromPtr(address),
-                                          llvm::JITSymbolFlags::Exported |
-                                              llvm::JITSymbolFlags::Callable};
-  };
-  for (auto [name, address] : getLibraryCalls())
-    define(name, address);
+static llvm::Error defineCallees(HostCode &code, const RetargetedModule &retargeted) {
+  llvm::SmallVector<HostCode::Symbol> symbols(std::begin(conversions), std::end(conversions));
   for (const auto &callee : retargeted.callees)
-    define(callee.getKey(), callee.getValue());
-  return jit.getMainJITDylib().define(llvm::orc::absoluteSymbols(std::move(symbols)));
+    symbols.emplace_back(callee.getKey(), callee.getValue());
+  return code.define(symbols);
 }
 
 /// The module's variables are compiled on their own, because kernels share them.
@@ -308,14 +225,13 @@ llvm::Error Module::Impl::addVariables() {
     });
   });
   if (llvm::Error error =
-          jit->addIRModule(llvm::orc::ThreadSafeModule(std::move(clone), source.getContext())))
+          code->add(llvm::orc::ThreadSafeModule(std::move(clone), source.getContext())))
     return error;
   for (const RetargetedModule::Variable &variable : retargeted.variables) {
-    auto address = jit->lookup(variable.symbol);
+    llvm::Expected<void *> address = code->lookup(variable.symbol);
     if (!address)
       return address.takeError();
-    variables.push_back(
-        {address->toPtr<const void *>(), variable.bytes, variable.symbol, variable.writable});
+    variables.push_back({*address, variable.bytes, variable.symbol, variable.writable});
   }
   return llvm::Error::success();
 }
@@ -349,16 +265,16 @@ llvm::Expected<KernelEntry> Module::Impl::getEntry(const RetargetedKernel &kerne
     for (llvm::GlobalVariable &variable : clone->globals())
       if (!variable.isDeclaration() && variable.hasExternalLinkage())
         variable.setLinkage(llvm::GlobalValue::AvailableExternallyLinkage);
-    optimize(*clone, *machine);
+    code->optimize(*clone);
     return clone;
   });
   if (llvm::Error error =
-          jit->addIRModule(llvm::orc::ThreadSafeModule(std::move(clone), source.getContext())))
+          code->add(llvm::orc::ThreadSafeModule(std::move(clone), source.getContext())))
     return std::move(error);
-  auto address = jit->lookup(kernel.symbol);
+  llvm::Expected<void *> address = code->lookup(kernel.symbol);
   if (!address)
     return address.takeError();
-  return entries[kernel.name] = address->toPtr<KernelEntry>();
+  return entries[kernel.name] = reinterpret_cast<KernelEntry>(*address);
 }
 
 llvm::Expected<std::unique_ptr<Module>> Module::create(mlir::gpu::GPUModuleOp gpuModule) {
@@ -368,10 +284,10 @@ llvm::Expected<std::unique_ptr<Module>> Module::create(mlir::gpu::GPUModuleOp gp
     return translated.takeError();
   std::unique_ptr<llvm::Module> hostModule = std::move(*translated);
 
-  auto machine = createTargetMachine();
-  if (!machine)
-    return machine.takeError();
-  auto retargeted = retarget(*hostModule, **machine);
+  llvm::Expected<std::unique_ptr<HostCode>> code = HostCode::create();
+  if (!code)
+    return code.takeError();
+  auto retargeted = retarget(*hostModule, (*code)->getMachine());
   if (!retargeted)
     return retargeted.takeError();
   if (llvm::Error error = verify(*hostModule, "the retargeted module is invalid"))
@@ -380,21 +296,9 @@ llvm::Expected<std::unique_ptr<Module>> Module::create(mlir::gpu::GPUModuleOp gp
   std::unique_ptr<Module> module(new Module());
   Impl &impl = *module->impl;
   impl.retargeted = std::move(*retargeted);
-  impl.machine = std::move(*machine);
+  impl.code = std::move(*code);
   impl.source = llvm::orc::ThreadSafeModule(std::move(hostModule), std::move(context));
-  auto createCompiler = [&](llvm::orc::JITTargetMachineBuilder)
-      -> llvm::Expected<std::unique_ptr<llvm::orc::IRCompileLayer::IRCompiler>> {
-    return std::make_unique<llvm::orc::SimpleCompiler>(*impl.machine);
-  };
-  auto jit = llvm::orc::LLJITBuilder()
-                 .setLinkProcessSymbolsByDefault(false)
-                 .setPlatformSetUp(llvm::orc::setUpInactivePlatform)
-                 .setCompileFunctionCreator(createCompiler)
-                 .create();
-  if (!jit)
-    return jit.takeError();
-  impl.jit = std::move(*jit);
-  if (llvm::Error error = defineCallees(*impl.jit, impl.retargeted))
+  if (llvm::Error error = defineCallees(*impl.code, impl.retargeted))
     return std::move(error);
   if (llvm::Error error = impl.addVariables())
     return std::move(error);

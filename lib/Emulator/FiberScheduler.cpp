@@ -65,7 +65,6 @@ bool Block::prepare(Cluster &newCluster, unsigned newRank, const LaunchState &st
   for (NamedBarrier &barrier : barriers)
     barrier = NamedBarrier();
   mbarriers.clear();
-  fenceClocks.clear();
   for (unsigned index = 0; index != threadCount; ++index)
     prepareThread(index, ctaid);
   deadline = std::chrono::steady_clock::now() +
@@ -119,6 +118,7 @@ void Block::prepareThread(unsigned index, Dim3 ctaid) {
   thread.asyncCopies.committed = 0;
   thread.bulkStores.stores.clear();
   thread.bulkStores.committed = 0;
+  thread.clusterBarrierPhase = -1;
   thread.proxyFences = 0;
   thread.barrierInitFences = 0;
   thread.wgmmaGroups = 0;
@@ -225,7 +225,7 @@ void Block::exitThread(Thread &thread) {
   --liveThreads;
   noteProgress();
   finishRendezvousOf(warp);
-  cluster->noteExit();
+  cluster->noteExit(thread);
   switchAway(thread);
   LLVM_BUILTIN_UNREACHABLE;
 }
@@ -334,8 +334,9 @@ void Block::synchronizeWarps(uint32_t participants, const Clocks *alsoKnown) {
 }
 
 void Block::fence(Warp &warp) {
-  fenceClocks.join(warp.clocks);
-  warp.clocks = fenceClocks;
+  Clocks &known = cluster->getFenceClocks();
+  known.join(warp.clocks);
+  warp.clocks = known;
   warp.clocks.advance(warp.component);
 }
 

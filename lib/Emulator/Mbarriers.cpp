@@ -44,6 +44,8 @@ Mbarrier &sparseflow::emulator::getMbarrier(Thread &thread, uint64_t address, co
     block.fail(thread, Kind::SharedOutOfBounds,
                "%s at address 0x%llx; expected an address in shared memory", what,
                static_cast<unsigned long long>(address));
+  if (LLVM_UNLIKELY(owner->isFinished()))
+    failFinished(thread, *owner, what);
   uint32_t offset =
       owner->getShared().checkRange(thread, address, 8, 8, "use of an mbarrier", what);
   auto it = owner->getMbarriers().find(offset);

@@ -33,8 +33,8 @@ const PureOp *sparseflow::emulator::lookupPureOp(llvm::StringRef name) {
 }
 
 const ThreadOp *sparseflow::emulator::lookupThreadOp(llvm::StringRef name) {
-  static const auto map = index<ThreadOp>(
-      {getAsyncCopyOps(), getBarrierOps(), getBulkCopyOps(), getMbarrierOps(), getWgmmaOps()});
+  static const auto map = index<ThreadOp>({getAsyncCopyOps(), getBarrierOps(), getBulkCopyOps(),
+                                           getClusterOps(), getMbarrierOps(), getWgmmaOps()});
   return map.lookup(name);
 }
 
@@ -147,10 +147,20 @@ static const char *getAccessName(uint32_t flags) {
   return flags & entry::isWrite ? "store" : "load";
 }
 
+void sparseflow::emulator::failFinished(Thread &thread, Block &owner, const char *what) {
+  thread.block->fail(thread, Kind::SharedOutOfBounds,
+                     "%s in the shared memory of block %u of the cluster, whose threads have "
+                     "returned; expected a barrier.cluster after the last access and before any "
+                     "block returns",
+                     what, owner.getRank());
+}
+
 void entry::accessShared(Thread *thread, uint64_t address, uint64_t size, uint32_t align,
                          uint32_t flags) {
-  // Memory of another block of the cluster is that block's to check.
+  // A pointer that mapa made leads to another block of the cluster.
   Block *owner = thread->block->getCluster().findBlock(address);
+  if (LLVM_UNLIKELY(owner && owner != thread->block && owner->isFinished()))
+    failFinished(*thread, *owner, getAccessName(flags));
   SharedMemory &shared = (owner ? owner : thread->block)->getShared();
   AccessMode mode = flags & isConcurrent ? AccessMode::Concurrent : AccessMode::Plain;
   // A length that does not fit 32 bits is out of bounds anyway.

@@ -77,6 +77,7 @@ llvm::ArrayRef<PureOp> getScalarMathOps();
 llvm::ArrayRef<ThreadOp> getAsyncCopyOps();
 llvm::ArrayRef<ThreadOp> getBarrierOps();
 llvm::ArrayRef<ThreadOp> getBulkCopyOps();
+llvm::ArrayRef<ThreadOp> getClusterOps();
 llvm::ArrayRef<ThreadOp> getMbarrierOps();
 llvm::ArrayRef<ThreadOp> getWgmmaOps();
 llvm::ArrayRef<CollectiveOp> getWarpCollectiveOps();
@@ -103,6 +104,9 @@ void spendTurn(Thread *thread);
 void trap(Thread *thread);
 void fence(Thread *thread);
 } // namespace entry
+
+/// Ends the block with a report: the memory of `owner` is gone.
+[[noreturn]] void failFinished(Thread &thread, Block &owner, const char *what);
 
 /// Ends the block with a report unless [address, address + size) lies in a known range.
 void checkGlobal(Thread &thread, uint64_t address, uint64_t size, uint32_t align, bool write,

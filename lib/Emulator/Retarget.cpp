@@ -544,7 +544,10 @@ Error Retargeter::rewriteNvvm(CallInst &call, StringRef name) {
   if (registerName.consume_front("read.ptx.sreg.") && rewriteSpecialRegister(call, registerName))
     return Error::success();
   if (name == "is_explicit_cluster") {
-    call.replaceAllUsesWith(ConstantInt::getFalse(context));
+    IRBuilder<> builder(&call);
+    Value *blocks = loadRegister(builder, *call.getFunction(),
+                                 offsetof(Thread, registers.clusterNctarank), builder.getInt32Ty());
+    call.replaceAllUsesWith(builder.CreateICmpUGT(blocks, builder.getInt32(1)));
     call.eraseFromParent();
     return Error::success();
   }

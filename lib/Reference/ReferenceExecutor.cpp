@@ -7,8 +7,8 @@
 //===----------------------------------------------------------------------===//
 
 #include "sparseflow/Reference/ReferenceExecutor.h"
+#include "sparseflow/HostCode/HostCode.h"
 
-#include "HostCode.h"
 #include "Lowering.h"
 #include "sparseflow/Conversion/SFToLinalg.h"
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
@@ -20,10 +20,12 @@
 #include "mlir/Target/LLVMIR/Export.h"
 #include "mlir/Transforms/Passes.h"
 #include "llvm/ADT/StringExtras.h"
+#include "llvm/ExecutionEngine/Orc/ThreadSafeModule.h"
 #include "llvm/IR/IRBuilder.h"
 #include "llvm/IR/LLVMContext.h"
 #include "llvm/IR/Module.h"
 #include "llvm/Support/FormatVariadic.h"
+#include "llvm/Target/TargetMachine.h"
 
 #include <numeric>
 
@@ -314,12 +316,20 @@ ReferenceExecutor::create(ModuleOp original, StringRef name, const ReferenceOpti
   if (!llvmModule)
     return diagnostics.takeError("'" + name + "' cannot be translated to LLVM IR");
   addEntryPoint(*llvmModule, name);
-  HostCode::Symbol symbols[] = {{kFailSymbol, reinterpret_cast<void *>(recordFailure)}};
-  Expected<std::unique_ptr<HostCode>> code =
-      HostCode::compile(std::move(llvmModule), std::move(llvmContext), symbols);
+  Expected<std::unique_ptr<HostCode>> code = HostCode::create();
   if (!code)
     return code.takeError();
   impl.code = std::move(*code);
+  if (Error error = impl.code->define({{kFailSymbol, reinterpret_cast<void *>(recordFailure)},
+                                       {"malloc", reinterpret_cast<void *>(::malloc)},
+                                       {"free", reinterpret_cast<void *>(::free)}}))
+    return std::move(error);
+  llvmModule->setDataLayout(impl.code->getMachine().createDataLayout());
+  llvmModule->setTargetTriple(impl.code->getMachine().getTargetTriple());
+  impl.code->optimize(*llvmModule);
+  if (Error error = impl.code->add(
+          llvm::orc::ThreadSafeModule(std::move(llvmModule), std::move(llvmContext))))
+    return std::move(error);
   Expected<void *> entry = impl.code->lookup(kEntrySymbol);
   if (!entry)
     return entry.takeError();

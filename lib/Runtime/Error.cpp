@@ -23,6 +23,11 @@ Status sparseflow::runtime::takeError(llvm::Error error, std::string &message, S
   return status;
 }
 
+llvm::Error sparseflow::runtime::makeOpenError(const llvm::Twine &path, std::error_code why) {
+  return makeError(why == std::errc::no_such_file_or_directory ? Status::NotFound : Status::IOError,
+                   "cannot open '" + path + "': " + why.message());
+}
+
 llvm::Error sparseflow::runtime::addContext(const llvm::Twine &context, llvm::Error error) {
   if (!error)
     return error;

@@ -200,9 +200,7 @@ Expected<SafeTensors> SafeTensors::open(StringRef path) {
   ErrorOr<std::unique_ptr<MemoryBuffer>> file =
       MemoryBuffer::getFile(path, /*IsText=*/false, /*RequiresNullTerminator=*/false);
   if (!file)
-    return makeError(file.getError() == std::errc::no_such_file_or_directory ? Status::NotFound
-                                                                             : Status::IOError,
-                     "cannot open '" + path + "': " + file.getError().message());
+    return makeOpenError(path, file.getError());
   std::shared_ptr<MemoryBuffer> owner = std::move(*file);
   return fromMemory(arrayRefFromStringRef(owner->getBuffer()), path, owner);
 }

@@ -102,8 +102,9 @@ class Executable(_sparseflow.Executable):
     """A compiled program, ready to call: ``y = exe(x)``.
 
     Inputs are given in order or by name. NumPy arrays are copied to the device that the program was loaded for (and the
-    results back); tensors of PyTorch, CuPy, JAX and anything else with DLPack run where they are, without a copy, on the
-    current stream of their library, and results are of the same kind. GPU results are not waited for.
+    results back); tensors of PyTorch and CuPy run where they are, without a copy, on the current stream of their library,
+    and results are of the same kind and not waited for. So do those of JAX and anything else with DLPack, but since these do
+    not say on which stream they work, a call waits for its results.
 
     Keyword arguments of a call:
         out: a tensor (or a tuple, for several results) to write to.

@@ -1,5 +1,7 @@
 """The examples run and find their results right."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -8,7 +10,8 @@ import pytest
 
 def run(root, *arguments):
     command = [sys.executable, *map(str, arguments)]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # small matrices, beside other tests
+    result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -35,3 +38,20 @@ def test_pytorch_mlp(root, dtype):
 def test_transformers_llama(root):
     output = run(root, "examples/transformers_llama.py", "--tokens", 6, "--device", "emulator")
     assert "7 linear layers, 2:4 in all" in output
+
+
+def test_pytorch_pruning(root):
+    pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
+    output = run(root, "examples/pytorch_pruning.py", "--steps", 200, "--device", "cpu")
+    assert "SparseGPT < Wanda < magnitude" in output
+
+
+def test_the_notebook_runs_from_top_to_bottom(root, tmp_path):
+    """Its cells in one process, as a kernel would run them, without needing Jupyter."""
+    pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
+    notebook = json.loads((root / "examples" / "pytorch.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell.get("outputs") for cell in notebook["cells"])
+    script = tmp_path / "notebook.py"
+    script.write_text("\n".join(cells))
+    assert "sf.matmul" in run(root, script)

@@ -128,3 +128,29 @@ def test_a_constant_that_stands_in_the_text(rng, device):
     }"""
     x = rng.standard_normal((5, 4)).astype(np.float32)
     np.testing.assert_array_equal(run(text, device, x), x * np.array([1, 2, 3, 4], np.float32))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_eight_bit_floats_are_computed_with(rng, device):
+    """Conversions from integers, constants, comparisons and selections of f8E4M3FN, none of which the GPU has."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    text = """
+    #id = affine_map<(m, n) -> (m, n)>
+    func.func @main(%x: tensor<4x32xi32>, %a: tensor<4x32xf8E4M3FN>) -> tensor<4x32xf8E4M3FN> {
+      %init = tensor.empty() : tensor<4x32xf8E4M3FN>
+      %two = arith.constant 2.0 : f8E4M3FN
+      %y = linalg.generic {indexing_maps = [#id, #id, #id], iterator_types = ["parallel", "parallel"]}
+          ins(%x, %a : tensor<4x32xi32>, tensor<4x32xf8E4M3FN>) outs(%init : tensor<4x32xf8E4M3FN>) {
+      ^bb0(%i: i32, %e: f8E4M3FN, %out: f8E4M3FN):
+        %f = arith.sitofp %i : i32 to f8E4M3FN
+        %c = arith.cmpf olt, %e, %two : f8E4M3FN
+        %s = arith.select %c, %f, %e : f8E4M3FN
+        linalg.yield %s : f8E4M3FN
+      } -> tensor<4x32xf8E4M3FN>
+      return %y : tensor<4x32xf8E4M3FN>
+    }"""
+    x = rng.integers(-16, 17, (4, 32)).astype(np.int32)
+    a = (rng.standard_normal((4, 32)) * 3).astype(ml_dtypes.float8_e4m3fn)
+    y = sf.compile(text, target="sm_89", device=device)(x, a)
+    expected = np.where(a.astype(np.float32) < 2, x.astype(np.float32), a.astype(np.float32))
+    np.testing.assert_array_equal(y.astype(np.float32), expected)

@@ -38,6 +38,8 @@ private:
 };
 
 llvm::Error makeError(Status status, const llvm::Twine &message);
+/// Why a file could not be opened: NotFound if there is none, else IOError.
+llvm::Error makeOpenError(const llvm::Twine &path, std::error_code why);
 /// Puts `context: ` before the message and keeps the status.
 llvm::Error addContext(const llvm::Twine &context, llvm::Error error);
 /// The status of any error; `fallback` for those of other libraries.

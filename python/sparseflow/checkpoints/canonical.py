@@ -88,7 +88,9 @@ class CanonicalWeight:
             return dense
         features, inner = self.shape
         scale = self.scale.reshape(features, -1, 1)
-        return (dense.astype(np.float32).reshape(features, scale.shape[1], -1) * scale).reshape(features, inner)
+        wide = dense.astype(np.float32).reshape(features, scale.shape[1], -1)
+        wide *= scale
+        return wide.reshape(features, inner)
 
     def to_scheme(self, scheme: str) -> CanonicalWeight:
         """The same weight stored otherwise: cast for a float scheme, rounded with a scale a feature for int8 and fp8.

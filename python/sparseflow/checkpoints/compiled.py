@@ -81,7 +81,7 @@ def compile_layers(
         rows.append(
             Row(
                 entry.name, entry.shape, f"{entry.format} {entry.dtype}", f"2:4 {weight.scheme}", was_sparse,
-                relative_error(original, weight.dense().astype(np.float32)), entry.nbytes, after, "",
+                relative_error(original, weight.dense()), entry.nbytes, after, "",
             )
         )  # fmt: skip
     program = compile("\n".join(texts), target=targets, constants=constants)

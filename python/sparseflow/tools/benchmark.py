@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import itertools
 import re
 import shutil
@@ -14,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import _sparseflow
 from ..errors import Error, UnsupportedError
 from ..executable import devices
 from . import cli, contenders, hardware, models, plot, timing
@@ -241,7 +241,7 @@ def environment(on_gpu: bool) -> dict[str, Any]:
     """What the figures depend on."""
     about: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "sparseflow": importlib.metadata.version("sparseflow"),
+        "sparseflow": _sparseflow.version(),
     }
     if "torch" in sys.modules:
         about["torch"] = sys.modules["torch"].__version__

@@ -243,15 +243,7 @@ def _page(described: dict[str, Any], options: argparse.Namespace) -> str:
     if described["weights"]:
         lines += ["", _weight_table(described["weights"])]
     if options.layout:
-        sizes = {
-            weight["itemsize"]: weight["dtype"] for weight in described["weights"] if "mma" in weight["packed_bytes"]
-        }
-        if not sizes:
-            lines += ["", "No weight of the file is packed for mma.sp: there is no layout to draw."]
-        from .layout_picture import picture
-
-        for itemsize, dtype in sizes.items():
-            lines += ["", f"Packed for mma.sp, {8 * itemsize}-bit elements ({dtype})", picture(itemsize)]
+        lines += _layouts(described["weights"])
     for program in described["programs"]:
         for kernel in program["kernels"]:
             for kind in ("ptx", "sass"):
@@ -262,6 +254,26 @@ def _page(described: dict[str, Any], options: argparse.Namespace) -> str:
                         kernel[f"{kind}_text"],
                     ]
     return "\n".join(lines)
+
+
+def _layouts(weights: list[dict[str, Any]]) -> list[str]:
+    """The pictures of the layouts that occur; a weight of 8-bit floats may be packed as f16."""
+    from .layout_picture import picture
+
+    found: dict[int, str] = {}
+    others = set()
+    for weight in weights:
+        for name in weight["packed_bytes"]:
+            widened, _, layout = name.rpartition(".")
+            if layout != "mma":
+                others.add(name)
+                continue
+            dtype = widened or weight["dtype"]
+            found[dtypes._BY_NAME[dtype].itemsize] = dtype
+    lines = [] if found else ["", "No weight of the file is packed for mma.sp: there is no layout to draw."]
+    for itemsize, dtype in found.items():
+        lines += ["", f"Packed for mma.sp, {8 * itemsize}-bit elements ({dtype})", picture(itemsize)]
+    return lines + [f"Not drawn: {name}" for name in sorted(others)]
 
 
 def _step_lines(steps: list[dict[str, Any]]) -> list[str]:

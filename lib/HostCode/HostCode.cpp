@@ -1,6 +1,6 @@
 //===- HostCode.cpp - LLVM IR, compiled into this process -----------------===//
 
-#include "HostCode.h"
+#include "sparseflow/HostCode/HostCode.h"
 
 #include "llvm/ExecutionEngine/Orc/AbsoluteSymbols.h"
 #include "llvm/ExecutionEngine/Orc/CompileUtils.h"
@@ -13,14 +13,12 @@
 #include "llvm/Target/TargetMachine.h"
 
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
 using namespace llvm;
 using namespace sparseflow;
 
-/// A fixed level of the architecture, so that results do not depend on which extensions a host has.
 static Expected<std::unique_ptr<TargetMachine>> createTargetMachine() {
   static std::once_flag once;
   std::call_once(once, [] {
@@ -31,7 +29,8 @@ static Expected<std::unique_ptr<TargetMachine>> createTargetMachine() {
   if (!builder)
     return builder.takeError();
 #if defined(__x86_64__)
-  bool hasV3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  bool hasV3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+               __builtin_cpu_supports("f16c");
   builder->setCPU(hasV3 ? "x86-64-v3" : "x86-64");
   builder->getFeatures() = SubtargetFeatures();
 #endif
@@ -39,21 +38,7 @@ static Expected<std::unique_ptr<TargetMachine>> createTargetMachine() {
   return builder->createTargetMachine();
 }
 
-static void optimize(Module &module, TargetMachine &machine) {
-  LoopAnalysisManager loops;
-  FunctionAnalysisManager functions;
-  CGSCCAnalysisManager graph;
-  ModuleAnalysisManager modules;
-  PassBuilder builder(&machine);
-  builder.registerModuleAnalyses(modules);
-  builder.registerCGSCCAnalyses(graph);
-  builder.registerFunctionAnalyses(functions);
-  builder.registerLoopAnalyses(loops);
-  builder.crossRegisterProxies(loops, functions, graph, modules);
-  builder.buildPerModuleDefaultPipeline(OptimizationLevel::O2).run(module, modules);
-}
-
-/// What lowered arithmetic and memory operations call.
+/// What the code generator and lowered arithmetic call.
 static SmallVector<HostCode::Symbol> getLibrarySymbols() {
 #define SF_UNARY(name)                                                                             \
   {#name "f", reinterpret_cast<void *>(static_cast<float (*)(float)>(::name##f))},                 \
@@ -102,8 +87,6 @@ static SmallVector<HostCode::Symbol> getLibrarySymbols() {
           SF_BINARY(pow),
           {"fmaf", reinterpret_cast<void *>(static_cast<float (*)(float, float, float)>(::fmaf))},
           {"fma", reinterpret_cast<void *>(static_cast<double (*)(double, double, double)>(::fma))},
-          {"malloc", reinterpret_cast<void *>(::malloc)},
-          {"free", reinterpret_cast<void *>(::free)},
           {"memcpy", reinterpret_cast<void *>(::memcpy)},
           {"memmove", reinterpret_cast<void *>(::memmove)},
           {"memset", reinterpret_cast<void *>(::memset)}};
@@ -111,22 +94,18 @@ static SmallVector<HostCode::Symbol> getLibrarySymbols() {
 #undef SF_BINARY
 }
 
-HostCode::HostCode(std::unique_ptr<orc::LLJIT> jit) : jit(std::move(jit)) {}
+HostCode::HostCode() = default;
 HostCode::~HostCode() = default;
 
-Expected<std::unique_ptr<HostCode>> HostCode::compile(std::unique_ptr<Module> module,
-                                                      std::unique_ptr<LLVMContext> context,
-                                                      ArrayRef<Symbol> symbols) {
+Expected<std::unique_ptr<HostCode>> HostCode::create() {
+  std::unique_ptr<HostCode> code(new HostCode());
   Expected<std::unique_ptr<TargetMachine>> machine = createTargetMachine();
   if (!machine)
     return machine.takeError();
-  module->setDataLayout((*machine)->createDataLayout());
-  module->setTargetTriple((*machine)->getTargetTriple());
-  optimize(*module, **machine);
-
+  code->machine = std::move(*machine);
   auto createCompiler = [&](orc::JITTargetMachineBuilder)
       -> Expected<std::unique_ptr<orc::IRCompileLayer::IRCompiler>> {
-    return std::make_unique<orc::TMOwningSimpleCompiler>(std::move(*machine));
+    return std::make_unique<orc::SimpleCompiler>(*code->machine);
   };
   Expected<std::unique_ptr<orc::LLJIT>> jit = orc::LLJITBuilder()
                                                   .setLinkProcessSymbolsByDefault(false)
@@ -135,19 +114,35 @@ Expected<std::unique_ptr<HostCode>> HostCode::compile(std::unique_ptr<Module> mo
                                                   .create();
   if (!jit)
     return jit.takeError();
-  orc::SymbolMap known;
-  SmallVector<Symbol> all = getLibrarySymbols();
-  append_range(all, symbols);
-  for (auto [name, address] : all)
-    known[(*jit)->mangleAndIntern(name)] = {orc::ExecutorAddr::fromPtr(address),
-                                            JITSymbolFlags::Exported | JITSymbolFlags::Callable};
-  if (Error error = (*jit)->getMainJITDylib().define(orc::absoluteSymbols(std::move(known))))
+  code->jit = std::move(*jit);
+  if (Error error = code->define(getLibrarySymbols()))
     return std::move(error);
-  if (Error error =
-          (*jit)->addIRModule(orc::ThreadSafeModule(std::move(module), std::move(context))))
-    return std::move(error);
-  return std::unique_ptr<HostCode>(new HostCode(std::move(*jit)));
+  return code;
 }
+
+Error HostCode::define(ArrayRef<Symbol> symbols) {
+  orc::SymbolMap known;
+  for (auto [name, address] : symbols)
+    known[jit->mangleAndIntern(name)] = {orc::ExecutorAddr::fromPtr(address),
+                                         JITSymbolFlags::Exported | JITSymbolFlags::Callable};
+  return jit->getMainJITDylib().define(orc::absoluteSymbols(std::move(known)));
+}
+
+void HostCode::optimize(Module &module) const {
+  LoopAnalysisManager loops;
+  FunctionAnalysisManager functions;
+  CGSCCAnalysisManager graph;
+  ModuleAnalysisManager modules;
+  PassBuilder builder(machine.get());
+  builder.registerModuleAnalyses(modules);
+  builder.registerCGSCCAnalyses(graph);
+  builder.registerFunctionAnalyses(functions);
+  builder.registerLoopAnalyses(loops);
+  builder.crossRegisterProxies(loops, functions, graph, modules);
+  builder.buildPerModuleDefaultPipeline(OptimizationLevel::O2).run(module, modules);
+}
+
+Error HostCode::add(orc::ThreadSafeModule module) { return jit->addIRModule(std::move(module)); }
 
 Expected<void *> HostCode::lookup(StringRef name) const {
   Expected<orc::ExecutorAddr> address = jit->lookup(name);
