@@ -189,15 +189,20 @@ def test_without_a_price_there_is_no_cost(capsys):
 
 def test_a_model_too_large_for_one_gpu_is_shared(capsys):
     document = json.loads(run(capsys, *changed(model="llama-70b"), "--json")[1])
-    replicas = {scheme: row["fit"]["gpus_per_replica"] for scheme, row in document["schemes"].items()}
-    assert replicas == {
-        "dense-f16": 2,
-        "sparse-f16": 2,
-        "dense-int8": 1,
-        "sparse-int8": 1,
-        "dense-fp8": 1,
-        "sparse-fp8": 1,
-    }
+    assert document["schemes"]["dense-f16"]["fit"]["gpus_per_replica"] > 1
+    table = hardware.load()
+    planner = serving.Planner(table, table.chips["h100"], models.model_named("llama-70b"), serving.Assumptions())
+    assert [fit.gpus for fit in planner.fits("dense-f16", 640)] == [2, 4, 8]
+    assert [fit.gpus for fit in planner.fits("sparse-int8", 640)] == [1, 2, 4, 8]
+
+
+def test_a_replica_has_as_many_gpus_as_serve_most(capsys):
+    # On one GPU dense int8 leaves room for nine sequences: memory alone must not make 2:4 look good.
+    arguments = changed(model="llama-70b", input_tokens=2048, output_tokens=256)
+    best = json.loads(run(capsys, *arguments, "--json")[1])["schemes"]["dense-int8"]
+    for count in (1, 2, 4, 8):
+        forced = json.loads(run(capsys, *arguments, "--gpus-per-replica", count, "--json")[1])["schemes"]["dense-int8"]
+        assert best["requests_per_second_per_gpu"]["mid"] >= forced["requests_per_second_per_gpu"]["mid"]
 
 
 def test_what_a_chip_cannot_do_is_left_out_with_the_reason(capsys):
