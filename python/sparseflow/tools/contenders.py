@@ -60,22 +60,28 @@ def operands(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """
     dtype = SCHEMES[case.scheme]
 
-    def draw(rows: int, columns: int) -> np.ndarray:
-        values = np.random.default_rng((rows, columns)).standard_normal((rows, columns), np.float32)
+    def draw(which: int, rows: int, columns: int) -> np.ndarray:
+        values = np.random.default_rng((which, rows, columns)).standard_normal((rows, columns), np.float32)
         if dtype is dtypes.i8:
             return np.clip(np.rint(32 * values), -127, 127).astype(np.int8)
         return values.astype(dtype.numpy)
 
-    return draw(case.m, case.k), prune_24(draw(case.n, case.k))
+    return draw(0, case.m, case.k), prune_24(draw(1, case.n, case.k))
 
 
-def relative_error(contender: Contender, x: np.ndarray, w: np.ndarray, rows: int = 32) -> float:
-    """‖y - reference‖ / ‖reference‖ over some rows of a contender's result, the reference in float64."""
-    y = contender.call()
-    chosen = np.linspace(0, len(x) - 1, min(rows, len(x))).astype(int)
-    actual = y[chosen] if isinstance(y, np.ndarray) else interop.as_numpy(y[chosen.tolist()], contender.name)
-    expected = contender.scale * (x[chosen].astype(np.float64) @ w.astype(np.float64).T)
-    return float(np.linalg.norm(actual.astype(np.float64) - expected) / (np.linalg.norm(expected) or 1))
+class Reference:
+    """Some rows of X · Wᵀ in float64."""
+
+    def __init__(self, x: np.ndarray, w: np.ndarray, rows: int = 32):
+        self._rows = np.linspace(0, len(x) - 1, min(rows, len(x))).astype(int)
+        self._product = x[self._rows].astype(np.float64) @ w.astype(np.float64).T
+
+    def relative_error(self, contender: Contender) -> float:
+        """‖y - reference‖ / ‖reference‖ of a contender's result."""
+        y = contender.call()
+        rows = y[self._rows] if isinstance(y, np.ndarray) else interop.as_numpy(y[self._rows.tolist()], contender.name)
+        expected = contender.scale * self._product
+        return float(np.linalg.norm(rows.astype(np.float64) - expected) / (np.linalg.norm(expected) or 1))
 
 
 class Programs:
