@@ -32,8 +32,11 @@ void Mbarrier::completeIfDone() {
   pending = expected;
   completed = arriving;
   completed.raise(component, phase);
-  for (Thread *thread : waiting)
+  // They learn what this phase published; the next one may complete before they run.
+  for (Thread *thread : waiting) {
+    thread->warp->clocks.join(completed);
     thread->block->wake(*thread);
+  }
   waiting.clear();
 }
 
@@ -197,14 +200,15 @@ template <bool byParity>
 static void tryWait(Thread &thread, uint32_t site, const uint64_t *arguments, uint64_t *results) {
   const char *what = "mbarrier.try_wait";
   Mbarrier &barrier = getMbarrier(thread, arguments[0], what);
-  if (!hasCompleted<byParity>(barrier, arguments[1])) {
-    barrier.waiting.push_back(&thread);
-    thread.waitingFor = &barrier;
-    thread.block->suspend(thread, what, site);
-    thread.waitingFor = nullptr;
-  }
-  thread.warp->clocks.join(barrier.completed);
   results[0] = 1;
+  if (hasCompleted<byParity>(barrier, arguments[1])) {
+    thread.warp->clocks.join(barrier.completed);
+    return;
+  }
+  barrier.waiting.push_back(&thread);
+  thread.waitingFor = &barrier;
+  thread.block->suspend(thread, what, site);
+  thread.waitingFor = nullptr;
 }
 
 template <bool byParity>

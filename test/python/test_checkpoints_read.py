@@ -276,6 +276,7 @@ def test_dense_with_zeros_is_told_by_scanning(rng, tmp_path):
         "norm.weight": np.ones(64, np.float16),
         "conv.weight": np.ones((8, 4, 3, 3), np.float16),
         "odd.weight": np.ones((32, 30), np.float16),
+        "layers.0.mlp.gate.weight": np.ones((64, 64), np.float16),
     }
     checkpoints.write_file(tmp_path / "model.safetensors", tensors)
     with checkpoints.open_checkpoint(tmp_path) as checkpoint:
@@ -286,6 +287,7 @@ def test_dense_with_zeros_is_told_by_scanning(rng, tmp_path):
         assert found.layer == "layers.1.up_proj.weight" and found.violations == found.groups == 32 * 16
         reasons = {entry.name: checkpoint.why_not_linear(entry) for entry in checkpoint.entries}
         assert "embedding" in reasons["embed_tokens.weight"] and "head" in reasons["lm_head.weight"]
+        assert "router" in reasons["layers.0.mlp.gate.weight"]
         assert "multiple of 4" in reasons["odd.weight"] and "matrix" in reasons["norm.weight"]
 
 

@@ -345,6 +345,26 @@ def test_other_options_do_not_go_on_with_it(model, tmp_path, capsys, monkeypatch
     assert code == 1 and "of other options or of another input; remove it" in err
 
 
+def test_a_shard_that_was_lost_is_written_again(model, tmp_path, capsys, monkeypatch):
+    folder, _ = model
+    assert run(capsys, *conversion(folder, tmp_path / "whole.safetensors"))[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableWriter, "finish", lambda self, others: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(capsys, *conversion(folder, tmp_path / "out.safetensors"))[0] == 130
+    (tmp_path / "out.safetensors.partial" / "out.safetensors").unlink()
+    assert run(capsys, *conversion(folder, tmp_path / "out.safetensors"))[0] == 0
+    assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(model, tmp_path, capsys):
+    folder, _ = model
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "precious").write_text("x")
+    code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
+    assert code == 1 and "something else of that name; move it away" in err
+    assert (tmp_path / "out.partial" / "precious").exists()
+
+
 def test_two_conversions_do_not_write_the_same_output(model, tmp_path, capsys):
     folder, _ = model
     specs = {"a": {"a": storage.Spec("F16", (2,))}}

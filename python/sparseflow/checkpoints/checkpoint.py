@@ -35,8 +35,9 @@ _FORMATS = {
 _QUANTIZED_CODES = ("I8", "F8_E4M3", "F8_E5M2")
 
 # Matrices that are no linear layer's weight, by the last names before ".weight".
-_EMBEDDING = re.compile(r"(^|\.)(\w*embed\w*|wte|wpe|shared)(\.|$)")
+_EMBEDDING = re.compile(r"(^|\.)(\w*embed\w*|wte|wpe|shared|relative_attention_bias)(\.|$)")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|score|classifier|head)(\.|$)")
+_ROUTER = re.compile(r"(^|\.)(router|gate)(\.classifier)?$")
 # Layers of the GPT-2 family, which store [K, N].
 _CONV1D = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")
 
@@ -97,6 +98,8 @@ class Checkpoint:
         stem = entry.name.removesuffix(".weight")
         if _EMBEDDING.search(stem):
             return "an embedding"
+        if _ROUTER.search(stem):
+            return "a router of experts, which is small and sensitive to pruning"
         if _HEAD.search(stem):
             return "the output head, which is sensitive to pruning"
         if entry.dtype not in ("f16", "bf16", "f32", "f64"):

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -93,11 +94,10 @@ class ResumableWriter:
                 shutil.rmtree(self.partial)
                 return
             for name, content in others.items():
-                (self.partial / name).write_bytes(content)
+                _write(self.partial / name, content)
             if len(set(self._shards.values())) > 1:
                 index = {"metadata": {"total_size": self.nbytes}, "weight_map": self._shards}
-                (self.partial / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
-            (self.partial / _JOURNAL).unlink()
+                _write(self.partial / "model.safetensors.index.json", json.dumps(index, indent=1).encode() + b"\n")
             if self._force and self.output.exists():
                 old = self.output.with_name(self.output.name + ".replaced")
                 self.output.rename(old)
@@ -105,6 +105,7 @@ class ResumableWriter:
                 shutil.rmtree(old)
             else:
                 self.partial.rename(self.output)
+            (self.output / _JOURNAL).unlink()
 
     def __enter__(self) -> ResumableWriter:
         return self
@@ -148,8 +149,12 @@ class ResumableWriter:
 
     def _open_journal(self) -> None:
         begun = (self.partial / _JOURNAL).exists()
-        self.partial.mkdir(exist_ok=True)
         if not begun:
+            if self.partial.exists():
+                raise FileError(
+                    f"expected {self.partial} to be of a conversion, got something else of that name; move it away"
+                )
+            self.partial.mkdir()
             free = shutil.disk_usage(self.partial).free
             if free < self.nbytes:
                 self.partial.rmdir()
@@ -175,8 +180,9 @@ class ResumableWriter:
             raise FileError(
                 f"expected {self.partial} to be of this conversion, got one of other options or of another input; remove it"
             )
-        known = self._specs.keys()
-        self.done = {line["entry"]: line["note"] for line in lines[1:] if line["entry"] in known}
+        # A shard that is gone (moved into place just before a crash, or deleted) is written again.
+        present = {tensor for tensor, shard in self._shards.items() if (self.partial / shard).exists()}
+        self.done = {line["entry"]: line["note"] for line in lines[1:] if self._specs[line["entry"]].keys() <= present}
 
     def _file_of(self, shard: str) -> SafetensorsWriter:
         if shard not in self._files:
@@ -214,6 +220,13 @@ class ResumableWriter:
                     f"command again: {len(self.done) - len(self._pending)} of {len(self._specs)} entries are kept in {self.partial}"
                 ) from None
             raise FileError(f"cannot write {self.partial}: {error.strerror or error}") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _whole_lines(text: str) -> tuple[list[dict[str, Any]], int]:

@@ -38,9 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--input-tokens", type=int, help="of a request's prompt (of an image: its patches)")
     made.add_argument("--output-tokens", type=int, help="that a request generates; not for encoders")
     made.add_argument("--gpu", help="a100, a100-40gb, a10, l40s, rtx4090, h100, h200")
-    made.add_argument(
-        "--gpus-per-replica", type=int, choices=(1, 2, 4, 8), help="default: the fewest that hold the model"
-    )
+    made.add_argument("--gpus-per-replica", type=int, choices=(1, 2, 4, 8), help="default: what serves most a GPU")
     made.add_argument("--price", type=float, help="of a GPU for an hour, in any currency; without it no cost is given")
     made.add_argument("--pue", type=float, default=Assumptions.pue, help="of the data centre (default 1.3)")
     made.add_argument(
@@ -238,6 +236,11 @@ def verdict(plans: dict[str, Plan], qps: float, assumed: Assumptions) -> list[st
             continue
         found = compare(plan, dense)
         shown = f"{found.mid:.2f} times the requests of {dense.scheme} ({found.low:.2f} to {found.high:.2f})"
+        if found.mid >= _WORTH and plan.decode and plan.batch / plan.fit.gpus > 1.3 * dense.batch / dense.fit.gpus:
+            shown += (
+                f", for its smaller weights leave room for {plan.batch} sequences on {plan.fit.gpus} GPUs instead of {dense.batch} "
+                f"on {dense.fit.gpus}"
+            )
         ours, theirs = plan.gpus(qps, assumed)[1], dense.gpus(qps, assumed)[1]
         if found.mid < _WORTH:
             sentences.append(f"{scheme}: 2:4 does not help here: {shown}.")

@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +123,7 @@ class KernelTable:
         if key in self.chips:
             return self.chips[key]
         for chip in self.chips.values():
-            if any(part.lower() in key for part in chip.match):
+            if any(re.search(rf"\b{re.escape(part)}\b", name, re.IGNORECASE) for part in chip.match):
                 return chip
         raise InvalidArgumentError(f"expected a GPU that is known, {', '.join(self.chips)}, got {name!r}")
 
@@ -233,12 +234,16 @@ def calibration_file() -> Path:
 
 
 def load(extra: Sequence[Path] = ()) -> KernelTable:
-    """The built-in table, with measurements of other files; a later one replaces what an earlier one says of a product."""
+    """The built-in table with measurements of other files: those beside it (``measured-*.json``), and these.
+
+    A later file replaces what an earlier one says of a scheme on a chip.
+    """
     document = json.loads(built_in().read_text())
     chips = {key: Chip(key=key, **{**entry, "match": tuple(entry["match"])}) for key, entry in document["gpus"].items()}
     points = {_identity(point): point for point in _points(document, built_in())}
     sources = ["built in"]
-    for path in extra:
+    shipped = sorted(built_in().parent.glob("measured-*.json"))
+    for path in (*shipped, *extra):
         try:
             measured = json.loads(path.read_text())
             more = list(_points(measured, path))
@@ -255,7 +260,8 @@ def load(extra: Sequence[Path] = ()) -> KernelTable:
         again = {(point.chip, point.scheme, point.library == "SparseFlow") for point in more}
         points = {i: p for i, p in points.items() if (p.chip, p.scheme, p.library == "SparseFlow") not in again}
         points |= {_identity(point): point for point in more}
-        sources.append(str(path))
+        if path not in shipped:
+            sources.append(str(path))
     attention, bandwidth = document["attention"], document["bandwidth"]
     return KernelTable(
         chips,

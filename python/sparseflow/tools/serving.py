@@ -120,32 +120,42 @@ class Planner:
         self._table, self._chip, self._model, self._assumed = table, chip, model, assumptions
 
     def plan(self, scheme: str, input_tokens: int, output_tokens: int, gpus: int | None = None) -> Plan:
-        """The plan with the most requests a second. Raises InvalidArgumentError where the model does not fit on 8 GPUs."""
-        fit = self.fit(scheme, input_tokens + output_tokens, gpus)
-        prompts = max(1, self._assumed.prefill_tokens // input_tokens)
-        prompts = min(prompts, max(fit.sequences, 1))
+        """The plan with the most requests a second of a GPU, on replicas of 1 to 8 GPUs or of `gpus`.
+
+        Raises InvalidArgumentError where the model does not fit.
+        """
+        plans = [
+            self._plan(scheme, fit, input_tokens, output_tokens)
+            for fit in self.fits(scheme, input_tokens + output_tokens, gpus)
+        ]
+        return max(plans, key=lambda plan: plan.rate.mid)
+
+    def _plan(self, scheme: str, fit: Fit, input_tokens: int, output_tokens: int) -> Plan:
+        prompts = min(max(1, self._assumed.prefill_tokens // input_tokens), fit.sequences)
         prefill = self._prefill(scheme, prompts, input_tokens, fit.gpus)
         of_request = prefill.total.scaled(1 / prompts)
         if not self._model.decoder or not output_tokens:
             return Plan(scheme, fit, prompts, prefill, prompts, None, of_request)
-        best: Plan | None = None
+        plans = []
         largest = min(fit.sequences, self._assumed.largest_batch)
-        for batch in [*(1 << bits for bits in range(largest.bit_length())), largest]:
+        for batch in {*(1 << bits for bits in range(largest.bit_length())), largest}:
             decode = self._decode(scheme, batch, input_tokens + output_tokens // 2, fit.gpus)
             request = of_request + decode.total.scaled(output_tokens / batch)
-            if best is None or request.mid < best.request_us.mid:
-                best = Plan(scheme, fit, batch, prefill, prompts, decode, request)
-        assert best is not None  # a fit has room for a sequence
-        return best
+            plans.append(Plan(scheme, fit, batch, prefill, prompts, decode, request))
+        return min(plans, key=lambda plan: plan.request_us.mid)
 
-    def fit(self, scheme: str, tokens: int, gpus: int | None = None) -> Fit:
-        """The fewest GPUs (1, 2, 4 or 8) that hold the weights, the workspace and a sequence of so many tokens."""
+    def fits(self, scheme: str, tokens: int, gpus: int | None = None) -> list[Fit]:
+        """The numbers of GPUs (1, 2, 4, 8, or the one asked for) that hold the model and a sequence of so many tokens.
+
+        Raises InvalidArgumentError where none does.
+        """
         model = self._model
         weights = model.other_weights * 2.0
         weights += model.layers * sum(weight_bytes(scheme, linear.features, linear.inner) for linear in model.linears)
         widest = max(linear.features for linear in model.linears)
         workspace = self._assumed.prefill_tokens * (4 * model.hidden + 2 * widest) * 2.0
         kv = float(model.kv_bytes(tokens))
+        found = []
         for count in [gpus] if gpus else [1, 2, 4, 8]:
             if model.heads % count or (count > model.kv_heads and model.kv_heads % count):
                 continue
@@ -153,11 +163,13 @@ class Planner:
             room = usable - weights - count * workspace
             sequences = math.floor(room / kv) if kv else (self._assumed.largest_batch if room > 0 else 0)
             if sequences >= 1:
-                return Fit(count, weights, usable, kv, sequences)
-        raise InvalidArgumentError(
-            f"expected {model.name} in {scheme} to fit on {gpus or 'at most 8'} {self._chip.name}, got {weights / 2**30:.0f} GiB of "
-            f"weights and {kv / 2**30:.2f} GiB of KV cache for a sequence of {tokens} tokens"
-        )
+                found.append(Fit(count, weights, usable, kv, sequences))
+        if not found:
+            raise InvalidArgumentError(
+                f"expected {model.name} in {scheme} to fit on {gpus or 'at most 8'} {self._chip.name}, got {weights / 2**30:.0f} GiB "
+                f"of weights and {kv / 2**30:.2f} GiB of KV cache for a sequence of {tokens} tokens"
+            )
+        return found
 
     def _prefill(self, scheme: str, prompts: int, tokens: int, gpus: int) -> Phase:
         model, m = self._model, prompts * tokens
