@@ -483,9 +483,8 @@ static int64_t getResidentBlocks(const rt::Kernel &kernel, const Chip &chip) {
                             threads / kernel.block[0]);
   // Registers are given out by warps, in units of 8 a thread; unknown without ptxas.
   if (kernel.registers)
-    blocks = std::min<int64_t>(
-        blocks, registers / (llvm::alignTo(kernel.registers, 8) *
-                             llvm::alignTo(kernel.block[0], warpThreads)));
+    blocks = std::min<int64_t>(blocks, registers / (llvm::alignTo(kernel.registers, 8) *
+                                                    llvm::alignTo(kernel.block[0], warpThreads)));
   return std::max<int64_t>(blocks, 1);
 }
 

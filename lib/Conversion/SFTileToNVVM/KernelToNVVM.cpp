@@ -151,8 +151,7 @@ struct LowerTileRange : OpConversionPattern<TileRangeOp> {
     Emitter e(rewriter, op.getLoc());
     Type i32 = rewriter.getI32Type();
     Value tokens = e.add(e.toI32(adaptor.getTokens()), e.i32(op.getTileTokens() - 1));
-    Value tokenTiles =
-        arith::DivUIOp::create(rewriter, e.loc, tokens, e.i32(op.getTileTokens()));
+    Value tokenTiles = arith::DivUIOp::create(rewriter, e.loc, tokens, e.i32(op.getTileTokens()));
     Value tiles = e.mul(tokenTiles, e.i32(op.getFeatureTiles() * op.getSplits()));
     SmallVector<Value> results;
     for (Value value : {Value(NVVM::BlockIdXOp::create(rewriter, e.loc, i32)), tiles,
@@ -196,6 +195,6 @@ struct LowerView : OpConversionPattern<ViewOp> {
 
 void sparseflow::populateKernelPatterns(const TileTypeConverter &converter,
                                         RewritePatternSet &patterns) {
-  patterns.add<LowerKernel, LowerReturn, LowerTileId, LowerTileRange, LowerDim, LowerView>(converter,
-                                                                           patterns.getContext());
+  patterns.add<LowerKernel, LowerReturn, LowerTileId, LowerTileRange, LowerDim, LowerView>(
+      converter, patterns.getContext());
 }

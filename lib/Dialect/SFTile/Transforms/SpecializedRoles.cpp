@@ -9,11 +9,11 @@
 //                                       say that the stage is empty
 //
 // While one warpgroup waits, another one's products run: two are enough. Barriers flip their parity
-// each time around the ring: a stage's first phase, empty, counts as over, which is why the producer
-// begins with the other parity than the consumers.
+// each time around the ring: a stage's first phase, empty, counts as over, which is why the
+// producer begins with the other parity than the consumers.
 //
-// Blocks stay and take one tile after the other, so the producer fills stages of the next tile while
-// the consumers store this one. What computes a tile's coordinates is copied into both roles.
+// Blocks stay and take one tile after the other, so the producer fills stages of the next tile
+// while the consumers store this one. What computes a tile's coordinates is copied into both roles.
 //
 //===----------------------------------------------------------------------===//
 
@@ -57,9 +57,8 @@ private:
                 function_ref<RingPosition(IRMapping &tile, RingPosition)> emit);
   /// A loop over the steps of a tile that carries `inits`, the builder at the start of its body.
   scf::ForOp startSteps(IRMapping &tile, ValueRange inits) {
-    auto loop =
-        scf::ForOp::create(b, loc, tile.lookupOrDefault(pipeline.getLower()),
-                           tile.lookupOrDefault(pipeline.getUpper()), index(1), inits);
+    auto loop = scf::ForOp::create(b, loc, tile.lookupOrDefault(pipeline.getLower()),
+                                   tile.lookupOrDefault(pipeline.getUpper()), index(1), inits);
     b.setInsertionPointToStart(loop.getBody());
     return loop;
   }
@@ -71,9 +70,7 @@ private:
     return {stage, arith::XOrIOp::create(b, loc, position.parity, flip)};
   }
   Value index(int64_t value) { return arith::ConstantIndexOp::create(b, loc, value); }
-  Value i32(int64_t value) {
-    return arith::ConstantOp::create(b, loc, b.getI32IntegerAttr(value));
-  }
+  Value i32(int64_t value) { return arith::ConstantOp::create(b, loc, b.getI32IntegerAttr(value)); }
 
   PipelineOp pipeline;
   KernelOp kernel;
@@ -173,8 +170,7 @@ void SpecializedRoles::emitRole(RoleKind kind, int64_t firstParity,
   number.getNumberMutable().assign(tiles.getInductionVar());
   for (Operation *op : coordinates)
     b.clone(*op, tile);
-  RingPosition position =
-      emit(tile, {tiles.getRegionIterArg(0), tiles.getRegionIterArg(1)});
+  RingPosition position = emit(tile, {tiles.getRegionIterArg(0), tiles.getRegionIterArg(1)});
   b.setInsertionPointToEnd(tiles.getBody());
   scf::YieldOp::create(b, loc, position.values());
 }

@@ -318,6 +318,22 @@ def SFTile_IotaOp : SFTile_Op<"iota", [Pure]> {
   let hasVerifier = 1;
 }
 
+def SFTile_SliceOp : SFTile_Op<"slice", [Pure]> {
+  let summary = "part of a tile, with the registers that hold it";
+  let description = [{
+    The elements from the coordinates `start` on. Nothing moves: every thread keeps what it holds of the part.
+
+    Preconditions: elements of 32 bits; sizes that are powers of two, and starts that are multiples of them. A dimension
+    that warps divide is whole.
+
+    Example: `%h = sf_tile.slice %t[0, 64] : !sf_tile.tile<128x256xf32> -> !sf_tile.tile<128x64xf32>`
+  }];
+  let arguments = (ins SFTile_TileType:$source, DenseI64ArrayAttr:$start);
+  let results = (outs SFTile_TileType:$result);
+  let assemblyFormat = "$source `` $start attr-dict `:` type($source) `->` type($result)";
+  let hasVerifier = 1;
+}
+
 def SFTile_MmaOp : SFTile_Op<"mma", [Pure]> {
   let summary = "matrix multiply-accumulate on tensor cores";
   let description = [{
