@@ -276,8 +276,9 @@ SfStatus sfPackWeight(const SfTensor *values, const SfTensor *bitmask,
           return error;
         if (Error error = arrays[3].expectShape({words}))
           return error;
-        return packWeight(PackOrder::Mma, weight->dtype, weight->features, weight->inner, arrays[0].data(),
-                          arrays[1].data<uint8_t>(), arrays[2].data(), arrays[3].data<uint32_t>());
+        return packWeight(PackOrder::Mma, weight->dtype, weight->features, weight->inner,
+                          arrays[0].data(), arrays[1].data<uint8_t>(), arrays[2].data(),
+                          arrays[3].data<uint32_t>());
       },
       Given(values, "values"), Given(bitmask, "bitmask"), Given(packed_values, "packed_values"),
       Given(packed_metadata, "packed_metadata"));
