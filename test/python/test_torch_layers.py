@@ -373,3 +373,23 @@ def test_a_slow_device_says_so_once():
 def test_importing_the_package_does_not_import_torch():
     code = "import sys, sparseflow as sf; assert 'torch' not in sys.modules; sf.nn; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_calls_in_eager_mode_go_straight_to_the_kernel():
+    _, layer = pair("int8")
+    x = torch.randn(2, 4, 136).half()
+    with st.emulation(), torch.no_grad():
+        layer.weight.pack_()
+        expected = layer(x)
+        layer._has_kernels = True  # as on a GPU
+        assert torch.equal(layer(x), expected)
+        bound = layer._bound[torch.float16]
+        assert bound.takes(layer, x) and torch.equal(layer(x), expected)
+        assert not bound.takes(layer, x.transpose(0, 1)) and not bound.takes(layer, x[:0])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not bound.takes(layer, x) and layer(x).dtype is torch.bfloat16
+        assert torch.equal(copy.deepcopy(layer)(x), expected)
+        layer.bias = torch.nn.Parameter(torch.zeros(72).half(), requires_grad=False)
+        assert not bound.takes(layer, x) and not torch.equal(layer(x), expected)
+        layer.use_dense_for([0, 9])
+        assert layer.prefers_dense(8) and not layer.prefers_dense(10)

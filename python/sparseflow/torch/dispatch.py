@@ -30,6 +30,7 @@ DEFAULT_TOKENS = (1, 16, 256, 4096)
 _WORTH = 0.97
 _REPEATS = 20
 _FLUSH_BYTES = 256 << 20  # more than any L2 cache
+_FLUSHES = 3  # one empties the cache; all together keep the GPU busy until the call is enqueued
 _FORMAT = 1
 
 Measured = dict[int, dict[str, float]]
@@ -113,7 +114,8 @@ def _microseconds(call: Any, flush: torch.Tensor) -> float:
         call()
     times = []
     for _ in range(_REPEATS):
-        flush.zero_()
+        for _ in range(_FLUSHES):
+            flush.zero_()
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
         call()
@@ -163,8 +165,7 @@ def warmup(
         for key, group in progress(groups.items(), "warm up", len(groups), show=show_progress):
             first = group[0]
             weight = first.local_weight
-            target = kernels.kernel_target(weight.device)
-            if target is None or not kernels.supports(weight.scheme.name, weight.device):
+            if not kernels.supports(weight.scheme.name, weight.device):
                 continue
             for layer in group:
                 layer.local_weight.pack_()

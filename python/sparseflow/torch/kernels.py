@@ -11,8 +11,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -60,8 +59,24 @@ def kernel_target(device: torch.device) -> str | None:
     return _emulated_target if device.type == "cpu" else None
 
 
-@dataclass(frozen=True)
-class LinearKey:
+@functools.cache
+def _supports(scheme: str, target: str) -> bool:
+    # 8-bit floats are multiplied as they are from sm_89 on, but not by Hopper's warp-wide instructions.
+    return scheme != "fp8" or target in ("sm_89", "sm_120")
+
+
+def linear_target(scheme: str, device: torch.device) -> str | None:
+    """`kernel_target`, or None where a scheme has no kernels."""
+    target = kernel_target(device)
+    return target if target is not None and _supports(scheme, target) else None
+
+
+def supports(scheme: str, device: torch.device) -> bool:
+    """Whether layers of a scheme have kernels for a device."""
+    return linear_target(scheme, device) is not None
+
+
+class LinearKey(NamedTuple):
     """What one compiled linear layer is for."""
 
     features: int
@@ -167,15 +182,3 @@ def _aligned(matrix: torch.Tensor) -> torch.Tensor:
         return matrix
     copy: torch.Tensor = matrix.clone(memory_format=torch.contiguous_format)
     return copy
-
-
-@functools.cache
-def _supports(scheme: str, target: str) -> bool:
-    # 8-bit floats are multiplied as they are from sm_89 on, but not by Hopper's warp-wide instructions.
-    return scheme != "fp8" or target in ("sm_89", "sm_90a", "sm_120")
-
-
-def supports(scheme: str, device: torch.device) -> bool:
-    """Whether layers of a scheme have kernels for a device."""
-    target = kernel_target(device)
-    return target is not None and _supports(scheme, target)

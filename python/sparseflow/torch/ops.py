@@ -75,7 +75,7 @@ def _linear(
         )
     if residual is not None:
         residual = _rows(residual)
-    target = kernels.kernel_target(x.device)
+    target = kernels.linear_target(scheme, x.device)
     if not rows.shape[0]:
         y = x.new_empty(0, features)
     elif target is not None and not (dense_tokens and _is_dense(rows.shape[0], dense_tokens)):
@@ -101,7 +101,7 @@ def _dense_rows(
     residual: torch.Tensor | None,
 ) -> torch.Tensor:
     """A dense product; `weight` is [N, K], or the bytes that the dense kernel reads."""
-    target = kernels.kernel_target(rows.device)
+    target = kernels.linear_target(scheme, rows.device)
     if weight.dim() == 1 and target is not None:
         return kernels.run_linear(rows, weight, scale, bias, features, scheme, target, False, activation, residual)
     if weight.dim() == 1:

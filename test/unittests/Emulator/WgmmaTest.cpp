@@ -474,6 +474,18 @@ TEST(WgmmaReport, accumulators_that_no_empty_assembly_reads) {
       << message;
 }
 
+TEST(Wgmma, empty_assembly_leaves_other_registers_alone) {
+  // Registers may hold any bits, those of a tag too, if no wgmma wrote them.
+  HopperWriter w;
+  std::string other = w.i32(0x7fe12345);
+  w.line("llvm.store " + w.touch("i32", {other, "%tid"})[0] + ", %out : i32, !llvm.ptr<1>");
+  auto module = compileOrFail(makeKernel("%out: !llvm.ptr<1>", w.text));
+  ASSERT_TRUE(module);
+  uint32_t out = 0;
+  expectNoReport(launch(*module, {}, {1}, 0, {&out}));
+  EXPECT_EQ(out, 0x7fe12345u);
+}
+
 TEST(WgmmaReport, illegal_metadata) {
   Problem problem(plain);
   problem.metadata[5 * steps] = 0;

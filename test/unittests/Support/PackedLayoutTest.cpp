@@ -54,8 +54,9 @@ Packed pack(DType type, int64_t n, int64_t k, const Canonical &canonical) {
   Packed result;
   result.values.resize(packedValuesBytes(n, k, type), char(0xee));
   result.metadata.resize(packedMetadataBytes(n, k, type) / 4, 0xeeeeeeee);
-  llvm::cantFail(packWeight(PackOrder::Mma, type, n, k, canonical.values.data(), canonical.bitmask.data(),
-                            result.values.data(), result.metadata.data()));
+  llvm::cantFail(packWeight(PackOrder::Mma, type, n, k, canonical.values.data(),
+                            canonical.bitmask.data(), result.values.data(),
+                            result.metadata.data()));
   return result;
 }
 
@@ -211,10 +212,10 @@ TEST(PackedLayout, unpacking_inverts_packing_for_every_type_and_shape) {
       Canonical back;
       back.values.resize(canonical.values.size());
       back.bitmask.resize(canonical.bitmask.size());
-      ASSERT_EQ(
-          llvm::toString(unpackWeight(PackOrder::Mma, type, n, k, packed.values.data(), packed.metadata.data(),
-                                      back.values.data(), back.bitmask.data())),
-          "");
+      ASSERT_EQ(llvm::toString(unpackWeight(PackOrder::Mma, type, n, k, packed.values.data(),
+                                            packed.metadata.data(), back.values.data(),
+                                            back.bitmask.data())),
+                "");
       EXPECT_EQ(back.values, canonical.values) << stringifyDType(type).str() << n << 'x' << k;
       EXPECT_EQ(back.bitmask, canonical.bitmask);
     }
@@ -226,9 +227,13 @@ TEST(PackedLayout, dense_unpacking_inverts_packing) {
          {std::pair<int64_t, int64_t>{64, 64}, {65, 130}, {1, 1}, {33, 77}, {128, 256}}) {
       std::vector<char> dense = randomBytes(size_t(n * k) * getByteWidth(type), unsigned(n * k));
       std::vector<char> packed(packedValuesBytes(n, k, type, /*sparse=*/false), char(0xee));
-      ASSERT_EQ(llvm::toString(packDenseWeight(PackOrder::Mma, type, n, k, dense.data(), packed.data())), "");
+      ASSERT_EQ(
+          llvm::toString(packDenseWeight(PackOrder::Mma, type, n, k, dense.data(), packed.data())),
+          "");
       std::vector<char> back(dense.size());
-      ASSERT_EQ(llvm::toString(unpackDenseWeight(PackOrder::Mma, type, n, k, packed.data(), back.data())), "");
+      ASSERT_EQ(
+          llvm::toString(unpackDenseWeight(PackOrder::Mma, type, n, k, packed.data(), back.data())),
+          "");
       EXPECT_EQ(back, dense);
     }
 }
@@ -243,15 +248,16 @@ TEST(PackedLayout, sizes_cover_whole_chunks) {
 
 TEST(PackedLayout, wide_types_and_damaged_metadata_are_errors) {
   EXPECT_EQ(
-      llvm::toString(packWeight(PackOrder::Mma, DType::f32, 0, 0, nullptr, nullptr, nullptr, nullptr)),
+      llvm::toString(
+          packWeight(PackOrder::Mma, DType::f32, 0, 0, nullptr, nullptr, nullptr, nullptr)),
       "expected an element type of 8 or 16 bits in a packed weight, got f32; the tensor core's 2:4 "
       "operand is f16, bf16, i8, e4m3 or e5m2");
   Canonical canonical = randomCanonical(DType::f16, 64, 64, 5);
   Packed packed = pack(DType::f16, 64, 64, canonical);
   packed.metadata[3] = 0;
-  std::string message =
-      llvm::toString(unpackWeight(PackOrder::Mma, DType::f16, 64, 64, packed.values.data(), packed.metadata.data(),
-                                  canonical.values.data(), canonical.bitmask.data()));
+  std::string message = llvm::toString(
+      unpackWeight(PackOrder::Mma, DType::f16, 64, 64, packed.values.data(), packed.metadata.data(),
+                   canonical.values.data(), canonical.bitmask.data()));
   EXPECT_NE(message.find("expected metadata nibbles"), std::string::npos);
 }
 

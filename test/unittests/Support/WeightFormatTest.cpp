@@ -23,7 +23,8 @@ TEST(WeightFormat, decoding_inverts_encoding_in_every_form) {
   for (DType type : {DType::f16, DType::bf16, DType::i8, DType::e4m3, DType::e5m2})
     for (bool isSparse : {false, true})
       for (std::optional<PackOrder> pack :
-           {std::optional<PackOrder>(), std::optional(PackOrder::Mma), std::optional(PackOrder::Wgmma)}) {
+           {std::optional<PackOrder>(), std::optional(PackOrder::Mma),
+            std::optional(PackOrder::Wgmma)}) {
         WeightFormat format{type, 70, 132, isSparse, pack};
         std::vector<char> dense = makePruned(type, format.n, format.k);
         std::vector<char> storage(format.storageBytes()), back(format.denseBytes());
