@@ -390,8 +390,9 @@ def test_importing_the_package_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_calls_in_eager_mode_go_straight_to_the_kernel():
-    _, layer = pair("int8")
+@pytest.mark.parametrize("bias", [True, False])
+def test_calls_in_eager_mode_go_straight_to_the_kernel(bias):
+    _, layer = pair("int8", bias=bias)
     x = torch.randn(2, 4, 136).half()
     with st.emulation(), torch.no_grad():
         layer.weight.pack_()
@@ -404,7 +405,7 @@ def test_calls_in_eager_mode_go_straight_to_the_kernel():
         with torch.autocast("cpu", torch.bfloat16):
             assert not bound.takes(layer, x) and layer(x).dtype is torch.bfloat16
         assert torch.equal(copy.deepcopy(layer)(x), expected)
-        layer.bias = torch.nn.Parameter(torch.zeros(72).half(), requires_grad=False)
+        layer.bias = torch.nn.Parameter(torch.ones(72).half(), requires_grad=False)
         assert not bound.takes(layer, x) and not torch.equal(layer(x), expected)
         layer.use_dense_for([0, 9])
         assert layer.prefers_dense(8) and not layer.prefers_dense(10)
