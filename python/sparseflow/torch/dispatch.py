@@ -20,12 +20,10 @@ import torch
 from torch import nn
 
 from ..errors import InvalidArgumentError
-from . import kernels
-from .linear import UNBOUNDED, SparseLinear
+from .linear import DEFAULT_TOKENS, UNBOUNDED, SparseLinear
 from .model import sparse_layers
 from .progress import progress
 
-DEFAULT_TOKENS = (1, 16, 256, 4096)
 #: Dense has to be this much faster before its copy of the weight is worth its memory.
 _WORTH = 0.97
 _REPEATS = 20
@@ -165,7 +163,7 @@ def warmup(
         for key, group in progress(groups.items(), "warm up", len(groups), show=show_progress):
             first = group[0]
             weight = first.local_weight
-            if not kernels.supports(weight.scheme.name, weight.device):
+            if weight.target is None:
                 continue
             for layer in group:
                 layer.local_weight.pack_()
@@ -241,7 +239,7 @@ def _explain_layer(name: str, layer: SparseLinear, tokens: int) -> dict[str, Any
     measured = recall(layer)
     times = measured.get(tokens, {})
     is_dense = layer.takes_dense(tokens)
-    if not kernels.supports(weight.scheme.name, weight.device):
+    if weight.target is None:
         why = f"no sparse kernels for {weight.device.type}"
         is_dense = True
     elif times:

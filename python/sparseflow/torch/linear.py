@@ -20,6 +20,8 @@ from .schemes import Scheme, scheme_named
 from .tensor import SparseWeight
 
 UNBOUNDED = 2**62
+#: Token counts that stand for all: one request's next token, a batch of them, a short and a long prompt.
+DEFAULT_TOKENS = (1, 16, 256, 4096)
 _warned: set[str] = set()
 
 
@@ -48,7 +50,7 @@ class _BoundKernel:
 
     def __init__(self, layer: SparseLinear, weight: SparseWeight, dtype: torch.dtype):
         bias = layer.bias
-        target = kernels.linear_target(weight.scheme.name, weight.device)
+        target = weight.target
         assert target is not None
         key = kernels.LinearKey(
             weight.features, weight.inner_size, weight.scheme.name, dtype, None if bias is None else bias.dtype, target
@@ -99,7 +101,7 @@ class SparseLinear(nn.Linear):
         if bias is not None and bias.shape != (self.out_features,):
             raise InvalidArgumentError(f"expected a bias [{self.out_features}], got {list(bias.shape)}")
         self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
         #: [first, last, first, last, …]: the token counts that take the dense path where there are kernels for both.
         self.dense_tokens: list[int] = []
         self._dense: torch.Tensor | None = None
@@ -145,7 +147,7 @@ class SparseLinear(nn.Linear):
         self._bound = {}
         if not isinstance(weight, SparseWeight) or weight.device.type == "meta":
             return
-        if weight.device.type == "cuda" and kernels.supports(weight.scheme.name, weight.device):
+        if weight.device.type == "cuda" and weight.target:
             from .dispatch import ranges_of, recall  # which knows this module
 
             self._has_kernels = True
@@ -156,8 +158,7 @@ class SparseLinear(nn.Linear):
 
     def takes_dense(self, tokens: int) -> bool:
         """Whether a call with so many tokens takes the dense path, for want of kernels or because that is faster."""
-        weight = self.local_weight
-        return not kernels.supports(weight.scheme.name, weight.device) or self.prefers_dense(tokens)
+        return self.local_weight.target is None or self.prefers_dense(tokens)
 
     def prefers_dense(self, tokens: int) -> bool:
         """Whether dense was found to be faster for so many tokens."""
@@ -176,8 +177,8 @@ class SparseLinear(nn.Linear):
         """The dense weight as the dense path wants it: packed for the dense kernels, or [N, K] for PyTorch's."""
         weight = self.local_weight
         dense = weight.stored_dense()
-        if weight.scheme.quantized and kernels.supports(weight.scheme.name, weight.device):
-            return layout.pack_dense(dense)
+        if weight.scheme.quantized and weight.target:
+            return layout.pack_dense(dense, weight.pack_().order)
         return dense
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name
@@ -207,6 +208,7 @@ class SparseLinear(nn.Linear):
             self._dense,
             self.out_features,
             weight.scheme.name,
+            weight.order,
             self.dense_tokens,
         )
 
@@ -310,8 +312,9 @@ class QuantizedLinear(nn.Linear):
         self.out_features, self.in_features = weight.shape
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.scale = nn.Parameter(scale, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
         self._packed: torch.Tensor | None = None
+        self._order = ""
         self._decide()
 
     @classmethod
@@ -332,22 +335,24 @@ class QuantizedLinear(nn.Linear):
         """On a GPU the weight is kept in the order of the kernels, and [N, K] is let go."""
         self._packed = None
         weight: Any = self._parameters["weight"]
-        if weight.device.type == "cuda" and kernels.supports(self.scheme.name, weight.device):
-            self._packed = layout.pack_dense(weight.data)
+        target = kernels.linear_target(self.scheme.name, self.in_features, weight.device)
+        if weight.device.type == "cuda" and target:
+            self._order = kernels.pack_order(target, self.in_features, 1)
+            self._packed = layout.pack_dense(weight.data, self._order)
             self.weight = nn.Parameter(weight.data.new_empty(0), requires_grad=False)
 
     def _plain_weight(self) -> torch.Tensor:
         if self._packed is None:
             plain: torch.Tensor = self.weight.data
             return plain
-        return layout.unpack_dense(self._packed, self.out_features, self.in_features, self.scheme.storage)
+        return layout.unpack_dense(self._packed, self.out_features, self.in_features, self.scheme.storage, self._order)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name
         if input.shape[-1] != self.in_features:
             raise InvalidArgumentError(f"expected activations [..., {self.in_features}], got {list(input.shape)}")
         weight = self.weight if self._packed is None else self._packed
         return torch.ops.sparseflow.dense_linear(
-            input, weight, self.scale, self.bias, self.out_features, self.scheme.name
+            input, weight, self.scale, self.bias, self.out_features, self.scheme.name, self._order
         )
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantizedLinear:
