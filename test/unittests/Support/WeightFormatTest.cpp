@@ -23,7 +23,8 @@ TEST(WeightFormat, decoding_inverts_encoding_in_every_form) {
   for (DType type : {DType::f16, DType::bf16, DType::i8, DType::e4m3, DType::e5m2})
     for (bool isSparse : {false, true})
       for (std::optional<PackOrder> pack :
-           {std::optional<PackOrder>(), std::optional(PackOrder::Mma), std::optional(PackOrder::Wgmma)}) {
+           {std::optional<PackOrder>(), std::optional(PackOrder::Mma),
+            std::optional(PackOrder::Wgmma)}) {
         WeightFormat format{type, 70, 132, isSparse, pack};
         std::vector<char> dense = makePruned(type, format.n, format.k);
         std::vector<char> storage(format.storageBytes()), back(format.denseBytes());
@@ -41,7 +42,7 @@ TEST(WeightFormat, decoding_inverts_encoding_in_every_form) {
 }
 
 TEST(WeightFormat, storage_of_another_size_is_rejected) {
-  WeightFormat format{DType::f16, 4, 8, true, false};
+  WeightFormat format{DType::f16, 4, 8, true, std::nullopt};
   std::vector<char> storage(format.storageBytes() - 1), dense(format.denseBytes());
   EXPECT_EQ(llvm::toString(decodeWeight(format, {llvm::ArrayRef<char>(storage)}, dense)),
             "expected 32 bytes of elements and 4 of positions for a weight [4, 8] of f16, got 35 "
@@ -49,7 +50,7 @@ TEST(WeightFormat, storage_of_another_size_is_rejected) {
 }
 
 TEST(WeightFormat, sparse_form_of_a_dense_weight_is_rejected) {
-  WeightFormat format{DType::i8, 1, 4, true, true};
+  WeightFormat format{DType::i8, 1, 4, true, PackOrder::Mma};
   std::vector<char> dense = {1, 2, 3, 4}, storage(format.storageBytes());
   EXPECT_NE(llvm::toString(encodeWeight(format, dense, storage)), "");
 }
