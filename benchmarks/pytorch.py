@@ -57,7 +57,13 @@ class Llama(nn.Module):
         return torch.randn(1, tokens, self.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.inner(inputs_embeds=x, use_cache=False).last_hidden_state
+        # Layer by layer and without a mask: Transformers would make one whenever a graph is captured, and attention with a
+        # mask takes several times as long.
+        places = self.inner.rotary_emb(x, torch.arange(x.shape[1], device=x.device)[None])
+        for layer in self.inner.layers:
+            result = layer(x, position_embeddings=places)
+            x = result[0] if isinstance(result, tuple) else result
+        return self.inner.norm(x)
 
 
 class Dino(nn.Module):
@@ -113,7 +119,7 @@ class Bert(nn.Module):
         return torch.randn(max(1, tokens // length), length, self.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.inner(inputs_embeds=x).last_hidden_state
+        return self.inner.encoder(x).last_hidden_state  # without a mask, as above
 
 
 MODELS: dict[str, Callable[[bool], Any]] = {"llama-3.1-8b": Llama, "dinov2-large": Dino, "bert-base": Bert}

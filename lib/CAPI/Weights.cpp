@@ -77,24 +77,12 @@ struct Weight {
 } // namespace
 
 static Expected<DType> weightDType(runtime::DType dtype, StringRef role) {
-  switch (dtype) {
-  case runtime::DType::F16:
-    return DType::f16;
-  case runtime::DType::BF16:
-    return DType::bf16;
-  case runtime::DType::F32:
-    return DType::f32;
-  case runtime::DType::I8:
-    return DType::i8;
-  case runtime::DType::E4M3:
-    return DType::e4m3;
-  case runtime::DType::E5M2:
-    return DType::e5m2;
-  default:
-    return makeError(
-        Status::InvalidArgument,
-        formatv("{0} expected f16, bf16, f32, i8, e4m3 or e5m2, got {1}", role, stringify(dtype)));
-  }
+  std::optional<DType> type = runtime::toElementType(dtype);
+  if (type && *type != DType::i32 && *type != DType::u8)
+    return *type;
+  return makeError(
+      Status::InvalidArgument,
+      formatv("{0} expected f16, bf16, f32, i8, e4m3 or e5m2, got {1}", role, stringify(dtype)));
 }
 
 static Expected<Weight> readWeight(const HostArray &dense) {
@@ -288,8 +276,9 @@ SfStatus sfPackWeight(const SfTensor *values, const SfTensor *bitmask,
           return error;
         if (Error error = arrays[3].expectShape({words}))
           return error;
-        return packWeight(PackOrder::Mma, weight->dtype, weight->features, weight->inner, arrays[0].data(),
-                          arrays[1].data<uint8_t>(), arrays[2].data(), arrays[3].data<uint32_t>());
+        return packWeight(PackOrder::Mma, weight->dtype, weight->features, weight->inner,
+                          arrays[0].data(), arrays[1].data<uint8_t>(), arrays[2].data(),
+                          arrays[3].data<uint32_t>());
       },
       Given(values, "values"), Given(bitmask, "bitmask"), Given(packed_values, "packed_values"),
       Given(packed_metadata, "packed_metadata"));

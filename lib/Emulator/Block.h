@@ -179,6 +179,7 @@ public:
   bool canRun() const { return readyWarps != 0; }
   bool isFinished() const { return liveThreads == 0; }
   std::optional<Report> takeReport() { return std::move(report); }
+  Report makeReport(const Thread &thread, Report::Kind kind, std::string message) const;
   /// Why the block's threads will never continue. Not for a finished block.
   Report describeDeadlock();
 
@@ -242,7 +243,6 @@ private:
   void completeRendezvous(Warp &warp, Rendezvous &rendezvous, Thread *last);
   void finishRendezvousOf(Warp &warp);
   void prepareThread(unsigned index, Dim3 ctaid);
-  void setReport(const Thread &thread, Report::Kind kind, std::string message);
   void completeBarrier(NamedBarrier &barrier);
   NamedBarrier &arriveAt(Thread &thread, uint32_t id, uint32_t count);
 

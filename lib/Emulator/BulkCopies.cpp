@@ -178,7 +178,7 @@ static void load(Thread &thread, uint64_t destination, uint64_t barrierAddress,
   checkSpan(thread, source, /*write=*/false, what);
   auto issue = [&](Block &block, Mbarrier &itsBarrier) {
     block.getShared().beginBulkCopy(thread, offset, source.bytes, itsBarrier.component, what);
-    cluster.issue({source, &block, offset, &itsBarrier});
+    cluster.issue({&thread, source, &block, offset, &itsBarrier});
   };
   if (!mask)
     return issue(*target, barrier);

@@ -30,6 +30,7 @@ struct BulkSpan {
 };
 
 struct BulkLoad {
+  const Thread *issuer = nullptr;
   BulkSpan source;
   Block *target = nullptr;
   uint32_t offset = 0;

@@ -2,6 +2,8 @@
 
 #include "Cluster.h"
 
+#include "llvm/Support/FormatVariadic.h"
+
 using namespace sparseflow::emulator;
 
 bool Cluster::prepare(const LaunchState &launch, uint64_t index) {
@@ -51,8 +53,20 @@ std::optional<Report> Cluster::run(const LaunchState &launch, uint64_t index) {
     for (unsigned rank = 0; rank != blockCount; ++rank)
       if (!blocks[rank]->isFinished())
         return blocks[rank]->describeDeadlock();
-    return std::nullopt;
+    return describeCopyInFlight();
   }
+}
+
+std::optional<Report> Cluster::describeCopyInFlight() const {
+  if (loads.empty())
+    return std::nullopt;
+  const BulkLoad &load = loads.front();
+  return load.issuer->block->makeReport(
+      *load.issuer, Report::Kind::UnwaitedAsyncCopy,
+      llvm::formatv("a copy of {0} bytes to offset {1} of shared memory is in flight when all "
+                    "threads have returned; expected a wait for each phase of the mbarrier at "
+                    "offset {2}",
+                    load.source.bytes, load.offset, load.barrier->offset));
 }
 
 Block *Cluster::findBlock(uint64_t address) {

@@ -65,6 +65,8 @@ public:
 private:
   bool prepare(const LaunchState &launch, uint64_t index);
   void completeBarrierIfDone();
+  /// A copy that nobody waited for, if there is one.
+  std::optional<Report> describeCopyInFlight() const;
 
   std::vector<std::unique_ptr<Block>> blocks;
   unsigned blockCount = 0, readersPerBlock = 0;

@@ -387,13 +387,14 @@ void Block::releaseWarpgroup(Thread &last) {
 // Reports
 //===----------------------------------------------------------------------===//
 
-void Block::setReport(const Thread &thread, Kind kind, std::string message) {
-  report.emplace();
-  report->kind = kind;
-  report->message = std::move(message);
-  report->kernel = launch->kernel;
-  report->block = {thread.registers.ctaid[0], thread.registers.ctaid[1], thread.registers.ctaid[2]};
-  report->thread = thread.index;
+Report Block::makeReport(const Thread &thread, Kind kind, std::string message) const {
+  Report made;
+  made.kind = kind;
+  made.message = std::move(message);
+  made.kernel = launch->kernel;
+  made.block = {thread.registers.ctaid[0], thread.registers.ctaid[1], thread.registers.ctaid[2]};
+  made.thread = thread.index;
+  return made;
 }
 
 void Block::fail(Thread &thread, Kind kind, const char *format, ...) {
@@ -402,7 +403,7 @@ void Block::fail(Thread &thread, Kind kind, const char *format, ...) {
   va_start(arguments, format);
   std::vsnprintf(buffer, sizeof(buffer), format, arguments);
   va_end(arguments);
-  setReport(thread, kind, buffer);
+  report = makeReport(thread, kind, buffer);
   Fiber::switchTo(thread.fiber, host);
   LLVM_BUILTIN_UNREACHABLE;
 }
@@ -427,16 +428,15 @@ Report Block::describeDeadlock() {
       first = &thread;
     }
   }
-  if (const Mbarrier *barrier = first->waitingFor) {
-    setReport(*first, Kind::Deadlock,
-              llvm::formatv("{0} threads wait at {1} for phase {2} of the mbarrier at offset {3}, "
-                            "which will not complete: {4} of {5} arrivals and {6} bytes of copies "
-                            "are outstanding; expected every phase to get its arrivals and exactly "
-                            "the bytes that expect_tx announced",
-                            most, first->waitingAt, barrier->phase, barrier->offset,
-                            barrier->pending, barrier->expected, barrier->expectedBytes));
-    return *report;
-  }
+  if (const Mbarrier *barrier = first->waitingFor)
+    return makeReport(
+        *first, Kind::Deadlock,
+        llvm::formatv("{0} threads wait at {1} for phase {2} of the mbarrier at offset {3}, which "
+                      "will not complete: {4} of {5} arrivals and {6} bytes of copies are "
+                      "outstanding; expected every phase to get its arrivals and exactly the bytes "
+                      "that expect_tx announced",
+                      most, first->waitingAt, barrier->phase, barrier->offset, barrier->pending,
+                      barrier->expected, barrier->expectedBytes));
   std::string message = llvm::formatv(
       "{0} threads wait at {1} for others that will not come: ", most, first->waitingAt);
   if (waiting > most)
@@ -448,6 +448,5 @@ Report Block::describeDeadlock() {
   if (waiting == most && !exited)
     message += "it expects more threads than the block has";
   message += "; expected all of them to reach the same barrier";
-  setReport(*first, Kind::DivergentBarrier, std::move(message));
-  return *report;
+  return makeReport(*first, Kind::DivergentBarrier, std::move(message));
 }

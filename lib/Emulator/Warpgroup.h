@@ -65,7 +65,7 @@ struct Warpgroup {
   uint32_t retiredGroups = 0;
   /// The id of the latest wgmma, and the tag of its first register.
   uint32_t lastId = 0, lastTag = 0;
-  /// Tiles whose tags may still be around, oldest first.
+  /// Tiles whose tags may still be around.
   std::vector<std::unique_ptr<AccumulatorTile>> tiles;
 
   void reset(unsigned newIndex, unsigned newComponent);

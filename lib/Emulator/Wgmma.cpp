@@ -53,11 +53,13 @@ static uint32_t makeTag(uint32_t id, uint32_t index) {
 }
 static uint32_t getId(uint32_t tag) { return tag >> registerBits & idMask; }
 
+/// The tile that the tags of wgmma `id` name. Ids wrap, so an older tile may have the same bits.
 static AccumulatorTile *findTile(Warpgroup &group, uint32_t id) {
-  for (auto it = group.tiles.rbegin(); it != group.tiles.rend(); ++it)
-    if (((*it)->id & idMask) == id)
-      return it->get();
-  return nullptr;
+  AccumulatorTile *latest = nullptr;
+  for (const std::unique_ptr<AccumulatorTile> &tile : group.tiles)
+    if ((tile->id & idMask) == id && (!latest || tile->id > latest->id))
+      latest = tile.get();
+  return latest;
 }
 
 /// Where register `index` of a thread's accumulators stands in a tile: lane 4g+t of warp w holds
@@ -69,21 +71,19 @@ static uint32_t &getElement(AccumulatorTile &tile, unsigned thread, unsigned ind
   return tile.values[row * tile.columns + column];
 }
 
+/// A new tile; of too many, it takes the place of the one that was longest without a wgmma.
 static AccumulatorTile &addTile(Warpgroup &group, unsigned columns) {
-  std::unique_ptr<AccumulatorTile> tile;
+  AccumulatorTile *tile = nullptr;
   if (group.tiles.size() >= maxTiles)
-    for (auto it = group.tiles.begin(); it != group.tiles.end(); ++it)
-      if (!group.isInFlight(**it)) {
-        tile = std::move(*it);
-        group.tiles.erase(it);
-        break;
-      }
+    for (const std::unique_ptr<AccumulatorTile> &each : group.tiles)
+      if (!group.isInFlight(*each) && (!tile || each->id < tile->id))
+        tile = each.get();
   if (!tile)
-    tile = std::make_unique<AccumulatorTile>();
+    tile = group.tiles.emplace_back(std::make_unique<AccumulatorTile>()).get();
   tile->columns = columns;
   tile->readFences.fill(0);
   tile->values.resize(wgmmaRows * columns);
-  return *group.tiles.emplace_back(std::move(tile));
+  return *tile;
 }
 
 //===----------------------------------------------------------------------===//

@@ -101,8 +101,8 @@ static void addConstant(std::vector<rt::StoredTensor> &tensors, const ResourceCo
   if (isCanonicalWeight(constant.type) && dtype) {
     int64_t n = constant.type.getDimSize(0), k = constant.type.getDimSize(1);
     size_t valueBytes = canonicalValuesBytes(n, k, *dtype);
-    tensors.push_back(makeTensor(constant.name + ".values", *rt::parseDType(stringifyDType(*dtype)),
-                                 {n, k / 2}, constant.data.take_front(valueBytes), owner));
+    tensors.push_back(makeTensor(constant.name + ".values", rt::fromElementType(*dtype), {n, k / 2},
+                                 constant.data.take_front(valueBytes), owner));
     tensors.push_back(makeTensor(constant.name + ".bitmask", rt::DType::U8, {n, (k + 7) / 8},
                                  constant.data.drop_front(valueBytes), owner));
     return;
@@ -113,7 +113,7 @@ static void addConstant(std::vector<rt::StoredTensor> &tensors, const ResourceCo
                                  owner));
     return;
   }
-  tensors.push_back(makeTensor(constant.name, *rt::parseDType(stringifyDType(*dtype)),
+  tensors.push_back(makeTensor(constant.name, rt::fromElementType(*dtype),
                                constant.type.getShape().vec(), constant.data, owner));
 }
 

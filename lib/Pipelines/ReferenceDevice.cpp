@@ -70,7 +70,7 @@ public:
             return false;
           continue;
         }
-        if (stringifyDType(a.dtype) != rt::stringify(b.dtype) || a.shape.size() != b.shape.size())
+        if (rt::fromElementType(a.dtype) != b.dtype || a.shape.size() != b.shape.size())
           return false;
         for (auto [extent, dim] : zip(a.shape, b.shape))
           if (dim.isSymbol() ? extent != kDynamicTokens : extent != dim.size)

@@ -229,7 +229,7 @@ static std::string whyUnfit(const ResourceConstant &constant, const ExternalCons
   std::string type;
   llvm::raw_string_ostream(type) << constant.type;
   std::optional<DType> dtype = sf::getDType(constant.type.getElementType());
-  if (given.dtype && dtype && stringify(*given.dtype) != stringifyDType(*dtype))
+  if (given.dtype && dtype && *given.dtype != rt::fromElementType(*dtype))
     return llvm::formatv("expected {0} for {1}, got {2}", stringifyDType(*dtype), type,
                          stringify(*given.dtype));
   if (given.shape && ArrayRef<int64_t>(*given.shape) != constant.type.getShape())

@@ -48,7 +48,7 @@ namespace {
 class HostMatmul final : public LibraryMatmul {
 public:
   explicit HostMatmul(const MatmulType &type)
-      : operand(*parseDType(stringify(type.operand))), result(*parseDType(stringify(type.result))),
+      : operand(*toElementType(type.operand)), result(*toElementType(type.result)),
         features(type.features), inner(type.inner) {}
 
   Error launch(const Operands &operands, void *, void *) override {
@@ -71,9 +71,6 @@ public:
   std::string describe(int64_t) const override { return "a plain product on the host"; }
 
 private:
-  static std::optional<sparseflow::DType> parseDType(StringRef name) {
-    return sparseflow::parseDType(name);
-  }
   void store(void *y, int64_t index, double value) const {
     // Sums of integers are exact in double, but not in float.
     if (result == sparseflow::DType::i32)

@@ -252,7 +252,7 @@ std::string FunctionBuilder::symbolOf(Value value) const {
 
 static std::optional<rt::DType> getRuntimeDType(Type type) {
   std::optional<DType> dtype = sf::getDType(type);
-  return dtype ? rt::parseDType(stringifyDType(*dtype)) : std::nullopt;
+  return dtype ? std::optional(rt::fromElementType(*dtype)) : std::nullopt;
 }
 
 FailureOr<std::vector<rt::Dimension>> FunctionBuilder::shapeOf(Value value) {

@@ -32,6 +32,12 @@ def _type(shape: Shape, dtype: DType, encoding: str = "") -> str:
     return f"tensor<{extents}{dtype.mlir}{encoding}>"
 
 
+def _encoding(sparse: bool, order: str | None) -> str:
+    """What follows the element type of a weight that is compressed, packed or both."""
+    packed = f", pack = {order}" if order else ""
+    return f", #sf.weight<{'sp24' if sparse else 'dense'}{packed}>"
+
+
 class Value:
     """A tensor of a graph. ``a + b``, ``a - b``, ``a * b`` and ``a / b`` are elementwise, broadcast as in `Graph.elementwise`."""
 
@@ -115,16 +121,19 @@ class Graph:
         self._inputs.append((name, value))
         return value
 
-    def packed_weight(self, name: str, shape: Sequence[int], dtype: Any, *, sparse: bool = True) -> Value:
-        """A weight [N, K] as an argument, already in the order of the kernels: a call passes its bytes, one u8 vector.
+    def packed_weight(
+        self, name: str, shape: Sequence[int], dtype: Any, *, sparse: bool = True, order: str | None = "mma"
+    ) -> Value:
+        """A weight [N, K] as an argument: a call passes its bytes, one u8 vector.
 
-        For layers that share a kernel. What `matmul` takes as a constant array is packed by the compiler.
+        For layers that share a kernel; what `matmul` takes as a constant array is packed by the compiler. `order` says
+        which kernels read it as it is, "mma" or "wgmma"; None is a canonical 2:4 weight, values and then bitmask.
         """
         self._checked_name(name, "the weight's name")
         if name in [other for other, _ in self._inputs]:
             raise InvalidArgumentError(f"expected a new input name, got '{name}' twice")
         features, inner = shape
-        encoding = f", #sf.weight<{'sp24' if sparse else 'dense'}, pack = mma>"
+        encoding = _encoding(sparse, order)
         value = Value(self, f"%{name}", (int(features), int(inner)), dtypes.dtype(dtype), encoding)
         self._inputs.append((name, value))
         return value
@@ -348,12 +357,15 @@ class Graph:
         text = f'sf.compress {weight.ref} {{mode = "{mode}"}} : {weight.type} -> {result}'
         return self._add(text, weight.shape, weight.dtype, encoding)
 
-    def pack(self, weight: Value) -> Value:
-        """A dense weight [N, K] in the order of the kernels, as `packed_weight` takes it."""
+    def pack(self, weight: Value, order: str = "mma") -> Value:
+        """A dense or a canonical 2:4 weight [N, K] in the order of the kernels, as `packed_weight` takes it."""
         self._own(weight, "weight")
-        if len(weight.shape) != 2 or None in weight.shape or weight.encoding:
-            raise InvalidArgumentError(f"pack: expected a dense weight [N, K] of static shape, got {weight.type}")
-        encoding = ", #sf.weight<dense, pack = mma>"
+        sparse = weight.encoding == _encoding(True, None)
+        if len(weight.shape) != 2 or None in weight.shape or (weight.encoding and not sparse):
+            raise InvalidArgumentError(
+                f"pack: expected a dense or canonical weight [N, K] of static shape, got {weight.type}"
+            )
+        encoding = _encoding(sparse, order)
         result = _type(weight.shape, weight.dtype, encoding)
         return self._add(f"sf.pack {weight.ref} : {weight.type} -> {result}", weight.shape, weight.dtype, encoding)
 

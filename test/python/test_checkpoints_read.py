@@ -1,6 +1,8 @@
 """Opening checkpoints: files, shards, `.pt`, each format as layers, and every damage as a sentence."""
 
+import contextlib
 import json
+import random
 
 import layouts_reference as reference
 import ml_dtypes
@@ -84,6 +86,30 @@ def test_a_damaged_header_is_an_error(tmp_path, header):
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(sf.InvalidProgramError, match="expected a whole safetensors file"):
         checkpoints.open_checkpoint(path)
+
+
+def test_damage_of_any_kind_is_one_of_our_errors(rng, tmp_path):
+    tensors = prefixed("a", reference.bitmask(random_24(rng, (16, 16))))
+    tensors |= prefixed("b", reference.marlin(*random_int4(rng, 64, 32, 1)))
+    tensors |= canonical.encode("c.weight", canonical.quantized(random_24(rng, (16, 16), np.float32), "int8"))
+    tensors |= {"d.weight": random_24(rng, (16, 16), np.int8), "d.weight_scale": np.ones((16, 1), np.float32)}
+    path = tmp_path / "x.safetensors"
+    checkpoints.write_file(path, tensors)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    draw, opened = random.Random(2), 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for _ in range(draw.choice([1, 2, 4])):
+            place = draw.randrange(draw.choice([header, len(whole)]))
+            damaged[place] = draw.choice([draw.randrange(256), ord(draw.choice('0123456789"{}[],:'))])
+        path.write_bytes(damaged)
+        with contextlib.suppress(sf.Error), checkpoints.open_checkpoint(path) as checkpoint:
+            opened += 1
+            for entry in checkpoint.entries:
+                with contextlib.suppress(sf.Error):
+                    checkpoint.read(entry)
+    assert 0 < opened < 400
 
 
 def test_a_file_cut_while_it_is_open_is_an_error(tmp_path):

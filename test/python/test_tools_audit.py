@@ -84,6 +84,15 @@ def test_a_measured_product_is_said_to_be_measured():
     assert near.mid == pytest.approx(found.mid, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H200", "h200"), ("NVIDIA A100-SXM4-80GB", "a100"), ("NVIDIA A10", "a10"),
+     ("NVIDIA A100-SXM4-40GB", "a100-40gb"), ("NVIDIA GeForce RTX 4090", "rtx4090"), ("H100", "h100")],
+)  # fmt: skip
+def test_chips_by_the_names_that_drivers_give_them(name, key):
+    assert hardware.load().chip(name).key == key
+
+
 def test_predictions_are_never_faster_than_the_roofline():
     table = hardware.load()
     for chip in table.chips.values():

@@ -69,7 +69,7 @@ def test_a_models_layers(capsys, tmp_path):
 
 
 def test_a_wrong_result_fails_the_command(capsys, monkeypatch):
-    monkeypatch.setattr(contenders, "relative_error", lambda *_: 0.5)
+    monkeypatch.setattr(contenders.Reference, "relative_error", lambda *_: 0.5)
     code, out, err = run(capsys, "--size", "64x64", "--tokens", "2", *SMALL)
     assert code == 1 and "WRONG by 5.0e-01" in out and "expected results near float64" in err
 
@@ -95,6 +95,8 @@ def test_percentiles():
 def test_weights_do_not_depend_on_the_tokens():
     first, second = (contenders.operands(contenders.Case("f16", m, 64, 32))[1] for m in (1, 50))
     assert (first == second).all() and sf.validate_24(first)
+    x, w = contenders.operands(contenders.Case("f16", 64, 64, 64))
+    assert not (x[w != 0] == w[w != 0]).any()
     assert np.abs(contenders.operands(contenders.Case("int8", 64, 64, 64))[0]).max() <= 127
 
 

@@ -64,6 +64,20 @@ def test_the_kernels_give_the_same_numbers(scheme, bias):
         assert error(y, expected) < TOLERANCE[scheme]
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_hoppers_kernels_read_an_order_of_their_own(scheme):
+    _, layer = pair(scheme, features=128, inner=256)
+    x = torch.randn(9, 256).half()
+    expected = layer(x)
+    with st.emulation("sm_90a"):
+        layer.weight.pack_()
+        assert layer.weight.order == "wgmma"
+        assert error(layer(x), expected) < TOLERANCE[scheme] / 4
+    with st.emulation("sm_80" if scheme != "fp8" else "sm_89"):  # packed for another chip: packed again
+        assert error(layer(x), expected) < TOLERANCE[scheme] / 4
+    assert torch.equal(layer.weight.to_packed("mma").to_canonical().values, layer.weight.to_canonical().values)
+
+
 @pytest.mark.parametrize("shape", [(0, 136), (1, 136), (2, 0, 136), (136,)])
 def test_any_leading_shape(shape):
     _, layer = pair()
@@ -100,8 +114,8 @@ def test_a_dense_8_bit_layer(scheme):
     with st.emulation("sm_89"):
         from sparseflow.torch import layout
 
-        packed = layout.pack_dense(weight)
-        z = torch.ops.sparseflow.dense_linear(x, packed, layer.scale, layer.bias, 72, scheme)
+        packed = layout.pack_dense(weight, "mma")
+        z = torch.ops.sparseflow.dense_linear(x, packed, layer.scale, layer.bias, 72, scheme, "mma")
     assert torch.equal(y, z)
     again = sf.nn.QuantizedLinear.from_dense(torch.nn.Linear(136, 72).half(), scheme)
     again.load_state_dict(layer.state_dict())
@@ -257,18 +271,18 @@ def operands(scheme="int8"):
 def test_operators_pass_opcheck(scheme):
     x, layer, values, bitmask = operands(scheme)
     weight, ops = layer.weight, torch.ops.sparseflow
-    packed = ops.pack(values, bitmask)
+    packed = ops.pack(values, bitmask, "mma")
     residual = torch.randn(4, 72).half()
     bias = layer.bias.data
     calls = [
-        (ops.linear, (x, values, bitmask, weight.scale, bias, None, 72, scheme, [], "gelu", residual)),
-        (ops.linear, (x, packed, None, weight.scale, None, weight.stored_dense(), 72, scheme, [0, 9])),
-        (ops.pack, (values, bitmask)),
-        (ops.unpack, (packed, 72, 136, values.dtype)),
+        (ops.linear, (x, values, bitmask, weight.scale, bias, None, 72, scheme, "", [], "gelu", residual)),
+        (ops.linear, (x, packed, None, weight.scale, None, weight.stored_dense(), 72, scheme, "mma", [0, 9])),
+        (ops.pack, (values, bitmask, "wgmma")),
+        (ops.unpack, (packed, 72, 136, values.dtype, "mma")),
         (ops.decompress, (values, bitmask)),
     ]
     if scheme == "int8":
-        calls.append((ops.dense_linear, (x, weight.stored_dense(), weight.scale, bias, 72, scheme, "silu")))
+        calls.append((ops.dense_linear, (x, weight.stored_dense(), weight.scale, bias, 72, scheme, "", "silu")))
     for operator, arguments in calls:
         torch.library.opcheck(operator.default, arguments)
 
@@ -285,6 +299,7 @@ def test_epilogues_in_the_kernel(activation):
         None,
         72,
         "int8",
+        "",
         [],
         activation,
         torch.ones(4, 72).half(),
@@ -373,3 +388,24 @@ def test_a_slow_device_says_so_once():
 def test_importing_the_package_does_not_import_torch():
     code = "import sys, sparseflow as sf; assert 'torch' not in sys.modules; sf.nn; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_calls_in_eager_mode_go_straight_to_the_kernel(bias):
+    _, layer = pair("int8", bias=bias)
+    x = torch.randn(2, 4, 136).half()
+    with st.emulation(), torch.no_grad():
+        layer.weight.pack_()
+        expected = layer(x)
+        layer._has_kernels = True  # as on a GPU
+        assert torch.equal(layer(x), expected)
+        bound = layer._bound[torch.float16]
+        assert bound.takes(layer, x) and torch.equal(layer(x), expected)
+        assert not bound.takes(layer, x.transpose(0, 1)) and not bound.takes(layer, x[:0])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not bound.takes(layer, x) and layer(x).dtype is torch.bfloat16
+        assert torch.equal(copy.deepcopy(layer)(x), expected)
+        layer.bias = torch.nn.Parameter(torch.ones(72).half(), requires_grad=False)
+        assert not bound.takes(layer, x) and not torch.equal(layer(x), expected)
+        layer.use_dense_for([0, 9])
+        assert layer.prefers_dense(8) and not layer.prefers_dense(10)

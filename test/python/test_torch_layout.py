@@ -48,21 +48,23 @@ def test_pack_is_the_librarys(weight):
     sizes = _sparseflow.packed_size(DTYPES[weight.dtype], *weight.shape)
     kept, metadata = np.empty(sizes[0], interop.as_numpy(values, "values").dtype), np.empty(sizes[1], np.uint32)
     _sparseflow.pack_weight(interop.as_numpy(values, "values"), bitmask.numpy(), kept, metadata)
-    packed = layout.pack(values, bitmask)
+    packed = layout.pack(values, bitmask, "mma")
     assert (packed.numpy() == np.concatenate([kept.view(np.uint8), metadata.view(np.uint8)])).all()
     assert packed.numel() == layout.packed_bytes(*weight.shape, weight.element_size())
 
 
-def test_unpack_inverts_pack(weight):
+@pytest.mark.parametrize("order", ["mma", "wgmma"])
+def test_unpack_inverts_pack(weight, order):
     values, bitmask = layout.compress(weight)
-    again = layout.unpack(layout.pack(values, bitmask), *weight.shape, weight.dtype)
+    again = layout.unpack(layout.pack(values, bitmask, order), *weight.shape, weight.dtype, order)
     assert (octets(again[0]) == octets(values)).all() and torch.equal(again[1], bitmask)
 
 
-def test_unpack_dense_inverts_pack_dense(weight):
-    packed = layout.pack_dense(weight)
+@pytest.mark.parametrize("order", ["mma", "wgmma"])
+def test_unpack_dense_inverts_pack_dense(weight, order):
+    packed = layout.pack_dense(weight, order)
     assert packed.numel() == layout.packed_bytes(*weight.shape, weight.element_size(), sparse=False)
-    assert (octets(layout.unpack_dense(packed, *weight.shape, weight.dtype)) == octets(weight)).all()
+    assert (octets(layout.unpack_dense(packed, *weight.shape, weight.dtype, order)) == octets(weight)).all()
 
 
 def test_is_24():

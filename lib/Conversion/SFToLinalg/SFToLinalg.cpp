@@ -518,8 +518,7 @@ WeightTypeConverter::WeightTypeConverter() {
 WeightFormat sparseflow::getWeightFormat(RankedTensorType type) {
   sf::WeightAttr encoding = sf::getWeightEncoding(type);
   return {*sf::getDType(type.getElementType()), type.getDimSize(0), type.getDimSize(1),
-          encoding && encoding.isSparse(),
-          encoding ? encoding.getPackOrder() : std::nullopt};
+          encoding && encoding.isSparse(), encoding ? encoding.getPackOrder() : std::nullopt};
 }
 
 void sparseflow::populateSFToLinalgPatterns(const WeightTypeConverter &converter,

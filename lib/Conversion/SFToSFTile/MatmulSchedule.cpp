@@ -215,8 +215,8 @@ SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::Kerne
                         CopyOrder::Storage);
   }
   CopyAsyncOp::create(s.b, s.loc, arguments[0], ValueRange{firstToken, s.mul(step, tileK)},
-                      rings[0], stage, /*predicate=*/Value(), /*barriers=*/Value(), ArrayRef<int64_t>{tileT, tileK},
-                      CopyOrder::Logical);
+                      rings[0], stage, /*predicate=*/Value(), /*barriers=*/Value(),
+                      ArrayRef<int64_t>{tileT, tileK}, CopyOrder::Logical);
   YieldOp::create(s.b, s.loc, ValueRange());
 
   llvm::append_range(argTypes, ValueRange(inits).getTypes());

@@ -193,7 +193,8 @@ LogicalResult sparseflow::schedulePack(gpu::GPUModuleOp kernels, sf::PackOp op) 
           [&](Value source, Value dest, Value row, Value column) {
             Value firstRow = w.s.mul(row, kPackedChunkFeatures);
             Value values = w.view(dest, 0, {chunksF, chunksK, elements}, w.element);
-            LinearLayout chunk = packedValuesLayout(*encoding.getPackOrder(), encoding.isSparse(), w.elementBytes);
+            LinearLayout chunk =
+                packedValuesLayout(*encoding.getPackOrder(), encoding.isSparse(), w.elementBytes);
             if (!encoding.isSparse()) {
               Value dense =
                   w.load(source, firstRow, w.s.mul(column, chunkK), {kPackedChunkFeatures, chunkK});

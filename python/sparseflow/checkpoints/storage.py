@@ -115,8 +115,7 @@ class SafetensorsFile:
         try:
             header = json.loads(self._file.read(length))
             metadata = header.pop("__metadata__", {})
-            entries = [(n, v["dtype"], tuple(v["shape"]), *v["data_offsets"]) for n, v in header.items()]
-            entries.sort(key=lambda entry: entry[3:])
+            entries = sorted((_header_entry(*item) for item in header.items()), key=lambda entry: entry[3:])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise self._damaged("a header that is not the JSON of one") from None
         places = {}
@@ -124,7 +123,7 @@ class SafetensorsFile:
         for name, code, shape, begin, stop in entries:
             if code not in _BITS:
                 raise self._damaged(f"'{name}' of dtype {code}")
-            if not all(isinstance(extent, int) and extent >= 0 for extent in shape):
+            if min(shape, default=0) < 0:
                 raise self._damaged(f"'{name}' of shape {shape}")
             spec = Spec(code, shape)
             if begin != end or stop - begin != spec.nbytes:
@@ -136,6 +135,17 @@ class SafetensorsFile:
         if 8 + length + end != size:
             raise self._damaged(f"{size} bytes where the header says {8 + length + end}")
         return metadata, places
+
+
+def _header_entry(name: str, entry: Any) -> tuple[str, str, tuple[int, ...], int, int]:
+    """(name, dtype, shape, begin, end) of one tensor. Raises ValueError, KeyError or TypeError for anything else."""
+    begin, end = entry["data_offsets"]
+    code, shape = entry["dtype"], entry["shape"]
+    if not isinstance(code, str) or not isinstance(shape, list):
+        raise TypeError
+    if not all(type(number) is int for number in (*shape, begin, end)):
+        raise TypeError
+    return name, code, tuple(shape), begin, end
 
 
 class SafetensorsWriter:

@@ -158,12 +158,13 @@ def run_cases(
     for done, case in enumerate(cases):
         progress.show(done, f"{case}: making ready")
         x, w = contenders.operands(case)
+        reference = contenders.Reference(x, w)
         results: dict[str, dict[str, Any]] = {}
         calls: dict[str, Callable[[], Any]] = {}
         for name in ("sparseflow", *rivals):
             try:
                 contender = _contender(name, case, x, w, programs, on_gpu)
-                error = contenders.relative_error(contender, x, w)
+                error = reference.relative_error(contender)
                 calls[name], how = clock.prepare(contender.call)
                 results[name] = contender.about | {"timed_as": how, "relative_error": error}
                 if not error <= _TOLERANCE[case.scheme]:

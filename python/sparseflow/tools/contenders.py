@@ -60,22 +60,28 @@ def operands(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """
     dtype = SCHEMES[case.scheme]
 
-    def draw(rows: int, columns: int) -> np.ndarray:
-        values = np.random.default_rng((rows, columns)).standard_normal((rows, columns), np.float32)
+    def draw(which: int, rows: int, columns: int) -> np.ndarray:
+        values = np.random.default_rng((which, rows, columns)).standard_normal((rows, columns), np.float32)
         if dtype is dtypes.i8:
             return np.clip(np.rint(32 * values), -127, 127).astype(np.int8)
         return values.astype(dtype.numpy)
 
-    return draw(case.m, case.k), prune_24(draw(case.n, case.k))
+    return draw(0, case.m, case.k), prune_24(draw(1, case.n, case.k))
 
 
-def relative_error(contender: Contender, x: np.ndarray, w: np.ndarray, rows: int = 32) -> float:
-    """‖y - reference‖ / ‖reference‖ over some rows of a contender's result, the reference in float64."""
-    y = contender.call()
-    chosen = np.linspace(0, len(x) - 1, min(rows, len(x))).astype(int)
-    actual = y[chosen] if isinstance(y, np.ndarray) else interop.as_numpy(y[chosen.tolist()], contender.name)
-    expected = contender.scale * (x[chosen].astype(np.float64) @ w.astype(np.float64).T)
-    return float(np.linalg.norm(actual.astype(np.float64) - expected) / (np.linalg.norm(expected) or 1))
+class Reference:
+    """Some rows of X · Wᵀ in float64."""
+
+    def __init__(self, x: np.ndarray, w: np.ndarray, rows: int = 32):
+        self._rows = np.linspace(0, len(x) - 1, min(rows, len(x))).astype(int)
+        self._product = x[self._rows].astype(np.float64) @ w.astype(np.float64).T
+
+    def relative_error(self, contender: Contender) -> float:
+        """‖y - reference‖ / ‖reference‖ of a contender's result."""
+        y = contender.call()
+        rows = y[self._rows] if isinstance(y, np.ndarray) else interop.as_numpy(y[self._rows.tolist()], contender.name)
+        expected = contender.scale * self._product
+        return float(np.linalg.norm(rows.astype(np.float64) - expected) / (np.linalg.norm(expected) or 1))
 
 
 class Programs:
@@ -100,21 +106,29 @@ class Programs:
 def sparseflow(case: Case, x: np.ndarray, w: np.ndarray, programs: Programs, on_gpu: bool) -> Contender:
     """SparseFlow's product of 2:4 weights, on the GPU with PyTorch's tensors, else in the emulator."""
     exe = programs.get(case, w)
-    tokens: Any = to_torch(x).cuda() if on_gpu else x
     report = exe.report(tokens=case.m)
     kernels = [
         {key: kernel[key] for key in ("name", "config", "registers", "spill_bytes", "mma_sp")}
         for kernel in report.kernels
     ]
     about = {"path": report.steps[-1].get("path", ""), "kernels": kernels}
-    if on_gpu:
-        exe.reserve(case.m)
-    return Contender("sparseflow", lambda: exe(tokens), about, _INT8_SCALE if case.scheme == "int8" else 1.0)
+    scale = _INT8_SCALE if case.scheme == "int8" else 1.0
+    if not on_gpu:
+        return Contender("sparseflow", lambda: exe(x), about, scale)
+    torch = _torch("tensors on a GPU")
+    tokens = to_torch(x).cuda()
+    y = torch.empty(case.m, case.n, dtype=torch.bfloat16 if case.scheme == "bf16" else torch.float16, device="cuda")
+
+    def call() -> Any:
+        exe(tokens, out=y)
+        return y
+
+    return Contender("sparseflow", call, about, scale)
 
 
 def to_torch(array: np.ndarray) -> Any:
     """A torch tensor of the same elements, bf16 and e4m3 too."""
-    torch = _torch("every rival")
+    torch = _torch("tensors on a GPU")
     return interop.like(np.ascontiguousarray(array), torch.empty(0))
 
 

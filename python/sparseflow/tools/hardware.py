@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +123,7 @@ class KernelTable:
         if key in self.chips:
             return self.chips[key]
         for chip in self.chips.values():
-            if any(part.lower() in key for part in chip.match):
+            if any(re.search(rf"\b{re.escape(part)}\b", name, re.IGNORECASE) for part in chip.match):
                 return chip
         raise InvalidArgumentError(f"expected a GPU that is known, {', '.join(self.chips)}, got {name!r}")
 

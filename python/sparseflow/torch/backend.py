@@ -33,7 +33,7 @@ _ACTIVATIONS: dict[Any, str] = {
 _ADDITIONS = {torch.add, operator.add, operator.iadd}
 _SCHEME_OF = {torch.float16: "f16", torch.bfloat16: "bf16"}
 # Positions in the operator's arguments.
-_ACTIVATION, _RESIDUAL = 9, 10
+_DENSE_TOKENS, _ACTIVATION, _RESIDUAL = 9, 10, 11
 
 
 def _operator(node: Any) -> bool:
@@ -66,10 +66,12 @@ def _import_products(module: fx.GraphModule, inputs: Sequence[Any]) -> int:
         scheme = _SCHEME_OF.get(weight.dtype)
         if scheme is None or weight.dim() != 2 or weight.requires_grad and torch.is_grad_enabled():
             continue
-        if not kernels.supports(scheme, weight.device) or not layout.is_24(weight.detach()):
+        target = kernels.linear_target(scheme, weight.shape[1], weight.device)
+        if target is None or not layout.is_24(weight.detach()):
             continue
+        order = kernels.pack_order(target, weight.shape[1], weight.element_size())
         with torch.no_grad():
-            packed = layout.pack(*layout.compress(weight.detach()))
+            packed = layout.pack(*layout.compress(weight.detach()), order)
         name = f"_sparseflow_weight_{count}"
         module.register_buffer(name, packed, persistent=False)
         sources = getattr(module, "_param_name_to_source", None)
@@ -79,7 +81,7 @@ def _import_products(module: fx.GraphModule, inputs: Sequence[Any]) -> int:
             held = module.graph.get_attr(name)
             product = module.graph.call_function(
                 torch.ops.sparseflow.linear.default,
-                (x, held, None, None, bias, None, weight.shape[0], scheme, [], "", None),
+                (x, held, None, None, bias, None, weight.shape[0], scheme, order, [], "", None),
             )
         product.meta = dict(node.meta)
         node.replace_all_uses_with(product)
@@ -104,8 +106,8 @@ def _activation_of(node: fx.Node) -> str | None:
 def _absorb(product: fx.Node, follower: fx.Node, position: int, value: Any) -> None:
     """Moves what `follower` does into `product`, which takes its place."""
     arguments = list(product.args) + [None] * (_RESIDUAL + 1 - len(product.args))
-    if arguments[8] is None:
-        arguments[8] = []
+    if arguments[_DENSE_TOKENS] is None:
+        arguments[_DENSE_TOKENS] = []
     if arguments[_ACTIVATION] is None:
         arguments[_ACTIVATION] = ""
     arguments[position] = value

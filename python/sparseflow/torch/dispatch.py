@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 from ..errors import InvalidArgumentError
-from . import kernels
 from .linear import UNBOUNDED, SparseLinear
 from .model import sparse_layers
 from .progress import progress
@@ -30,6 +29,7 @@ DEFAULT_TOKENS = (1, 16, 256, 4096)
 _WORTH = 0.97
 _REPEATS = 20
 _FLUSH_BYTES = 256 << 20  # more than any L2 cache
+_FLUSHES = 3  # one empties the cache; all together keep the GPU busy until the call is enqueued
 _FORMAT = 1
 
 Measured = dict[int, dict[str, float]]
@@ -113,7 +113,8 @@ def _microseconds(call: Any, flush: torch.Tensor) -> float:
         call()
     times = []
     for _ in range(_REPEATS):
-        flush.zero_()
+        for _ in range(_FLUSHES):
+            flush.zero_()
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
         call()
@@ -163,8 +164,7 @@ def warmup(
         for key, group in progress(groups.items(), "warm up", len(groups), show=show_progress):
             first = group[0]
             weight = first.local_weight
-            target = kernels.kernel_target(weight.device)
-            if target is None or not kernels.supports(weight.scheme.name, weight.device):
+            if weight.target is None:
                 continue
             for layer in group:
                 layer.local_weight.pack_()
@@ -240,7 +240,7 @@ def _explain_layer(name: str, layer: SparseLinear, tokens: int) -> dict[str, Any
     measured = recall(layer)
     times = measured.get(tokens, {})
     is_dense = layer.takes_dense(tokens)
-    if not kernels.supports(weight.scheme.name, weight.device):
+    if weight.target is None:
         why = f"no sparse kernels for {weight.device.type}"
         is_dense = True
     elif times:

@@ -11,13 +11,12 @@ import contextlib
 import functools
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from .. import dtypes
-from ..executable import Executable, devices
+from ..executable import Executable
 from ..executable import compile as compile_graph
 from ..graph import Graph
 from .schemes import SCHEMES
@@ -46,11 +45,20 @@ def emulating() -> bool:
 
 
 @functools.cache
+def _best_target() -> str:
+    """What the library compiles for where nothing is named: the target that the first GPU runs best."""
+    graph = Graph("probe")
+    graph.output(graph.elementwise("relu", graph.input("x", (1, 8), dtypes.f16)))
+    return compile_graph(graph, device="cuda").targets[0]
+
+
+@functools.cache
 def _cuda_target(index: int) -> str | None:
-    """The chip of a GPU as the compiler calls it; None for one without sparse tensor cores."""
-    if torch.cuda.get_device_capability(index) < (8, 0):
+    """The target for a GPU; None for one without sparse tensor cores."""
+    capability = torch.cuda.get_device_capability(index)
+    if capability < (8, 0):
         return None
-    return next((each.target for each in devices() if each.name == f"cuda:{index}"), None)
+    return _best_target() if capability == torch.cuda.get_device_capability(0) else f"sm_{capability[0]}{capability[1]}"
 
 
 def kernel_target(device: torch.device) -> str | None:
@@ -60,8 +68,22 @@ def kernel_target(device: torch.device) -> str | None:
     return _emulated_target if device.type == "cpu" else None
 
 
-@dataclass(frozen=True)
-class LinearKey:
+def pack_order(target: str, inner: int, itemsize: int) -> str:
+    """The order of a weight that the kernels for a target read: Hopper's copy engine takes rows of whole 16 bytes."""
+    return "wgmma" if target == "sm_90a" and inner * itemsize % 16 == 0 else "mma"
+
+
+def linear_target(scheme: str, inner: int, device: torch.device) -> str | None:
+    """`kernel_target`, or None where layers of a scheme have no kernels."""
+    target = kernel_target(device)
+    if target is None or scheme != "fp8":
+        return target
+    # 8-bit floats are multiplied as they are from sm_89 on; on Hopper by warpgroups alone.
+    native = target in ("sm_89", "sm_120") or pack_order(target, inner, 1) == "wgmma"
+    return target if native else None
+
+
+class LinearKey(NamedTuple):
     """What one compiled linear layer is for."""
 
     features: int
@@ -74,13 +96,20 @@ class LinearKey:
     activation: str = ""
     residual: bool = False
 
+    @property
+    def order(self) -> str:
+        """The order in which the weight is passed."""
+        return pack_order(self.target, self.inner, SCHEMES[self.scheme].storage.itemsize)
+
     def graph(self) -> Graph:
         """x, weight, then scale, bias and residual as far as there are any → y."""
         scheme = SCHEMES[self.scheme]
         dtype = _DTYPES[self.dtype] if scheme.quantized else scheme.element
         graph = Graph("linear")
         x = graph.input("x", (None, self.inner), dtype)
-        weight = graph.packed_weight("weight", (self.features, self.inner), scheme.element, sparse=self.sparse)
+        weight = graph.packed_weight(
+            "weight", (self.features, self.inner), scheme.element, sparse=self.sparse, order=self.order
+        )
         scale = graph.input("scale", (self.features,), dtypes.f32) if scheme.quantized else None
         bias = graph.input("bias", (self.features,), _DTYPES[self.bias]) if self.bias else None
         residual = graph.input("residual", (None, self.features), dtype) if self.residual else None
@@ -167,15 +196,3 @@ def _aligned(matrix: torch.Tensor) -> torch.Tensor:
         return matrix
     copy: torch.Tensor = matrix.clone(memory_format=torch.contiguous_format)
     return copy
-
-
-@functools.cache
-def _supports(scheme: str, target: str) -> bool:
-    # 8-bit floats are multiplied as they are from sm_89 on, but not by Hopper's warp-wide instructions.
-    return scheme != "fp8" or target in ("sm_89", "sm_90a", "sm_120")
-
-
-def supports(scheme: str, device: torch.device) -> bool:
-    """Whether layers of a scheme have kernels for a device."""
-    target = kernel_target(device)
-    return target is not None and _supports(scheme, target)

@@ -2,7 +2,8 @@
 
 A kernel reads a weight in chunks of 64 features by 128 bytes of x along K (docs/Layouts.md). Inside a chunk the order is a
 fixed permutation: of the kept values, and of the nibbles that say where they stood. Neither is written down here. Both are
-asked of the library, once a process, by packing chunks that count; so Python follows the library wherever it goes.
+asked of the library, once a process, by packing chunks that count; so Python follows the library wherever it goes. There are
+two orders, "mma" and "wgmma" (Hopper's instructions), with chunks of one size.
 
 Canonical 2:4: values [N, K/2] and bitmask [N, ceil(K/8)] (uint8, little bit order). Packed: one uint8 vector.
 """
@@ -15,10 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .. import _sparseflow, dtypes, interop
+from .. import dtypes, interop
 from ..executable import compile as compile_graph
 from ..graph import Graph
-from ..weights import Weight24
 from ..weights import compress as compress_on_host
 
 FEATURES = 64  #: rows of a chunk
@@ -51,60 +51,53 @@ def _digits(count: int, base: int) -> list[np.ndarray]:
 
 
 @functools.cache
-def _order(itemsize: int) -> ChunkOrder:
-    """The order of a chunk of 2:4 elements of one or two bytes, found by packing chunks that count."""
+def _chunk_order(itemsize: int, sparse: bool, order: str) -> ChunkOrder:
+    """The order of a chunk of elements of one or two bytes: found by packing chunks that count, in the emulator."""
     inner = _CHUNK_BYTES // itemsize
     dtype, bits = (dtypes.f16, np.uint16) if itemsize == 2 else (dtypes.i8, np.uint8)
-    weight = Weight24((FEATURES, inner), dtype)
-    sizes = _sparseflow.packed_size(dtype.code, FEATURES, inner)
-    values, metadata = np.empty(sizes[0], dtype.numpy), np.empty(sizes[1], np.uint32)
-
-    def packed(numbers: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        weight.values[...] = numbers.astype(bits).view(dtype.numpy).reshape(weight.values.shape)
-        pairs = masks.reshape(FEATURES, -1, 2)
-        weight.bitmask[...] = pairs[..., 0] | pairs[..., 1] << 4
-        _sparseflow.pack_weight(weight.values, weight.bitmask, values, metadata)
-        octets = metadata.view(np.uint8)
-        return values.view(bits).astype(np.int64), np.stack([octets & 15, octets >> 4], axis=1).reshape(-1)
-
-    any_mask = np.full(FEATURES * inner // 4, 0b0011, np.uint8)
-    value_order = np.zeros(values.size, np.int64)
-    for place, digit in enumerate(_digits(values.size, 256)):
-        value_order += packed(digit, any_mask)[0] << 8 * place
-    masks = np.array(list(_MASKS), np.uint8)
-    digit_of = np.zeros(16, np.int64)
-    digit_of[list(_MASKS.values())] = np.arange(len(_MASKS))
-    nibble_order = np.zeros(any_mask.size, np.int64)
-    for place, digit in enumerate(_digits(any_mask.size, len(_MASKS))):
-        nibble_order += digit_of[packed(np.zeros(values.size), masks[digit])[1]] * len(_MASKS) ** place
-    return ChunkOrder(inner, torch.from_numpy(value_order), torch.from_numpy(nibble_order))
-
-
-@functools.cache
-def _dense_order(itemsize: int) -> ChunkOrder:
-    """The same for a dense chunk, whose packing the library offers as a kernel: run in the emulator."""
-    inner = _CHUNK_BYTES // itemsize
-    dtype = dtypes.f16 if itemsize == 2 else dtypes.i8
     graph = Graph("pack")
-    graph.output(graph.pack(graph.input("w", (FEATURES, inner), dtype)), "packed")
+    if sparse:
+        source = graph.packed_weight("w", (FEATURES, inner), dtype, order=None)
+    else:
+        source = graph.input("w", (FEATURES, inner), dtype)
+    graph.output(graph.pack(source, order), "packed")
     executable = compile_graph(graph, target="sm_80", device="emulator")
-    order = np.zeros(FEATURES * inner, np.int64)
-    for place, digit in enumerate(_digits(order.size, 256)):
-        numbers = digit.astype(np.uint16 if itemsize == 2 else np.uint8).view(dtype.numpy).reshape(FEATURES, inner)
-        packed = np.asarray(executable(numbers)).view(np.uint16 if itemsize == 2 else np.uint8)
-        order += packed.astype(np.int64) << 8 * place
-    return ChunkOrder(inner, torch.from_numpy(order), torch.empty(0, dtype=torch.int64))
+    count = FEATURES * inner // (2 if sparse else 1)
+
+    def packed(numbers: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
+        elements = numbers.astype(bits).view(dtype.numpy)
+        if masks is None:
+            return np.asarray(executable(elements.reshape(FEATURES, inner))).view(np.uint8)
+        pairs = masks.reshape(-1, 2)
+        octets = pairs[:, 0] | pairs[:, 1] << 4
+        return np.asarray(executable(np.concatenate([elements.view(np.uint8), octets])))
+
+    any_mask = np.full(FEATURES * inner // 4, 0b0011, np.uint8) if sparse else None
+    values = np.zeros(count, np.int64)
+    for place, digit in enumerate(_digits(count, 256)):
+        values += packed(digit, any_mask)[: count * itemsize].view(bits).astype(np.int64) << 8 * place
+    nibbles = np.zeros(0, np.int64)
+    if any_mask is not None:
+        masks = np.array(list(_MASKS), np.uint8)
+        digit_of = np.zeros(16, np.int64)
+        digit_of[list(_MASKS.values())] = np.arange(len(_MASKS))
+        nibbles = np.zeros(any_mask.size, np.int64)
+        for place, digit in enumerate(_digits(any_mask.size, len(_MASKS))):
+            metadata = packed(np.zeros(count), masks[digit])[count * itemsize :]
+            found = np.stack([metadata & 15, metadata >> 4], axis=1).reshape(-1)
+            nibbles += digit_of[found] * len(_MASKS) ** place
+    return ChunkOrder(inner, torch.from_numpy(values), torch.from_numpy(nibbles))
 
 
 @functools.cache
-def _on(device: torch.device, itemsize: int, sparse: bool) -> tuple[ChunkOrder, torch.Tensor, torch.Tensor]:
+def _on(device: torch.device, itemsize: int, sparse: bool, order: str) -> tuple[ChunkOrder, torch.Tensor, torch.Tensor]:
     """An order on a device, and the two tables between masks and nibbles."""
-    order = (_order if sparse else _dense_order)(itemsize)
+    found = _chunk_order(itemsize, sparse, order)
     nibble_of = torch.full((16,), _NO_GROUP, dtype=torch.uint8)
     mask_of = torch.zeros(16, dtype=torch.uint8)
     for mask, nibble in _MASKS.items():
         nibble_of[mask], mask_of[nibble] = nibble, mask
-    moved = ChunkOrder(order.inner, order.values.to(device), order.nibbles.to(device))
+    moved = ChunkOrder(found.inner, found.values.to(device), found.nibbles.to(device))
     return moved, nibble_of.to(device), mask_of.to(device)
 
 
@@ -130,28 +123,30 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(torch.int16 if tensor.element_size() == 2 else torch.uint8)
 
 
-def pack(values: torch.Tensor, bitmask: torch.Tensor) -> torch.Tensor:
-    """The packed form of a canonical 2:4 weight: uint8, values and then metadata."""
-    order, nibble_of, _ = _on(values.device, values.element_size(), True)
+def pack(values: torch.Tensor, bitmask: torch.Tensor, order: str) -> torch.Tensor:
+    """The packed form of a canonical 2:4 weight: uint8, values and then metadata. `order`: "mma" or "wgmma"."""
+    chunk, nibble_of, _ = _on(values.device, values.element_size(), True, order)
     inner = 2 * values.shape[1]
-    ordered = _to_chunks(_bits(values), order.inner // 2).index_select(1, order.values)
+    ordered = _to_chunks(_bits(values), chunk.inner // 2).index_select(1, chunk.values)
     masks = torch.stack([bitmask & 15, bitmask >> 4], dim=2).reshape(bitmask.shape[0], -1)[:, : inner // 4]
-    nibbles = nibble_of[_to_chunks(masks, order.inner // 4).int()].index_select(1, order.nibbles)
+    nibbles = nibble_of[_to_chunks(masks, chunk.inner // 4).int()].index_select(1, chunk.nibbles)
     pairs = nibbles.reshape(-1, 2)
     metadata = pairs[:, 0] | pairs[:, 1] << 4
     return torch.cat([ordered.reshape(-1).view(torch.uint8), metadata])
 
 
-def unpack(packed: torch.Tensor, features: int, inner: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def unpack(
+    packed: torch.Tensor, features: int, inner: int, dtype: torch.dtype, order: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Values [N, K/2] and bitmask [N, ceil(K/8)] of a packed weight: the exact inverse of `pack`."""
-    order, _, mask_of = _on(packed.device, dtype.itemsize, True)
-    size = _padded(features, FEATURES) * _padded(inner, order.inner) // 2 * dtype.itemsize
+    chunk, _, mask_of = _on(packed.device, dtype.itemsize, True, order)
+    size = _padded(features, FEATURES) * _padded(inner, chunk.inner) // 2 * dtype.itemsize
     bits = torch.int16 if dtype.itemsize == 2 else torch.uint8
-    chunks = packed[:size].view(bits).reshape(-1, order.values.numel())
-    values = _from_chunks(chunks[:, order.values.argsort()], features, inner // 2, order.inner // 2)
+    chunks = packed[:size].view(bits).reshape(-1, chunk.values.numel())
+    values = _from_chunks(chunks[:, chunk.values.argsort()], features, inner // 2, chunk.inner // 2)
     octets = packed[size:]
-    nibbles = torch.stack([octets & 15, octets >> 4], dim=1).reshape(-1, order.nibbles.numel())
-    masks = _from_chunks(mask_of[nibbles[:, order.nibbles.argsort()].int()], features, inner // 4, order.inner // 4)
+    nibbles = torch.stack([octets & 15, octets >> 4], dim=1).reshape(-1, chunk.nibbles.numel())
+    masks = _from_chunks(mask_of[nibbles[:, chunk.nibbles.argsort()].int()], features, inner // 4, chunk.inner // 4)
     if inner % 8:
         masks = torch.nn.functional.pad(masks, (0, 1))
     return values.view(dtype), masks[:, 0::2] | masks[:, 1::2] << 4
@@ -163,18 +158,18 @@ def packed_bytes(features: int, inner: int, itemsize: int, *, sparse: bool = Tru
     return elements * itemsize // 2 + elements // 8 if sparse else elements * itemsize
 
 
-def pack_dense(weight: torch.Tensor) -> torch.Tensor:
+def pack_dense(weight: torch.Tensor, order: str) -> torch.Tensor:
     """The packed form of a dense [N, K] weight, for the dense kernels: uint8."""
-    order, _, _ = _on(weight.device, weight.element_size(), False)
-    return _to_chunks(_bits(weight), order.inner).index_select(1, order.values).reshape(-1).view(torch.uint8)
+    chunk, _, _ = _on(weight.device, weight.element_size(), False, order)
+    return _to_chunks(_bits(weight), chunk.inner).index_select(1, chunk.values).reshape(-1).view(torch.uint8)
 
 
-def unpack_dense(packed: torch.Tensor, features: int, inner: int, dtype: torch.dtype) -> torch.Tensor:
+def unpack_dense(packed: torch.Tensor, features: int, inner: int, dtype: torch.dtype, order: str) -> torch.Tensor:
     """The inverse of `pack_dense`."""
-    order, _, _ = _on(packed.device, dtype.itemsize, False)
+    chunk, _, _ = _on(packed.device, dtype.itemsize, False, order)
     bits = torch.int16 if dtype.itemsize == 2 else torch.uint8
-    chunks = packed.view(bits).reshape(-1, order.values.numel())
-    return _from_chunks(chunks[:, order.values.argsort()], features, inner, order.inner).view(dtype)
+    chunks = packed.view(bits).reshape(-1, chunk.values.numel())
+    return _from_chunks(chunks[:, chunk.values.argsort()], features, inner, chunk.inner).view(dtype)
 
 
 def compress(dense: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

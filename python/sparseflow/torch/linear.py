@@ -40,6 +40,50 @@ def _warn_once(device: torch.device, scheme: Scheme) -> None:
     )
 
 
+class _BoundKernel:
+    """A layer's kernel with its weight, called without going through PyTorch's dispatcher.
+
+    That saves about half of what a call costs the host, and is the same call where nothing wants to see the operator: `takes`.
+    """
+
+    def __init__(self, layer: SparseLinear, weight: SparseWeight, dtype: torch.dtype):
+        bias = layer.bias
+        target = weight.target
+        assert target is not None
+        key = kernels.LinearKey(
+            weight.features, weight.inner_size, weight.scheme.name, dtype, None if bias is None else bias.dtype, target
+        )
+        self.executable = kernels.linear_kernel(key)
+        self.inner, self.features, self.device = weight.inner_size, weight.features, weight.device
+        self.weight, self.bias = layer._parameters["weight"], layer._parameters["bias"]
+        self.arguments = [each for each in (weight.packed, weight.scale, bias) if each is not None]
+
+    def takes(self, layer: SparseLinear, x: torch.Tensor) -> bool:
+        """Whether the layer still has this weight, x is a plain matrix, and no mode, gradient or autocast is about."""
+        return (
+            type(x) is torch.Tensor
+            and layer._parameters["weight"] is self.weight
+            and layer._parameters["bias"] is self.bias
+            and not (layer.dense_tokens and layer.prefers_dense(x.numel() // self.inner))
+            and x.shape[-1] == self.inner
+            and x.device == self.device
+            and x.is_contiguous()
+            and x.numel() > 0
+            and not x.data_ptr() % 16
+            and not torch._C._len_torch_dispatch_stack()
+            and not torch.is_autocast_enabled(x.device.type)
+            and not (x.requires_grad and torch.is_grad_enabled())
+            and not torch._C._functorch.peek_interpreter_stack()
+        )
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dim() == 2:
+            y: torch.Tensor = self.executable(x, *self.arguments)
+            return y
+        result: torch.Tensor = self.executable(x.view(-1, self.inner), *self.arguments)
+        return result.view(*x.shape[:-1], self.features)
+
+
 class SparseLinear(nn.Linear):
     """``y = x @ weight.T + bias`` with a 2:4 weight; see `from_dense`. For inference.
 
@@ -55,11 +99,12 @@ class SparseLinear(nn.Linear):
         if bias is not None and bias.shape != (self.out_features,):
             raise InvalidArgumentError(f"expected a bias [{self.out_features}], got {list(bias.shape)}")
         self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
         #: [first, last, first, last, …]: the token counts that take the dense path where there are kernels for both.
         self.dense_tokens: list[int] = []
         self._dense: torch.Tensor | None = None
         self._has_kernels = True
+        self._bound: dict[torch.dtype, _BoundKernel] = {}
         self._decide()
 
     @classmethod
@@ -97,9 +142,10 @@ class SparseLinear(nn.Linear):
         """Chooses the paths for where the weight is now, and packs it where there are kernels for it."""
         weight = self._parameters["weight"]
         self._dense = None
+        self._bound = {}
         if not isinstance(weight, SparseWeight) or weight.device.type == "meta":
             return
-        if weight.device.type == "cuda" and kernels.supports(weight.scheme.name, weight.device):
+        if weight.device.type == "cuda" and weight.target:
             from .dispatch import ranges_of, recall  # which knows this module
 
             self._has_kernels = True
@@ -109,17 +155,19 @@ class SparseLinear(nn.Linear):
             self._has_kernels, self.dense_tokens = False, []
 
     def takes_dense(self, tokens: int) -> bool:
-        """Whether a call with so many tokens takes the dense path."""
+        """Whether a call with so many tokens takes the dense path, for want of kernels or because that is faster."""
+        return self.local_weight.target is None or self.prefers_dense(tokens)
+
+    def prefers_dense(self, tokens: int) -> bool:
+        """Whether dense was found to be faster for so many tokens."""
         ranges = self.dense_tokens
-        weight = self.local_weight
-        return not kernels.supports(weight.scheme.name, weight.device) or any(
-            first <= tokens <= last for first, last in zip(ranges[::2], ranges[1::2], strict=True)
-        )
+        return any(first <= tokens <= last for first, last in zip(ranges[::2], ranges[1::2], strict=True))
 
     def use_dense_for(self, ranges: list[int]) -> None:
         """Takes the dense path for these token counts: [first, last, first, last, …]. Empty lets the dense copy go."""
         self.dense_tokens = list(ranges)
         self._dense = None
+        self._bound = {}
         if ranges and self.local_weight.device.type == "cuda":
             self._dense = self._dense_copy()
 
@@ -127,11 +175,15 @@ class SparseLinear(nn.Linear):
         """The dense weight as the dense path wants it: packed for the dense kernels, or [N, K] for PyTorch's."""
         weight = self.local_weight
         dense = weight.stored_dense()
-        if weight.scheme.quantized and kernels.kernel_target(weight.device) is not None:
-            return layout.pack_dense(dense)
+        if weight.scheme.quantized and weight.target:
+            return layout.pack_dense(dense, kernels.pack_order(weight.target, weight.inner_size, 1))
         return dense
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name
+        if not torch.compiler.is_compiling():
+            bound = self._bound.get(input.dtype)
+            if bound is not None and bound.takes(self, input):
+                return bound.run(input)
         weight = self.weight
         if type(weight) is not SparseWeight:  # a DTensor: its own rules cut the product, then come back to ours
             return nn.functional.linear(input, weight, self.bias)
@@ -140,9 +192,8 @@ class SparseLinear(nn.Linear):
                 return nn.functional.linear(input, weight, self.bias)
         if input.shape[-1] != self.in_features:
             raise InvalidArgumentError(f"expected activations [..., {self.in_features}], got {list(input.shape)}")
-        if not self._has_kernels and self._dense is None and not (torch.compiler.is_compiling() or kernels.emulating()):
-            _warn_once(weight.device, weight.scheme)
-            self._dense = self._dense_copy()
+        if not torch.compiler.is_compiling():
+            self._prepare(weight, input)
         first = weight.packed
         if first is None:
             first = weight.values
@@ -155,10 +206,30 @@ class SparseLinear(nn.Linear):
             self._dense,
             self.out_features,
             weight.scheme.name,
+            weight.order,
             self.dense_tokens,
         )
 
+    def _prepare(self, weight: SparseWeight, x: torch.Tensor) -> None:
+        """Makes what later calls in eager mode will use: the dense copy on a slow device, else the kernel at hand."""
+        if not self._has_kernels:
+            if self._dense is None and not kernels.emulating():
+                _warn_once(weight.device, weight.scheme)
+                self._dense = self._dense_copy()
+            return
+        is_plain = type(x) is torch.Tensor and x.device == weight.device and x.dtype in kernels.ACTIVATION_DTYPES
+        if is_plain and weight.packed is not None and (weight.scheme.quantized or x.dtype is weight.scheme.storage):
+            self._bound[x.dtype] = _BoundKernel(self, weight, x.dtype)
+
     # ---- State
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are of the weight alone: what can be made again is left out."""
+        return self.__dict__ | {"_bound": {}, "_dense": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.use_dense_for(self.dense_tokens)
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
         """Moves and casts. The weight is replaced as a whole: its parts have dtypes of their own."""
@@ -239,8 +310,9 @@ class QuantizedLinear(nn.Linear):
         self.out_features, self.in_features = weight.shape
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.scale = nn.Parameter(scale, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
         self._packed: torch.Tensor | None = None
+        self._order = ""
         self._decide()
 
     @classmethod
@@ -261,22 +333,24 @@ class QuantizedLinear(nn.Linear):
         """On a GPU the weight is kept in the order of the kernels, and [N, K] is let go."""
         self._packed = None
         weight: Any = self._parameters["weight"]
-        if weight.device.type == "cuda" and kernels.supports(self.scheme.name, weight.device):
-            self._packed = layout.pack_dense(weight.data)
+        target = kernels.linear_target(self.scheme.name, self.in_features, weight.device)
+        if weight.device.type == "cuda" and target:
+            self._order = kernels.pack_order(target, self.in_features, 1)
+            self._packed = layout.pack_dense(weight.data, self._order)
             self.weight = nn.Parameter(weight.data.new_empty(0), requires_grad=False)
 
     def _plain_weight(self) -> torch.Tensor:
         if self._packed is None:
             plain: torch.Tensor = self.weight.data
             return plain
-        return layout.unpack_dense(self._packed, self.out_features, self.in_features, self.scheme.storage)
+        return layout.unpack_dense(self._packed, self.out_features, self.in_features, self.scheme.storage, self._order)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name
         if input.shape[-1] != self.in_features:
             raise InvalidArgumentError(f"expected activations [..., {self.in_features}], got {list(input.shape)}")
         weight = self.weight if self._packed is None else self._packed
         return torch.ops.sparseflow.dense_linear(
-            input, weight, self.scale, self.bias, self.out_features, self.scheme.name
+            input, weight, self.scale, self.bias, self.out_features, self.scheme.name, self._order
         )
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantizedLinear:

@@ -39,15 +39,26 @@ def quantize_rows(x: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.
 
 def product(q: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """q · weightᵀ in f32, of two 8-bit matrices; integers are summed exactly and then rounded once."""
+    if not q.is_cuda:
+        return torch._int_mm(q, weight.t()).float() if q.dtype is torch.int8 else q.float() @ weight.float().t()
+    # cuBLAS wants extents that are multiples of 16 and, for integers, more than 16 rows.
+    rows, features = q.shape[0], weight.shape[0]
+    q = _pad(q, max(-rows % 16, 32 - rows), -q.shape[1] % 16)
+    weight = _pad(weight, -features % 16, -weight.shape[1] % 16)
     if q.dtype is torch.int8:
-        if not q.is_cuda:
-            return torch._int_mm(q, weight.t()).float()
-        # cuBLAS wants more than 16 rows, and extents that are multiples of 8.
-        rows, features = q.shape[0], weight.shape[0]
-        q = F.pad(q, (0, -q.shape[1] % 8, 0, max(-rows % 8, 24 - rows)))
-        weight = F.pad(weight, (0, -weight.shape[1] % 8, 0, -features % 8))
         return torch._int_mm(q, weight.t())[:rows, :features].float()
-    return q.float() @ weight.float().t()
+    if torch.cuda.get_device_capability(q.device) < (8, 9):
+        return (q.float() @ weight.float().t())[:rows, :features]
+    one = torch.ones((), device=q.device)
+    return torch._scaled_mm(q, weight.t(), one, one, out_dtype=torch.float32)[:rows, :features]
+
+
+def _pad(matrix: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """A matrix with zeros below and to the right."""
+    if not rows and not columns:
+        return matrix
+    padded = F.pad(matrix.view(torch.uint8), (0, columns, 0, rows))  # zero has the same byte in every 8-bit type
+    return padded.view(matrix.dtype)
 
 
 def epilogue(

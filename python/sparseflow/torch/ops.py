@@ -24,14 +24,14 @@ from .schemes import SCHEMES
 _library = torch.library.Library("sparseflow", "DEF")
 _library.define(
     "linear(Tensor x, Tensor weight, Tensor? bitmask, Tensor? scale, Tensor? bias, Tensor? dense, SymInt features, "
-    'str scheme, int[] dense_tokens=[], str activation="", Tensor? residual=None) -> Tensor'
+    'str scheme, str order="", int[] dense_tokens=[], str activation="", Tensor? residual=None) -> Tensor'
 )
 _library.define(
     "dense_linear(Tensor x, Tensor weight, Tensor? scale, Tensor? bias, SymInt features, str scheme, "
-    'str activation="", Tensor? residual=None) -> Tensor'
+    'str order="", str activation="", Tensor? residual=None) -> Tensor'
 )
-_library.define("pack(Tensor values, Tensor bitmask) -> Tensor")
-_library.define("unpack(Tensor packed, SymInt features, SymInt inner, ScalarType dtype) -> (Tensor, Tensor)")
+_library.define("pack(Tensor values, Tensor bitmask, str order) -> Tensor")
+_library.define("unpack(Tensor packed, SymInt features, SymInt inner, ScalarType dtype, str order) -> (Tensor, Tensor)")
 _library.define("decompress(Tensor values, Tensor bitmask) -> Tensor")
 
 
@@ -60,6 +60,7 @@ def _linear(
     dense: torch.Tensor | None,
     features: int,
     scheme: str,
+    order: str = "",
     dense_tokens: list[int] = [],  # noqa: B006 - the schema's own default, never changed
     activation: str = "",
     residual: torch.Tensor | None = None,
@@ -75,18 +76,22 @@ def _linear(
         )
     if residual is not None:
         residual = _rows(residual)
-    target = kernels.kernel_target(x.device)
+    target = kernels.linear_target(scheme, inner, x.device)
+    storage = SCHEMES[scheme].storage
     if not rows.shape[0]:
         y = x.new_empty(0, features)
     elif target is not None and not (dense_tokens and _is_dense(rows.shape[0], dense_tokens)):
-        packed = weight if bitmask is None else layout.pack(weight, bitmask)
+        wanted = kernels.pack_order(target, inner, storage.itemsize)
+        if bitmask is None and order != wanted:  # packed for another chip
+            weight, bitmask = layout.unpack(weight, features, inner, storage, order)
+        packed = weight if bitmask is None else layout.pack(weight, bitmask, wanted)
         y = kernels.run_linear(rows, packed, scale, bias, features, scheme, target, True, activation, residual)
     else:
         if dense is None:
             if bitmask is None:
-                weight, bitmask = layout.unpack(weight, features, inner, SCHEMES[scheme].storage)
+                weight, bitmask = layout.unpack(weight, features, inner, storage, order)
             dense = layout.decompress(weight, bitmask)
-        y = _dense_rows(rows, dense, scale, bias, features, scheme, activation, residual)
+        y = _dense_rows(rows, dense, scale, bias, features, scheme, order, activation, residual)
     return y if x.dim() == 2 else y.view(*x.shape[:-1], features)
 
 
@@ -97,15 +102,17 @@ def _dense_rows(
     bias: torch.Tensor | None,
     features: int,
     scheme: str,
+    order: str,
     activation: str,
     residual: torch.Tensor | None,
 ) -> torch.Tensor:
-    """A dense product; `weight` is [N, K], or the bytes that the dense kernel reads."""
-    target = kernels.kernel_target(rows.device)
-    if weight.dim() == 1 and target is not None:
-        return kernels.run_linear(rows, weight, scale, bias, features, scheme, target, False, activation, residual)
+    """A dense product; `weight` is [N, K], or the bytes that the dense kernels of an order read."""
     if weight.dim() == 1:
-        weight = layout.unpack_dense(weight, features, rows.shape[1], SCHEMES[scheme].storage)
+        inner, storage = rows.shape[1], SCHEMES[scheme].storage
+        target = kernels.linear_target(scheme, inner, rows.device)
+        if target is not None and kernels.pack_order(target, inner, storage.itemsize) == order:
+            return kernels.run_linear(rows, weight, scale, bias, features, scheme, target, False, activation, residual)
+        weight = layout.unpack_dense(weight, features, inner, storage, order)
     return numerics.dense_linear(rows, weight, scale, bias, SCHEMES[scheme], activation, residual)
 
 
@@ -116,6 +123,7 @@ def _dense_linear(
     bias: torch.Tensor | None,
     features: int,
     scheme: str,
+    order: str = "",
     activation: str = "",
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -126,7 +134,7 @@ def _dense_linear(
         return x.new_empty(*x.shape[:-1], features)
     if residual is not None:
         residual = _rows(residual)
-    y = _dense_rows(rows, weight, scale, bias, features, scheme, activation, residual)
+    y = _dense_rows(rows, weight, scale, bias, features, scheme, order, activation, residual)
     return y if x.dim() == 2 else y.view(*x.shape[:-1], features)
 
 
@@ -146,12 +154,12 @@ def _dense_linear_fake(x: Any, weight: Any, scale: Any, bias: Any, features: int
     return _result(x, features)
 
 
-def _pack_fake(values: torch.Tensor, bitmask: torch.Tensor) -> torch.Tensor:
+def _pack_fake(values: torch.Tensor, bitmask: torch.Tensor, order: str) -> torch.Tensor:
     n, half = values.shape
     return values.new_empty(layout.packed_bytes(n, 2 * half, values.element_size()), dtype=torch.uint8)
 
 
-def _unpack_fake(packed: torch.Tensor, features: int, inner: int, dtype: torch.dtype) -> Any:
+def _unpack_fake(packed: torch.Tensor, features: int, inner: int, dtype: torch.dtype, order: str) -> Any:
     mask = packed.new_empty(features, -(-inner // 8), dtype=torch.uint8)
     return packed.new_empty(features, inner // 2, dtype=dtype), mask
 

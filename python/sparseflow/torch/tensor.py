@@ -37,6 +37,7 @@ class SparseWeight(torch.Tensor):
     scale: torch.Tensor | None
     scheme: Scheme
     transposed: bool
+    order: str  #: which kernels read `packed`: "mma", "wgmma"; "" without
 
     @staticmethod
     def __new__(
@@ -46,6 +47,7 @@ class SparseWeight(torch.Tensor):
         shape: tuple[int, int],
         dtype: torch.dtype,
         transposed: bool = False,
+        order: str = "",
     ) -> SparseWeight:
         first = next(iter(parts.values()))
         extents = (shape[1], shape[0]) if transposed else shape
@@ -57,6 +59,7 @@ class SparseWeight(torch.Tensor):
             setattr(self, name, parts.get(name))
         self.scheme = scheme_named(scheme)
         self.transposed = transposed
+        self.order = order if "packed" in parts else ""
         return self
 
     def __init__(self, *_: Any, **__: Any):
@@ -191,6 +194,11 @@ class SparseWeight(torch.Tensor):
         return self.shape[0] if self.transposed else self.shape[1]
 
     @property
+    def target(self) -> str | None:
+        """The chip that its kernels are for; None where there are none on its device."""
+        return kernels.linear_target(self.scheme.name, self.inner_size, self.device)
+
+    @property
     def nbytes(self) -> int:  # type: ignore[override]
         """What it takes in memory."""
         return sum(part.nbytes for part in self.parts().values())
@@ -204,15 +212,19 @@ class SparseWeight(torch.Tensor):
         if self.packed is None:
             assert self.values is not None and self.bitmask is not None
             return self.values, self.bitmask
-        values, bitmask = torch.ops.sparseflow.unpack(self.packed, self.features, self.inner_size, self.scheme.storage)
+        values, bitmask = torch.ops.sparseflow.unpack(
+            self.packed, self.features, self.inner_size, self.scheme.storage, self.order
+        )
         return values, bitmask
 
-    def to_packed(self) -> SparseWeight:
-        """The same weight in the order of the kernels."""
-        if self.packed is not None:
+    def to_packed(self, order: str | None = None) -> SparseWeight:
+        """The same weight in the order of the kernels for its device ("mma" where it has none), or in a given one."""
+        if order is None:
+            order = kernels.pack_order(self.target or "", self.inner_size, self.scheme.storage.itemsize)
+        if self.packed is not None and self.order == order:
             return self
-        assert self.values is not None and self.bitmask is not None
-        return self._with({"packed": torch.ops.sparseflow.pack(self.values, self.bitmask)})
+        values, bitmask = self.canonical()
+        return self._with({"packed": torch.ops.sparseflow.pack(values, bitmask, order)}, order)
 
     def to_canonical(self) -> SparseWeight:
         """The same weight as values and bitmask."""
@@ -224,7 +236,7 @@ class SparseWeight(torch.Tensor):
     def pack_(self) -> SparseWeight:
         """Packs in place; the canonical form is let go."""
         packed = self.to_packed()
-        self.packed, self.values, self.bitmask = packed.packed, None, None
+        self.packed, self.order, self.values, self.bitmask = packed.packed, packed.order, None, None
         return self
 
     def stored_dense(self) -> torch.Tensor:
@@ -239,28 +251,29 @@ class SparseWeight(torch.Tensor):
         dense = dense.to(dtype or self.dtype)
         return dense.t() if self.transposed else dense
 
-    def _with(self, form: dict[str, torch.Tensor]) -> SparseWeight:
+    def _with(self, form: dict[str, torch.Tensor], order: str = "") -> SparseWeight:
         parts = form | ({} if self.scale is None else {"scale": self.scale})
-        return SparseWeight(parts, self.scheme, (self.features, self.inner_size), self.dtype, self.transposed)
+        shape = (self.features, self.inner_size)
+        return SparseWeight(parts, self.scheme, shape, self.dtype, self.transposed, order)
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype | None = None) -> SparseWeight:
         """The weight whose parts are `function` of these."""
         parts = {name: function(part) for name, part in self.parts().items()}
         shape = (self.features, self.inner_size)
-        return SparseWeight(parts, self.scheme, shape, dtype or self.dtype, self.transposed)
+        return SparseWeight(parts, self.scheme, shape, dtype or self.dtype, self.transposed, self.order)
 
     # ---- As PyTorch sees it
 
     def __tensor_flatten__(self) -> tuple[list[str], Any]:
-        return list(self.parts()), (self.scheme.name, (self.features, self.inner_size), self.dtype, self.transposed)
+        shape = (self.features, self.inner_size)
+        return list(self.parts()), (self.scheme.name, shape, self.dtype, self.transposed, self.order)
 
     @staticmethod
     def __tensor_unflatten__(parts: dict[str, torch.Tensor], context: Any, size: Any, stride: Any) -> SparseWeight:
-        scheme, shape, dtype, transposed = context
-        return SparseWeight(parts, scheme, shape, dtype, transposed)
+        return SparseWeight(parts, *context)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        form = "canonical" if self.packed is None else "packed"
+        form = "canonical" if self.packed is None else f"packed for {self.order}"
         return f"SparseWeight({self.features}x{self.inner_size}, {self.scheme.name}, {form}, device='{self.device}')"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -302,7 +315,7 @@ def linear(
     """``x @ weight.T + bias``; `dense` and `ranges` as the operator's `dense` and `dense_tokens`."""
     first = weight.packed if weight.packed is not None else weight.values
     return torch.ops.sparseflow.linear(
-        x, first, weight.bitmask, weight.scale, bias, dense, weight.features, weight.scheme.name, ranges
+        x, first, weight.bitmask, weight.scale, bias, dense, weight.features, weight.scheme.name, weight.order, ranges
     )
 
 
@@ -340,8 +353,8 @@ def _move(func: Any, weight: SparseWeight, *, device: Any = None, dtype: Any = N
         raise InvalidArgumentError(f"expected a floating dtype for a 2:4 weight, got {dtype}")
     non_blocking = rest.get("non_blocking", False)
     target = torch.device(device) if device is not None else weight.device
-    if target.type == "cpu" and weight.device.type != "cpu":
-        weight = weight.to_canonical()
+    if target != weight.device:
+        weight = weight.to_canonical()  # the other device may have other kernels, or none
     return weight.map(lambda part: part.to(target, non_blocking=non_blocking, copy=True), dtype)
 
 
@@ -349,7 +362,7 @@ def _move(func: Any, weight: SparseWeight, *, device: Any = None, dtype: Any = N
 def _copy(func: Any, target: SparseWeight, source: Any, non_blocking: bool = False) -> SparseWeight:
     if not isinstance(source, SparseWeight) or source.shape != target.shape or source.scheme != target.scheme:
         raise InvalidArgumentError(f"expected {target!r} to be copied from its like, got {source!r}")
-    source = source.to_canonical() if target.packed is None else source.to_packed()
+    source = source.to_canonical() if target.packed is None else source.to_packed(target.order)
     for name, part in target.parts().items():
         part.copy_(getattr(source, name), non_blocking=non_blocking)
     return target
@@ -358,7 +371,7 @@ def _copy(func: Any, target: SparseWeight, source: Any, non_blocking: bool = Fal
 def _settle(weight: SparseWeight) -> None:
     """Packs a weight that is about to be multiplied by, where there are kernels; this is where a sharded one gets to it."""
     values = weight.values
-    if type(values) is torch.Tensor and values.is_cuda and kernels.supports(weight.scheme.name, values.device):
+    if type(values) is torch.Tensor and values.is_cuda and weight.target:
         weight.pack_()
 
 
@@ -366,7 +379,7 @@ def _settle(weight: SparseWeight) -> None:
 def _transpose(func: Any, weight: SparseWeight) -> SparseWeight:
     _settle(weight)
     shape = (weight.features, weight.inner_size)
-    return SparseWeight(weight.parts(), weight.scheme, shape, weight.dtype, not weight.transposed)
+    return SparseWeight(weight.parts(), weight.scheme, shape, weight.dtype, not weight.transposed, weight.order)
 
 
 @_implements(aten.transpose.int)
@@ -486,7 +499,7 @@ def _collective(func: Any, *args: Any, **kwargs: Any) -> Any:
     for weight in weights:
         if weight.packed is not None:
             weight.values, weight.bitmask = weight.canonical()
-            weight.packed = None
+            weight.packed, weight.order = None, ""
     result = None
     for name in weights[0].parts():
         result = func(*_parts_of(args, name), **_parts_of(kwargs, name))

@@ -282,6 +282,17 @@ TEST(BulkCopy, two_copies_to_one_place) {
                "32768 still writes");
 }
 
+TEST(BulkCopy, nobody_waits_for_a_copy) {
+  BulkWriter w;
+  w.whenThread(33, [&] {
+    w.arriveExpect(w.barrier, 64);
+    w.load(w.shared(16), w.barrier, "%in", 64);
+  });
+  expectReport(Execution(w).report, Kind::UnwaitedAsyncCopy,
+               "thread 33: a copy of 64 bytes to offset 16 of shared memory is in flight when all "
+               "threads have returned");
+}
+
 TEST(BulkCopy, write_to_a_copy_in_flight) {
   BulkWriter w;
   w.whenThread(0, [&] {

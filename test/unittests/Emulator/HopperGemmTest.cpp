@@ -71,10 +71,16 @@ public:
     line("llvm.cond_br " + compare("uge", "%tid64", constant(firstProducer)) + ", " + producer +
          ", " + consumer);
     line(producer + ":");
-    when(compare("eq", mask("%tid64", 31), constant(0)), [&] { produce(); });
+    call("setmaxnreg.dec.sync.aligned.u32", {i32(40), "i32"});
+    call("griddepcontrol.wait");
+    const std::string elected = "!llvm.struct<(i32, i1)>";
+    std::string leader = call(elected, "elect.sync", {i32(-1), "i32"});
+    when(value("llvm.extractvalue " + leader + "[1] : " + elected), [&] { produce(); });
     line("llvm.br " + done);
     line(consumer + ":");
+    call("setmaxnreg.inc.sync.aligned.u32", {i32(232), "i32"});
     consume();
+    call("griddepcontrol.launch.dependents");
     line("llvm.br " + done);
     line(done + ":");
     return makeKernel(mapParameter("x") + ", %w: !llvm.ptr<1>, " + mapParameter("y"), text);

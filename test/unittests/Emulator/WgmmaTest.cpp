@@ -199,9 +199,13 @@ struct Defects {
   bool addAgain = false;
   /// XORed into A's descriptor.
   uint64_t descriptorBits = 0;
+  /// Threads store the operands, rather than that they are copied.
+  bool storedOperands = false, proxyFence = true;
+  /// A is overwritten before the wait.
+  enum { Never, ByStore, ByCopy } overwritten = Never;
 };
 
-constexpr unsigned offsetB = 16384, offsetBarrier = offsetB + 65536,
+constexpr unsigned offsetB = 16384, offsetUnused = 81920, offsetBarrier = 2 * offsetUnused,
                    sharedBytes = offsetBarrier + 64;
 
 std::string makeKernelText(const Problem &problem, Defects with = {}) {
@@ -212,10 +216,29 @@ std::string makeKernelText(const Problem &problem, Defects with = {}) {
     w.initBarrier(barrier, 1);
     w.fenceInit();
     w.arriveExpect(barrier, problem.sharedA.size() + problem.sharedB.size());
-    w.load(w.shared(0), barrier, "%a", problem.sharedA.size());
-    w.load(w.shared(offsetB), barrier, "%b", problem.sharedB.size());
+    // Where the threads will store, nothing else may lie; the bytes go elsewhere.
+    unsigned to = with.storedOperands ? offsetUnused : 0;
+    w.load(w.shared(to), barrier, "%a", problem.sharedA.size());
+    w.load(w.shared(to + offsetB), barrier, "%b", problem.sharedB.size());
   });
   w.line(blockBarrier);
+  if (with.storedOperands) {
+    auto store = [&](const char *array, unsigned offset, size_t bytes) {
+      for (unsigned first = 0; first != bytes / 4; first += 128) {
+        std::string index = w.add("%tid64", w.constant(first));
+        std::string word =
+            w.value("llvm.load " + w.global(array, index) + " : !llvm.ptr<1> -> i32");
+        w.line("llvm.store " + word + ", " +
+               w.element("!llvm.ptr<3>", "%smem", w.add(w.mul(index, 4), w.constant(offset))) +
+               " : i32, !llvm.ptr<3>");
+      }
+    };
+    store("%a", 0, problem.sharedA.size());
+    store("%b", offsetB, problem.sharedB.size());
+    if (with.proxyFence)
+      w.fenceProxy();
+    w.line(blockBarrier);
+  }
   w.wait(barrier, w.i32(0));
   std::string type = test.isInteger() ? "i32" : "f32";
   std::vector<std::string> sums(
@@ -292,6 +315,13 @@ std::string makeKernelText(const Problem &problem, Defects with = {}) {
   }
   if (with.commit)
     w.commitWgmma();
+  if (with.overwritten == Defects::ByStore)
+    w.whenThread(9, [&] { w.line("llvm.store %tid, " + w.shared(64) + " : i32, !llvm.ptr<3>"); });
+  if (with.overwritten == Defects::ByCopy)
+    w.whenThread(0, [&] {
+      w.arriveExpect(barrier, 512);
+      w.load(w.shared(1024), barrier, "%a", 512);
+    });
   if (with.wait)
     w.waitWgmma();
   if (with.read)
@@ -409,6 +439,25 @@ TEST(WgmmaReport, dropped_wgmma_fence_after_registers_were_written) {
                "with no wgmma.fence since accumulators were read");
 }
 
+TEST(WgmmaReport, dropped_proxy_fence) {
+  Defects stored;
+  stored.storedOperands = true;
+  expectNoReport(runWith(plain, stored));
+  stored.proxyFence = false;
+  expectReport(runWith(plain, stored), Kind::MissingFence,
+               "wrote through the generic proxy; expected fence.proxy.async by that thread");
+}
+
+TEST(WgmmaReport, operand_overwritten_before_the_wait) {
+  Defects store, copy;
+  store.overwritten = Defects::ByStore;
+  copy.overwritten = Defects::ByCopy;
+  expectReport(runWith(plain, store), Kind::AsyncOperandOverwritten,
+               "thread 9: write of 4 bytes at offset 64 of shared memory (store), which a "
+               "wgmma.mma_async of warpgroup 0 still reads");
+  expectReport(runWith(plain, copy), Kind::AsyncOperandOverwritten, "(cp.async.bulk)");
+}
+
 TEST(WgmmaReport, descriptors) {
   auto flip = [](uint64_t bits) {
     Defects defects;
@@ -417,9 +466,9 @@ TEST(WgmmaReport, descriptors) {
   };
   expectReport(runWith(plain, flip(uint64_t(1) << 49)), Kind::IllegalOperand,
                "expected only the fields start, leading offset, stride offset and swizzle");
-  // A leading offset of 33 KiB leads behind the operand, and 256 KiB behind the memory.
+  // A leading offset of 33 KiB leads behind the operand, and one of 193 KiB behind the memory.
   expectReport(runWith(plain, flip(uint64_t(0x800) << 16)), Kind::UninitializedShared, "wgmma");
-  expectReport(runWith(plain, flip(uint64_t(0x2000) << 16)), Kind::SharedOutOfBounds, "wgmma");
+  expectReport(runWith(plain, flip(uint64_t(0x3000) << 16)), Kind::SharedOutOfBounds, "wgmma");
   // 32 bytes from byte 16 on of a swizzle of 32.
   const Case narrow = {D::f16, D::f16, 64, true, false, 32, 128};
   expectNoReport(runWith(narrow, {}));
@@ -472,6 +521,18 @@ TEST(WgmmaReport, accumulators_that_no_empty_assembly_reads) {
   std::string message = llvm::toString(module.takeError());
   EXPECT_NE(message.find("expected an empty inline assembly with tied operands"), std::string::npos)
       << message;
+}
+
+TEST(Wgmma, empty_assembly_leaves_other_registers_alone) {
+  // Registers may hold any bits, those of a tag too, if no wgmma wrote them.
+  HopperWriter w;
+  std::string other = w.i32(0x7fe12345);
+  w.line("llvm.store " + w.touch("i32", {other, "%tid"})[0] + ", %out : i32, !llvm.ptr<1>");
+  auto module = compileOrFail(makeKernel("%out: !llvm.ptr<1>", w.text));
+  ASSERT_TRUE(module);
+  uint32_t out = 0;
+  expectNoReport(launch(*module, {}, {1}, 0, {&out}));
+  EXPECT_EQ(out, 0x7fe12345u);
 }
 
 TEST(WgmmaReport, illegal_metadata) {

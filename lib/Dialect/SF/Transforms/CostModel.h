@@ -25,8 +25,8 @@ struct MatmulShape {
   unsigned edgeBits = 16;
 };
 
-/// Whether the product runs on Hopper's warpgroups: the chip has them, and rows of x begin where the
-/// copy engine can start.
+/// Whether the product runs on Hopper's warpgroups: the chip has them, and rows of x begin where
+/// the copy engine can start.
 bool usesWarpgroups(const MatmulShape &shape, const ChipInfo &chip);
 
 /// Configurations worth comparing for the product on the chip: those of which three stages fit in

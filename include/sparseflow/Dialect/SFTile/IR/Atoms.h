@@ -1,12 +1,12 @@
 //===- Atoms.h - Tensor-core instructions as data ---------------*- C++ -*-===//
 //
 // One atom is one tensor-core instruction. Everything that depends on the instruction stands here:
-// shape, element types, who executes it, where each operand's elements lie, how it is emitted, which
-// chips have it. A new instruction of a known family is one more row in Atoms.cpp.
+// shape, element types, who executes it, where each operand's elements lie, how it is emitted,
+// which chips have it. A new instruction of a known family is one more row in Atoms.cpp.
 //
-// Warp-wide atoms (mma) are synchronous and take operands in registers. Warpgroup-wide atoms (wgmma)
-// are asynchronous and take `a` and `b` in shared memory, found through descriptors; metadata and
-// accumulator stay in registers.
+// Warp-wide atoms (mma) are synchronous and take operands in registers. Warpgroup-wide atoms
+// (wgmma) are asynchronous and take `a` and `b` in shared memory, found through descriptors;
+// metadata and accumulator stay in registers.
 //
 // The features of `a` and of the accumulator are permuted as in Support/PackedLayout.h, so that a
 // lane owns contiguous ones: 8 of each 64 in a warp-wide atom, 2 of each 16 in the other.

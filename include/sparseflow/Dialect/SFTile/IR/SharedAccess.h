@@ -2,7 +2,8 @@
 //
 // The composition of a tile's layout with a stage's decides which instruction reads it and at which
 // addresses. The layout pass proves from this plan that the banks do not conflict; the lowering
-// emits exactly the plan. Where the tensor core itself reads shared memory, the plan is a descriptor.
+// emits exactly the plan. Where the tensor core itself reads shared memory, the plan is a
+// descriptor.
 //
 //===----------------------------------------------------------------------===//
 
@@ -48,8 +49,8 @@ struct DescriptorPlan {
 };
 
 /// Plans the read of `tile`, from the static coordinates `start`, out of a stage of `ring`, by
-/// instructions that each take `rows` rows of it. `rowBases` are the tile's rows that the bits of an
-/// instruction's row stand for. Fails, with a reason, when no descriptor describes that.
+/// instructions that each take `rows` rows of it. `rowBases` are the tile's rows that the bits of
+/// an instruction's row stand for. Fails, with a reason, when no descriptor describes that.
 llvm::Expected<DescriptorPlan> planDescriptor(RingType ring, TileType tile,
                                               llvm::ArrayRef<int64_t> start, int64_t rows,
                                               llvm::ArrayRef<uint64_t> rowBases);
