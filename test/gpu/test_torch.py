@@ -192,6 +192,41 @@ def test_transformers_on_the_gpu(tmp_path):
         assert torch.equal(again(tokens).logits, model(tokens).logits)
 
 
+class Pair(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(K, N), torch.nn.Linear(N, K)
+
+    def forward(self, x):
+        return self.down(torch.relu(self.up(x)))
+
+
+def _parallel(rank, meeting):
+    """One of two processes with a GPU each."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    torch.cuda.set_device(rank)
+    dist.init_process_group("nccl", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model, x = Pair().half().cuda(), torch.randn(96, K, device="cuda", dtype=torch.float16)
+    sf.sparsify_model(model, "int8")
+    with torch.no_grad():
+        expected = model(x)
+        plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
+        parallelize_module(model, init_device_mesh("cuda", (2,)), plan)
+        y = model(x)
+        assert model.up.weight.to_local().packed is not None
+    assert error(y, expected) < 1.5e-2
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_column_and_row_parallel_layers_over_nccl(tmp_path):
+    torch.multiprocessing.spawn(_parallel, (str(tmp_path / "meeting"),), nprocs=2)
+
+
 def host_time(call, repeats=300):
     """The host's time for a call whose kernel is short, in µs: the least of several rounds."""
     times = []

@@ -82,6 +82,17 @@ def test_the_report_is_a_table_and_data(tmp_path):
     assert json.loads(report.to_json(tmp_path / "report.json")) == json.loads((tmp_path / "report.json").read_text())
     assert report["features"][:3] == [192, 64, 128] and report["head"].inner == 64
     assert "<table>" in report._repr_html_()
+    assert rows[0]["paths"] == dict.fromkeys((1, 16, 256, 4096), "dense") and "path by tokens" in str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_magnitude_keeps_the_two_largest_and_breaks_ties_downwards(dtype):
+    from sparseflow.torch.pruning import _keep_two
+
+    weight = torch.randint(-3, 4, (32, 64)).to(dtype)
+    expected = sf.prune_24(weight)
+    assert torch.equal(prune(weight), expected)
+    assert torch.equal(weight * _keep_two(weight.abs()), expected)
 
 
 def test_sparsegpt_loses_less_than_wanda_and_that_less_than_magnitude():

@@ -20,11 +20,10 @@ import torch
 from torch import nn
 
 from ..errors import InvalidArgumentError
-from .linear import UNBOUNDED, SparseLinear
+from .linear import DEFAULT_TOKENS, UNBOUNDED, SparseLinear
 from .model import sparse_layers
 from .progress import progress
 
-DEFAULT_TOKENS = (1, 16, 256, 4096)
 #: Dense has to be this much faster before its copy of the weight is worth its memory.
 _WORTH = 0.97
 _REPEATS = 20

@@ -185,12 +185,13 @@ def compress(dense: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return interop.like(weight.values.copy(), dense), torch.from_numpy(weight.bitmask.copy())
     groups = _bits(dense).reshape(n, k // 4, 4)
     nonzero = _nonzero(dense).reshape(n, k // 4, 4)
-    # Nonzeros first, then the lowest free positions; the two kept ones back in ascending order.
-    rank = torch.where(nonzero, 0, 4) + torch.arange(4, device=dense.device)
-    kept = rank.argsort(dim=2)[..., :2].sort(dim=2).values
-    values = groups.gather(2, kept)
-    values = torch.where(nonzero.gather(2, kept), values, torch.zeros_like(values)).reshape(n, k // 2)
-    masks = (1 << kept).sum(dim=2).to(torch.uint8)
+    # Nonzeros come first, then the lowest free positions: kept are the first two.
+    before = nonzero.cumsum(dim=2) - nonzero.long()
+    place = torch.arange(4, device=dense.device)
+    rank = torch.where(nonzero, before, nonzero.sum(dim=2, keepdim=True) + place - before)
+    kept = rank < 2
+    values = torch.where(nonzero, groups, torch.zeros_like(groups))[kept].reshape(n, k // 2)
+    masks = (kept << place).sum(dim=2).to(torch.uint8)
     if k % 8:
         masks = torch.nn.functional.pad(masks, (0, 1))
     return values.view(dense.dtype), masks[:, 0::2] | masks[:, 1::2] << 4

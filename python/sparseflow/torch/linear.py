@@ -20,6 +20,8 @@ from .schemes import Scheme, scheme_named
 from .tensor import SparseWeight
 
 UNBOUNDED = 2**62
+#: Token counts that stand for all: one request's next token, a batch of them, a short and a long prompt.
+DEFAULT_TOKENS = (1, 16, 256, 4096)
 _warned: set[str] = set()
 
 
@@ -176,7 +178,7 @@ class SparseLinear(nn.Linear):
         weight = self.local_weight
         dense = weight.stored_dense()
         if weight.scheme.quantized and weight.target:
-            return layout.pack_dense(dense, kernels.pack_order(weight.target, weight.inner_size, 1))
+            return layout.pack_dense(dense, weight.pack_().order)
         return dense
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name

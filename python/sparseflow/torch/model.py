@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import nn
 from ..errors import InvalidArgumentError
 from . import layout
 from .calibration import LayerInputs, calibrate
-from .linear import QuantizedLinear, SparseLinear
+from .linear import DEFAULT_TOKENS, QuantizedLinear, SparseLinear
 from .progress import progress
 from .pruning import METHODS
 from .report import LayerReport, ModelReport
@@ -153,9 +152,16 @@ def _row(candidate: _Candidate, layer: nn.Linear, scheme: str, inputs: LayerInpu
         candidate.name, layer.out_features, layer.in_features, scheme, "", was_24, _relative(effective, weight), None,
         weight.nbytes, size,
     )  # fmt: skip
+    if isinstance(layer, SparseLinear):
+        row.paths = paths_of(layer)
     if inputs is not None and inputs.sample is not None:
         row.output_error = _relative(layer(inputs.sample), candidate.layer(inputs.sample))
     return row
+
+
+def paths_of(layer: SparseLinear, tokens: Sequence[int] = DEFAULT_TOKENS) -> dict[int, str]:
+    """ "sparse" or "dense" by number of tokens."""
+    return {count: "dense" if layer.takes_dense(count) else "sparse" for count in tokens}
 
 
 def sparsify_model(
@@ -199,7 +205,7 @@ def sparsify_model(
         return SparseLinear.from_dense(candidate.layer, method, scheme, inputs)
 
     report = _convert(model, make, scheme.name, True, calibration, method, skip, show_progress)
-    if "transformers" in sys.modules:
+    if any(each.__module__.startswith("transformers.") for each in type(model).__mro__):
         from .transformers import note_conversion
 
         note_conversion(model, scheme.name, method, skip)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..errors import InvalidArgumentError
+from ..weights import prune_24 as prune_on_host
 from . import numerics
 from .schemes import Scheme, scheme_named
 
@@ -44,8 +45,11 @@ class Statistics:
 def _keep_two(score: torch.Tensor) -> torch.Tensor:
     """A mask [N, K] of the two largest in each group of four, ties to the lower index."""
     groups = score.reshape(score.shape[0], -1, 4)
-    kept = groups.argsort(dim=2, descending=True, stable=True)[..., :2]
-    return torch.zeros_like(groups, dtype=torch.bool).scatter_(2, kept, True).reshape(score.shape)
+    kept = torch.empty_like(groups, dtype=torch.bool)
+    for i in range(4):  # an element is kept when fewer than two of the others come before it
+        mine, others = groups[..., i : i + 1], groups[..., i + 1 :]
+        kept[..., i] = (groups[..., :i] >= mine).sum(dim=2) + (others > mine).sum(dim=2) < 2
+    return kept.reshape(score.shape)
 
 
 def prune(
@@ -67,6 +71,9 @@ def prune(
     numerics.check_extents(*weight.shape)
     if not bool(torch.isfinite(weight).all()):
         raise InvalidArgumentError("expected a weight of finite elements, got NaN or infinity")
+    if method == "magnitude" and weight.device.type == "cpu":
+        pruned: torch.Tensor = prune_on_host(weight.detach())
+        return pruned
     wide = weight.detach().float()
     if method == "magnitude":
         mask = _keep_two(wide.abs())

@@ -31,7 +31,7 @@ class LayerReport:
     output_error: float | None = None
     bytes_before: int = 0
     bytes_after: int = 0
-    #: "sparse" or "dense" by number of tokens, as far as that was decided (`sparseflow.warmup`).
+    #: "sparse" or "dense" by number of tokens, as it stood then: `sparseflow.warmup` measures, `sparseflow.explain` shows.
     paths: dict[int, str] = field(default_factory=dict)
 
 
@@ -92,13 +92,13 @@ class ModelReport:
         with_paths = any(layer.paths for layer in self.layers)
         head = ["layer", "shape", "scheme", "was 2:4", "weight error"]
         head += ["output error"] if with_output else []
-        head += ["bytes before", "after"] + (["path"] if with_paths else []) + ["why dense"]
+        head += ["bytes before", "after"] + (["path by tokens"] if with_paths else []) + ["why dense"]
         rows = [head]
         for layer in self.layers:
             row = [layer.name, f"{layer.features}x{layer.inner}", layer.scheme, "yes" if layer.was_24 else ""]
             row += [_number(layer.weight_error)] + ([_number(layer.output_error)] if with_output else [])
             row += [f"{layer.bytes_before:,}", f"{layer.bytes_after:,}"]
-            row += [" ".join(f"{tokens}:{path}" for tokens, path in layer.paths.items())] if with_paths else []
+            row += [_paths(layer.paths)] if with_paths else []
             rows.append([*row, layer.reason])
         return rows
 
@@ -134,6 +134,13 @@ class ModelReport:
         line = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         return f"<table><tr>{line}</tr>{body}</table><p>{html.escape(self._summary())}</p>"
+
+
+def _paths(paths: dict[int, str]) -> str:
+    """ "sparse", or "1:dense 16:sparse …" where it depends."""
+    if len(set(paths.values())) == 1:
+        return next(iter(paths.values()))
+    return " ".join(f"{tokens}:{path}" for tokens, path in paths.items())
 
 
 def _number(value: float | None) -> str:
