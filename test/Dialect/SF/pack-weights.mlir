@@ -103,6 +103,37 @@ func.func @other_bytes(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
 
 // -----
 
+// The configuration says for which instructions. One weight in two orders is packed twice.
+// CHECK-LABEL: @two_orders
+// CHECK-DAG: %[[A:.*]] = arith.constant dense_resource<up.wgmma> : tensor<1x4xi8, #sf.weight<sp24, pack = wgmma>>
+// CHECK-DAG: %[[B:.*]] = arith.constant dense_resource<up.mma> : tensor<1x4xi8, #sf.weight<sp24, pack = mma>>
+// CHECK: sf.matmul %arg0, %[[A]]
+// CHECK: sf.matmul %arg0, %[[B]]
+// CHECK: up.wgmma: "0x10000000010200
+func.func @two_orders(%x: tensor<?x4xi8>) -> (tensor<?x1xi32>, tensor<?x1xi32>) {
+  %w = arith.constant dense_resource<up.sp24> : tensor<1x4xi8, #sf.weight<sp24>>
+  %0 = sf.matmul %x, %w {configs = [#sf.kernel_config<tile = 64x8x128, warps = 4x1, atom = wgmma_sp>]}
+    : (tensor<?x4xi8>, tensor<1x4xi8, #sf.weight<sp24>>) -> tensor<?x1xi32>
+  %1 = sf.matmul %x, %w {configs = [#sf.kernel_config<tile = 64x8x128, warps = 1x1, atom = mma_sp>]}
+    : (tensor<?x4xi8>, tensor<1x4xi8, #sf.weight<sp24>>) -> tensor<?x1xi32>
+  return %0, %1 : tensor<?x1xi32>, tensor<?x1xi32>
+}
+{-#
+  dialect_resources: { builtin: { up.sp24: "0x10000000010209" } }
+#-}
+
+// -----
+
+// CHECK-LABEL: @run_time_warpgroups
+// CHECK-NEXT: sf.pack %arg1 : tensor<64x128xf16> -> tensor<64x128xf16, #sf.weight<dense, pack = wgmma>>
+func.func @run_time_warpgroups(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) -> tensor<?x64xf16> {
+  %0 = sf.matmul %x, %w {configs = [#sf.kernel_config<tile = 64x8x64, warps = 4x1, atom = wgmma>]}
+    : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf16>
+  return %0 : tensor<?x64xf16>
+}
+
+// -----
+
 func.func @absent(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
   // expected-error@+1 {{expected the bytes of the resource 'absent', got none}}
   %w = arith.constant dense_resource<absent> : tensor<1x4xi8>

@@ -60,3 +60,32 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+#wide = #sf_tile.layout<register = [[0, 1], [1, 0]], lane = [[0, 2], [0, 4], [0, 8], [0, 16], [0, 32]], warps = [1, 2], along = [0, 1]>
+#narrow = #sf_tile.layout<register = [[1, 0]], lane = [[0, 0], [0, 0], [0, 0], [0, 0], [0, 0]], warps = [1, 2], along = [0, -1]>
+
+// Barriers, 16 bytes a stage, follow the rings and the scratch.
+// CHECK-LABEL: sf_tile.kernel @barriers
+// CHECK-SAME: shared_bytes = 15408 : i64
+// CHECK: sf_tile.barriers {consumers = 8 : i64, offset = 15360 : i64} : <3>
+// CHECK-LABEL: sf_tile.kernel @barriers_behind_scratch
+// CHECK-SAME: shared_bytes = 2592 : i64
+// CHECK: sf_tile.barriers {consumers = 1 : i64, offset = 2560 : i64} : <2>
+// CHECK: sf_tile.reduce add %{{.*}} {dim = 1 : i64, scratch_offset = 2048 : i64}
+gpu.module @kernels attributes {sf.target = #sf.target<"sm_90a">} {
+  sf_tile.kernel @barriers() attributes {threads = 288 : i64} {
+    %x = sf_tile.ring : !sf_tile.ring<3 x 32x64xf16>
+    %m = sf_tile.ring : !sf_tile.ring<3 x 64x16xi4>
+    %b = sf_tile.barriers {consumers = 8 : i64} : !sf_tile.barriers<3>
+    sf_tile.return
+  }
+  sf_tile.kernel @barriers_behind_scratch(%x: memref<2x128xf32>, %i: index) attributes {threads = 64 : i64} {
+    %ring = sf_tile.ring : !sf_tile.ring<2 x 8x64xf16>
+    %b = sf_tile.barriers {consumers = 1 : i64} : !sf_tile.barriers<2>
+    %t = sf_tile.load %x[%i, %i] : memref<2x128xf32> -> !sf_tile.tile<2x128xf32, #wide>
+    %s = sf_tile.reduce add %t {dim = 1} : !sf_tile.tile<2x128xf32, #wide> -> !sf_tile.tile<2x1xf32, #narrow>
+    sf_tile.return
+  }
+}

@@ -184,3 +184,52 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+// A warpgroup's warp has 16 features.
+gpu.module @kernels {
+  sf_tile.kernel @wide_warp(%i: index)
+      attributes {config = #sf.kernel_config<tile = 64x64x64, warps = 1x1, atom = mma>, threads = 32 : i64} {
+    %zero = arith.constant 0.0 : f32
+    %acc = sf_tile.splat %zero : f32 -> !sf_tile.tile<64x64xf32>
+    %x = sf_tile.ring : !sf_tile.ring<2 x 64x64xf16>
+    %w = sf_tile.ring : !sf_tile.ring<2 x 64x64xf16>
+    %b = sf_tile.load %x[%i] : !sf_tile.ring<2 x 64x64xf16> -> !sf_tile.tile<64x16xf16>
+    %a = sf_tile.load %w[%i] : !sf_tile.ring<2 x 64x64xf16> -> !sf_tile.tile<64x16xf16>
+    // expected-error @below {{expected a warp's tile to have 16 features, got 64; use another number of warps along features}}
+    %r = sf_tile.mma <"wgmma_m64k16_f16"> %a, %b, %acc
+      : !sf_tile.tile<64x16xf16>, !sf_tile.tile<64x16xf16>, !sf_tile.tile<64x64xf32> -> !sf_tile.tile<64x64xf32>
+    sf_tile.return
+  }
+}
+
+// -----
+
+// A warpgroup's operands are in shared memory.
+gpu.module @kernels {
+  sf_tile.kernel @operand_in_registers(%x: memref<8x16xf16>, %i: index)
+      attributes {config = #sf.kernel_config<tile = 64x8x64, warps = 4x1, atom = wgmma>, threads = 160 : i64} {
+    %zero = arith.constant 0.0 : f32
+    %acc = sf_tile.splat %zero : f32 -> !sf_tile.tile<64x8xf32>
+    %w = sf_tile.ring : !sf_tile.ring<2 x 64x64xf16>
+    %b = sf_tile.load %x[%i, %i] : memref<8x16xf16> -> !sf_tile.tile<8x16xf16>
+    %a = sf_tile.load %w[%i] : !sf_tile.ring<2 x 64x64xf16> -> !sf_tile.tile<64x16xf16>
+    // expected-error @below {{expected the operands of a warpgroup's product to be loaded from rings}}
+    %r = sf_tile.mma <"wgmma_m64k16_f16"> %a, %b, %acc
+      : !sf_tile.tile<64x16xf16>, !sf_tile.tile<8x16xf16>, !sf_tile.tile<64x8xf32> -> !sf_tile.tile<64x8xf32>
+    sf_tile.return
+  }
+}
+
+// -----
+
+#swizzled = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [0, 8], [0, 16], [0, 32], [1, 8], [2, 16], [4, 32]]>
+gpu.module @kernels {
+  sf_tile.kernel @not_an_operand(%i: index) attributes {threads = 32 : i64} {
+    %ring = sf_tile.ring : !sf_tile.ring<2 x 8x64xf16, #swizzled>
+    // expected-error @below {{cannot describe the tile: expected a tile in shared memory to be one operand of products of warpgroups}}
+    %0 = sf_tile.load %ring[%i] : !sf_tile.ring<2 x 8x64xf16, #swizzled> -> !sf_tile.tile<8x16xf16, #swizzled>
+    sf_tile.return
+  }
+}

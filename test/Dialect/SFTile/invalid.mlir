@@ -79,6 +79,31 @@ func.func private @tile_as_stage(!sf_tile.ring<2 x 1x2xf32, #sf_tile.layout<regi
 
 // -----
 
+// expected-error @below {{expected barriers of at least one stage, got 0}}
+func.func private @no_barriers(!sf_tile.barriers<0>)
+
+// -----
+
+// expected-error @below {{expected a box of two dimensions, each from 1 to 256}}
+func.func private @map_rank(!sf_tile.tensor_map<64xf16, of = 0>)
+
+// -----
+
+// expected-error @below {{expected a box of two dimensions, each from 1 to 256}}
+func.func private @map_box(!sf_tile.tensor_map<512x64xf16, of = 0>)
+
+// -----
+
+// expected-error @below {{expected an integer or float element type, got 'index'}}
+func.func private @map_element(!sf_tile.tensor_map<8x64xindex, of = 0>)
+
+// -----
+
+// expected-error @below {{expected the number of an argument, got -1}}
+func.func private @map_argument(!sf_tile.tensor_map<8x64xf16, of = -1>)
+
+// -----
+
 // Kernels.
 
 gpu.module @kernels {
@@ -145,6 +170,61 @@ func.func @copy_bytes(%x: memref<8x8xf16>, %i: index, %ring: !sf_tile.ring<2 x 8
 func.func @copy_element(%x: memref<8x8xindex>, %i: index, %ring: !sf_tile.ring<2 x 8x8xf16>) {
   // expected-error @below {{expected integer or float elements, got 'index'}}
   sf_tile.copy_async %x[%i, %i] [8, 8] to %ring[%i] storage : memref<8x8xindex> to <2 x 8x8xf16>
+  return
+}
+
+// -----
+
+func.func @copy_source(%x: tensor<8x8xf16>, %i: index, %ring: !sf_tile.ring<2 x 8x8xf16>) {
+  // expected-error @below {{expected a memref or a tensor map, got 'tensor<8x8xf16>'}}
+  sf_tile.copy_async %x[%i, %i] [8, 8] to %ring[%i] logical : tensor<8x8xf16> to <2 x 8x8xf16>
+  return
+}
+
+// -----
+
+func.func @copy_map_without_barriers(%map: !sf_tile.tensor_map<8x64xf16, of = 0>, %i: index, %ring: !sf_tile.ring<2 x 8x64xf16>) {
+  // expected-error @below {{expected a copy through a tensor map to be logical, to signal barriers and to have no condition}}
+  sf_tile.copy_async %map[%i, %i] [8, 64] to %ring[%i] logical : !sf_tile.tensor_map<8x64xf16, of = 0> to <2 x 8x64xf16>
+  return
+}
+
+// -----
+
+func.func @copy_map_in_storage_order(%map: !sf_tile.tensor_map<8x64xf16, of = 0>, %i: index, %ring: !sf_tile.ring<2 x 8x64xf16>,
+                                     %barriers: !sf_tile.barriers<2>) {
+  // expected-error @below {{expected a copy through a tensor map to be logical}}
+  sf_tile.copy_async %map[%i, %i] [8, 64] to %ring[%i] signals %barriers storage
+    : !sf_tile.tensor_map<8x64xf16, of = 0> to <2 x 8x64xf16>, !sf_tile.barriers<2>
+  return
+}
+
+// -----
+
+func.func @copy_map_with_condition(%map: !sf_tile.tensor_map<8x64xf16, of = 0>, %i: index, %ring: !sf_tile.ring<2 x 8x64xf16>,
+                                   %barriers: !sf_tile.barriers<2>, %on: i1) {
+  // expected-error @below {{expected a copy through a tensor map to be logical}}
+  sf_tile.copy_async %map[%i, %i] [8, 64] to %ring[%i] if %on signals %barriers logical
+    : !sf_tile.tensor_map<8x64xf16, of = 0> to <2 x 8x64xf16>, !sf_tile.barriers<2>
+  return
+}
+
+// -----
+
+func.func @copy_map_type(%map: !sf_tile.tensor_map<8x64xbf16, of = 0>, %i: index, %ring: !sf_tile.ring<2 x 8x64xf16>,
+                         %barriers: !sf_tile.barriers<2>) {
+  // expected-error @below {{expected the box to have the stage's shape and element type, got '!sf_tile.tensor_map<8x64xbf16, of = 0>' and '!sf_tile.ring<2 x 8x64xf16>'}}
+  sf_tile.copy_async %map[%i, %i] [8, 64] to %ring[%i] signals %barriers logical
+    : !sf_tile.tensor_map<8x64xbf16, of = 0> to <2 x 8x64xf16>, !sf_tile.barriers<2>
+  return
+}
+
+// -----
+
+func.func @copy_signals_logical(%x: memref<8x64xf16>, %i: index, %ring: !sf_tile.ring<2 x 8x64xf16>, %barriers: !sf_tile.barriers<2>) {
+  // expected-error @below {{expected a copy of a memref that signals barriers to be in storage order and to have no condition}}
+  sf_tile.copy_async %x[%i, %i] [8, 64] to %ring[%i] signals %barriers logical
+    : memref<8x64xf16> to <2 x 8x64xf16>, !sf_tile.barriers<2>
   return
 }
 
@@ -481,6 +561,22 @@ func.func @mma_metadata_start(%a: !sf_tile.tile<64x16xf16>, %b: !sf_tile.tile<8x
   // expected-error @below {{expected metadata_start to be a multiple of 8 below 16, got 4}}
   sf_tile.mma <"mma_sp_m16n8k32_f16"> %a, %b, %acc metadata %metadata {metadata_start = 4 : i64}
     : !sf_tile.tile<64x16xf16>, !sf_tile.tile<8x32xf16>, !sf_tile.tile<64x8xf32>, !sf_tile.tile<64x16xi4> -> !sf_tile.tile<64x8xf32>
+  return
+}
+
+// -----
+
+func.func @mma_wait_types(%acc: !sf_tile.tile<64x8xf32>) {
+  // expected-error @below {{expected results of the operands' types}}
+  "sf_tile.mma_wait"(%acc) {pending = 0 : i64} : (!sf_tile.tile<64x8xf32>) -> (!sf_tile.tile<64x8xi32>)
+  return
+}
+
+// -----
+
+func.func @mma_wait_pending(%acc: !sf_tile.tile<64x8xf32>) {
+  // expected-error @below {{expected nothing pending where registers are given back, got 1}}
+  %0 = sf_tile.mma_wait 1(%acc : !sf_tile.tile<64x8xf32>) -> !sf_tile.tile<64x8xf32>
   return
 }
 

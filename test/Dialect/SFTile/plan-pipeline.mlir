@@ -110,3 +110,31 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+// 128 x 256 f16 2:4 by wgmma: 41984 bytes a stage, of which five leave room for their barriers.
+// CHECK-LABEL: sf_tile.kernel @asynchronous
+// CHECK: } {stages = 5 : i64}
+gpu.module @kernels attributes {sf.target = #sf.target<"sm_90a">} {
+  sf_tile.kernel @asynchronous(%init: !sf_tile.tile<128x256xf32>, %steps: index) attributes {threads = 288 : i64} {
+    %c0 = arith.constant 0 : index
+    %x = sf_tile.ring : !sf_tile.ring<? x 256x64xf16>
+    %w = sf_tile.ring : !sf_tile.ring<? x 128x32xf16>
+    %m = sf_tile.ring : !sf_tile.ring<? x 128x16xi4>
+    %sum = sf_tile.pipeline %c0 to %steps init(%init : !sf_tile.tile<128x256xf32>)
+        rings(%x, %w, %m : !sf_tile.ring<? x 256x64xf16>, !sf_tile.ring<? x 128x32xf16>, !sf_tile.ring<? x 128x16xi4>) producer {
+    ^bb0(%step: index, %stage: index):
+      sf_tile.yield
+    } consumer {
+    ^bb0(%step: index, %stage: index, %carried: !sf_tile.tile<128x256xf32>):
+      %b = sf_tile.load %x[%stage] : !sf_tile.ring<? x 256x64xf16> -> !sf_tile.tile<256x32xf16>
+      %e = sf_tile.load %m[%stage] : !sf_tile.ring<? x 128x16xi4> -> !sf_tile.tile<128x16xi4>
+      %a = sf_tile.load %w[%stage] : !sf_tile.ring<? x 128x32xf16> -> !sf_tile.tile<128x16xf16>
+      %r = sf_tile.mma <"wgmma_sp_m64k32_f16"> %a, %b, %carried metadata %e
+        : !sf_tile.tile<128x16xf16>, !sf_tile.tile<256x32xf16>, !sf_tile.tile<128x256xf32>, !sf_tile.tile<128x16xi4> -> !sf_tile.tile<128x256xf32>
+      sf_tile.yield %r : !sf_tile.tile<128x256xf32>
+    } -> !sf_tile.tile<128x256xf32>
+    sf_tile.return
+  }
+}

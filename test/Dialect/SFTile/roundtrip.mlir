@@ -17,16 +17,22 @@
 // CHECK-SAME: !sf_tile.tile<64x1xf16, #[[SLICE]]>
 // CHECK-SAME: !sf_tile.ring<? x 128x64xf8E4M3FN>
 // CHECK-SAME: !sf_tile.ring<4 x 2x8xi8, #[[STAGE]]>
+// CHECK-SAME: !sf_tile.tile<2x4xi8, #[[STAGE]]>
+// CHECK-SAME: !sf_tile.barriers<5>
+// CHECK-SAME: !sf_tile.tensor_map<256x64xf16, of = 0>
 func.func private @types(!sf_tile.tile<64xf32>, !sf_tile.tile<64x16xi4>, !sf_tile.tile<64x16xf16, #tile>,
                          !sf_tile.tile<64x1xf16, #slice>, !sf_tile.ring<? x 128x64xf8E4M3FN>,
-                         !sf_tile.ring<4 x 2x8xi8, #stage>)
+                         !sf_tile.ring<4 x 2x8xi8, #stage>, !sf_tile.tile<2x4xi8, #stage>, !sf_tile.barriers<5>,
+                         !sf_tile.tensor_map<256x64xf16, of = 0>)
 
 // CHECK-LABEL: func.func private @attributes
 // CHECK-SAME: atom = #sf_tile.atom<"mma_sp_m16n8k64_s8">
 // CHECK-SAME: order = #sf_tile<order logical>
 // CHECK-SAME: reduce = #sf_tile<reduce max>
+// CHECK-SAME: role = #sf_tile<role producer>
 func.func private @attributes() attributes {
-  atom = #sf_tile.atom<"mma_sp_m16n8k64_s8">, order = #sf_tile<order logical>, reduce = #sf_tile<reduce max>}
+  atom = #sf_tile.atom<"mma_sp_m16n8k64_s8">, order = #sf_tile<order logical>, reduce = #sf_tile<reduce max>,
+  role = #sf_tile<role producer>}
 
 gpu.module @kernels {
   // CHECK-LABEL: sf_tile.kernel @attributes(%{{.*}}: memref<?x64xf16, strided<[?, 1]>>, %{{.*}}: i32)
@@ -113,6 +119,48 @@ gpu.module @kernels {
     } {stages = 4 : i64}
     sf_tile.return
   }
+}
+
+// CHECK-LABEL: func.func @roles
+func.func @roles(%map: !sf_tile.tensor_map<16x64xf16, of = 0>, %w: memref<1x4x2048xf16>, %stage: index, %parity: i32, %on: i1,
+                 %acc: !sf_tile.tile<64x16xf32>, %metadata: !sf_tile.tile<64x16xi4>) {
+  %ring = sf_tile.ring : !sf_tile.ring<2 x 16x64xf16>
+  %packed = sf_tile.ring : !sf_tile.ring<2 x 64x32xf16>
+  // CHECK: %[[BARRIERS:.*]] = sf_tile.barriers {consumers = 4 : i64} : <2>
+  %barriers = sf_tile.barriers {consumers = 4} : !sf_tile.barriers<2>
+  // CHECK: sf_tile.barriers {consumers = 8 : i64, offset = 1024 : i64} : <5>
+  %placed = sf_tile.barriers {consumers = 8, offset = 1024} : !sf_tile.barriers<5>
+  // CHECK: sf_tile.role producer {
+  sf_tile.role producer {
+    // CHECK-NEXT: sf_tile.acquire %[[BARRIERS]][%{{.*}}] parity %{{.*}} {bytes = 6144 : i64} : <2>
+    sf_tile.acquire %barriers[%stage] parity %parity {bytes = 6144} : !sf_tile.barriers<2>
+    // CHECK-NEXT: sf_tile.copy_async %{{.*}}[%{{.*}}, %{{.*}}] [16, 64] to %{{.*}}[%{{.*}}] signals %[[BARRIERS]] logical : !sf_tile.tensor_map<16x64xf16, of = 0> to <2 x 16x64xf16>, !sf_tile.barriers<2>
+    sf_tile.copy_async %map[%stage, %stage] [16, 64] to %ring[%stage] signals %barriers logical
+      : !sf_tile.tensor_map<16x64xf16, of = 0> to <2 x 16x64xf16>, !sf_tile.barriers<2>
+    // CHECK-NEXT: sf_tile.copy_async %{{.*}}[%{{.*}}, %{{.*}}, %{{.*}}] [1, 1, 2048] to %{{.*}}[%{{.*}}] signals %[[BARRIERS]] storage : memref<1x4x2048xf16> to <2 x 64x32xf16>, !sf_tile.barriers<2>
+    sf_tile.copy_async %w[%stage, %stage, %stage] [1, 1, 2048] to %packed[%stage] signals %barriers storage
+      : memref<1x4x2048xf16> to <2 x 64x32xf16>, !sf_tile.barriers<2>
+  // CHECK-NEXT: } {consumers = 4 : i64}
+  } {consumers = 4}
+  // CHECK-NEXT: sf_tile.role consumer {
+  sf_tile.role consumer {
+    // CHECK-NEXT: sf_tile.await %[[BARRIERS]][%{{.*}}] parity %{{.*}} : <2>
+    sf_tile.await %barriers[%stage] parity %parity : !sf_tile.barriers<2>
+    // CHECK-NEXT: sf_tile.mma_fence
+    sf_tile.mma_fence
+    // CHECK-NEXT: sf_tile.mma_commit
+    sf_tile.mma_commit
+    // CHECK-NEXT: sf_tile.mma_wait 1
+    sf_tile.mma_wait 1
+    // CHECK-NEXT: sf_tile.mma_wait 0(%{{.*}}, %{{.*}} : !sf_tile.tile<64x16xf32>, !sf_tile.tile<64x16xi4>) -> !sf_tile.tile<64x16xf32>, !sf_tile.tile<64x16xi4>
+    %0:2 = sf_tile.mma_wait 0(%acc, %metadata : !sf_tile.tile<64x16xf32>, !sf_tile.tile<64x16xi4>)
+      -> !sf_tile.tile<64x16xf32>, !sf_tile.tile<64x16xi4>
+    // CHECK-NEXT: sf_tile.release %[[BARRIERS]][%{{.*}}] : <2>
+    sf_tile.release %barriers[%stage] : !sf_tile.barriers<2>
+    // CHECK-NEXT: sf_tile.release %[[BARRIERS]][%{{.*}}] if %{{.*}} : <2>
+    sf_tile.release %barriers[%stage] if %on : !sf_tile.barriers<2>
+  } {consumers = 4}
+  return
 }
 
 // CHECK-LABEL: func.func @arithmetic

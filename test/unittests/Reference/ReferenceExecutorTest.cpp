@@ -315,7 +315,7 @@ TEST_F(ReferenceExecutorTest, compress_equals_the_host_library) {
       Tensor dense = Tensor::random(dtype, {9, 44}, 5, 3); // few magnitudes: many ties and zeros
       if (!isPrune)
         dense = pruned(dense);
-      WeightFormat format{dtype, 9, 44, true, false};
+      WeightFormat format{dtype, 9, 44, true, std::nullopt};
       Tensor result(dtype, {9, 44});
       result.bytes.assign(format.storageBytes(), 0);
       run(llvm::formatv(kCompress, 9, 44, mlirName(dtype), isPrune ? "prune" : "verify").str(),
@@ -329,7 +329,7 @@ TEST_F(ReferenceExecutorTest, compress_objects_to_what_is_not_sparse) {
   auto executor = compile(llvm::formatv(kCompress, 1, 4, "f16", "verify").str());
   ASSERT_TRUE(bool(executor)) << llvm::toString(executor.takeError());
   Tensor dense(DType::f16, {1, 4}), result(DType::f16, {1, 4});
-  result.bytes.resize(WeightFormat{DType::f16, 1, 4, true, false}.storageBytes());
+  result.bytes.resize(WeightFormat{DType::f16, 1, 4, true, std::nullopt}.storageBytes());
   for (int i = 0; i < 3; ++i)
     dense.set(i, 1);
   std::string message = llvm::toString((*executor)->run({dense.host()}, {result.host()}));
@@ -345,7 +345,7 @@ TEST_F(ReferenceExecutorTest, compress_objects_to_what_is_not_sparse) {
 TEST_F(ReferenceExecutorTest, decompress_and_pack_keep_the_elements) {
   Tensor w = pruned(Tensor::random(DType::i8, {70, 132}, 6)), canonical = stored(w, true, false);
   Tensor dense(DType::i8, {70, 132}), packed(DType::i8, {70, 132});
-  packed.bytes.assign(WeightFormat{DType::i8, 70, 132, true, true}.storageBytes(), 0);
+  packed.bytes.assign(WeightFormat{DType::i8, 70, 132, true, PackOrder::Mma}.storageBytes(), 0);
   run(R"(
     func.func @main(%w: tensor<70x132xi8, #sf.weight<sp24>>)
         -> (tensor<70x132xi8>, tensor<70x132xi8, #sf.weight<sp24, pack = mma>>) {
@@ -541,7 +541,7 @@ TEST_F(ReferenceExecutorTest, constants_may_be_in_the_module) {
 
 TEST_F(ReferenceExecutorTest, constants_may_be_found_by_name) {
   Tensor w = pruned(Tensor::random(DType::f16, {6, 16}, 4)), storage = stored(w, true, false);
-  size_t split = WeightFormat{DType::f16, 6, 16, true, false}.valuesBytes();
+  size_t split = WeightFormat{DType::f16, 6, 16, true, std::nullopt}.valuesBytes();
   ReferenceOptions options;
   options.findConstant =
       [&](llvm::StringRef name) -> llvm::Expected<llvm::SmallVector<llvm::ArrayRef<char>, 2>> {

@@ -50,17 +50,20 @@ struct Packed {
   std::vector<uint32_t> metadata;
 };
 
-Packed pack(DType type, int64_t n, int64_t k, const Canonical &canonical) {
+Packed pack(PackOrder order, DType type, int64_t n, int64_t k, const Canonical &canonical) {
   Packed result;
   result.values.resize(packedValuesBytes(n, k, type), char(0xee));
   result.metadata.resize(packedMetadataBytes(n, k, type) / 4, 0xeeeeeeee);
-  llvm::cantFail(packWeight(PackOrder::Mma, type, n, k, canonical.values.data(),
-                            canonical.bitmask.data(), result.values.data(),
-                            result.metadata.data()));
+  llvm::cantFail(packWeight(order, type, n, k, canonical.values.data(), canonical.bitmask.data(),
+                            result.values.data(), result.metadata.data()));
   return result;
 }
 
+constexpr PackOrder kOrders[] = {PackOrder::Mma, PackOrder::Wgmma};
 constexpr DType kPackedTypes[] = {DType::f16, DType::bf16, DType::i8, DType::e4m3, DType::e5m2};
+/// Row g + 8h of a warp's 16 is feature 2g + h.
+uint64_t wgmmaFeature(uint64_t row) { return row / 16 * 16 + row % 8 * 2 + row / 8 % 2; }
+
 constexpr std::pair<int64_t, int64_t> kShapes[] = {{1, 4},     {64, 128}, {63, 60}, {65, 132},
                                                    {128, 256}, {1, 1024}, {200, 4}, {40, 68},
                                                    {0, 64},    {64, 0}};
@@ -70,19 +73,20 @@ constexpr std::pair<int64_t, int64_t> kShapes[] = {{1, 4},     {64, 128}, {63, 6
 //===----------------------------------------------------------------------===//
 
 TEST(PackedLayout, layouts_are_bijections_of_a_chunk) {
-  for (unsigned bytes : {1u, 2u}) {
-    for (bool sparse : {false, true}) {
-      LinearLayout values = packedValuesLayout(PackOrder::Mma, sparse, bytes);
-      EXPECT_TRUE(values.isBijective());
-      EXPECT_EQ(uint64_t(1) << values.getTotalInBits(),
-                uint64_t(packedChunkElements(sparse, bytes)));
-      EXPECT_EQ(values.getInSize("elem") * bytes, 16u);
+  for (PackOrder order : kOrders)
+    for (unsigned bytes : {1u, 2u}) {
+      for (bool sparse : {false, true}) {
+        LinearLayout values = packedValuesLayout(order, sparse, bytes);
+        EXPECT_TRUE(values.isBijective());
+        EXPECT_EQ(uint64_t(1) << values.getTotalInBits(),
+                  uint64_t(packedChunkElements(sparse, bytes)));
+        EXPECT_EQ(values.getInSize("elem") * bytes, 16u);
+      }
+      LinearLayout metadata = packedMetadataLayout(order, bytes);
+      EXPECT_TRUE(metadata.isBijective());
+      EXPECT_EQ(uint64_t(1) << metadata.getTotalInBits(),
+                uint64_t(packedChunkMetadataWords(bytes) * 8));
     }
-    LinearLayout metadata = packedMetadataLayout(PackOrder::Mma, bytes);
-    EXPECT_TRUE(metadata.isBijective());
-    EXPECT_EQ(uint64_t(1) << metadata.getTotalInBits(),
-              uint64_t(packedChunkMetadataWords(bytes) * 8));
-  }
 }
 
 // PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type" and "... mma.m16n8k32";
@@ -164,18 +168,58 @@ TEST(PackedLayout, fragment_reads_are_free_of_bank_conflicts) {
     }
 }
 
+// PTX ISA, 9.7.15.5.1, "Shared Memory Matrix Layout" without a swizzle: an instruction's operand of
+// 64 rows by 32 bytes is two columns of core matrices, each 8 rows of 16 bytes, one behind the
+// other. Here 128 bytes lie between those along the rows and 1024 between those along k.
+TEST(PackedLayout, values_for_wgmma_are_core_matrices) {
+  for (unsigned bytes : {1u, 2u})
+    for (bool sparse : {false, true}) {
+      LinearLayout layout = packedValuesLayout(PackOrder::Wgmma, sparse, bytes);
+      uint64_t columns = packedChunkInner(bytes) / (sparse ? 2 : 1);
+      for (uint64_t row = 0; row < 64; ++row)
+        for (uint64_t column = 0; column < columns; ++column) {
+          uint64_t byte = column * bytes, step = byte / 32, half = byte / 16 % 2;
+          uint64_t offset = step * 2048 + half * 1024 + row / 8 * 128 + row % 8 * 16 + byte % 16;
+          ASSERT_EQ(layout.applyFlat(offset / bytes), wgmmaFeature(row) | column << 6);
+        }
+    }
+}
+
+// PTX ISA, 9.7.15.6.1: warp w has the metadata of rows 16w to 16w + 15, as mma.sp has it. A thread
+// reads its words at a distance of a warpgroup's 128.
+TEST(PackedLayout, metadata_for_wgmma_is_a_word_a_thread) {
+  for (unsigned bytes : {1u, 2u}) {
+    LinearLayout layout = packedMetadataLayout(PackOrder::Wgmma, bytes);
+    for (uint64_t word = 0; word < uint64_t(packedChunkMetadataWords(bytes)); ++word)
+      for (uint64_t nibble = 0; nibble < 8; ++nibble) {
+        uint64_t thread = word % 128, lane = thread % 32, row = thread / 32 * 16 + lane / 4, column;
+        if (bytes == 2) {
+          row += 8 * (nibble / 4);
+          column = (lane >> 1 & 1) * 32 + (lane & 1) * 16 + nibble % 4 * 4;
+        } else {
+          row += 8 * (lane & 1);
+          column = word / 128 * 64 + (lane >> 1 & 1) * 32 + nibble * 4;
+        }
+        ASSERT_EQ(layout.applyFlat(word * 8 + nibble), wgmmaFeature(row) | (column / 4) << 6);
+      }
+  }
+}
+
 //===----------------------------------------------------------------------===//
 // Packing
 //===----------------------------------------------------------------------===//
 
 // Element by element through the layout, without the permutation tables.
 TEST(PackedLayout, packing_places_every_element_where_the_layout_says) {
-  for (DType type : {DType::f16, DType::i8}) {
+  for (auto [order, type] : {std::pair(PackOrder::Mma, DType::f16),
+                             {PackOrder::Mma, DType::i8},
+                             {PackOrder::Wgmma, DType::f16},
+                             {PackOrder::Wgmma, DType::i8}}) {
     int64_t n = 70, k = 140, bytes = getByteWidth(type), inner = packedChunkInner(bytes);
     Canonical canonical = randomCanonical(type, n, k, 11);
-    Packed packed = pack(type, n, k, canonical);
-    LinearLayout values = packedValuesLayout(PackOrder::Mma, /*sparse=*/true, bytes);
-    LinearLayout metadata = packedMetadataLayout(PackOrder::Mma, bytes);
+    Packed packed = pack(order, type, n, k, canonical);
+    LinearLayout values = packedValuesLayout(order, /*sparse=*/true, bytes);
+    LinearLayout metadata = packedMetadataLayout(order, bytes);
     int64_t innerChunks = (k + inner - 1) / inner, chunks = (n + 63) / 64 * innerChunks;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       int64_t row0 = chunk / innerChunks * 64, k0 = chunk % innerChunks * inner;
@@ -204,38 +248,81 @@ TEST(PackedLayout, packing_places_every_element_where_the_layout_says) {
   }
 }
 
+// Read back as the instruction does: by descriptor without a swizzle (128 bytes along the rows,
+// 1024 along k), metadata from each thread's registers, without a layout of this library.
+TEST(PackedLayout, wgmma_reads_the_weight_that_was_packed) {
+  int64_t n = 70, k = 140;
+  for (DType type : kPackedTypes) {
+    int64_t bytes = getByteWidth(type), inner = packedChunkInner(bytes);
+    Canonical canonical = randomCanonical(type, n, k, 12);
+    Packed packed = pack(PackOrder::Wgmma, type, n, k, canonical);
+    std::vector<char> expected(n * k * bytes), read(n * k * bytes, 0);
+    llvm::cantFail(decompress24(type, n, k, canonical.values.data(), canonical.bitmask.data(),
+                                expected.data()));
+    int64_t chunkBytes = packedChunkElements(/*sparse=*/true, bytes) * bytes;
+    int64_t chunkWords = packedChunkMetadataWords(bytes), innerChunks = (k + inner - 1) / inner;
+    for (int64_t chunk = 0; chunk < (n + 63) / 64 * innerChunks; ++chunk)
+      for (int64_t row = 0; row < 64; ++row)
+        for (int64_t group = 0; group < inner / 4; ++group) {
+          int64_t feature = chunk / innerChunks * 64 + int64_t(wgmmaFeature(row));
+          int64_t first = chunk % innerChunks * inner + group * 4;
+          if (feature >= n || first >= k)
+            continue;
+          // 16-bit types: four groups a half word, the thread's pair chosen by the step. 8-bit
+          // ones: eight groups a word.
+          int64_t thread = row / 16 * 32 + row % 8 * 4, word = 0, nibble = 0;
+          if (bytes == 2) {
+            word = thread + group / 4;
+            nibble = row / 8 % 2 * 4 + group % 4;
+          } else {
+            word = group / 16 * 128 + thread + group / 8 % 2 * 2 + row / 8 % 2;
+            nibble = group % 8;
+          }
+          uint32_t positions = packed.metadata[chunk * chunkWords + word] >> nibble * 4 & 0xf;
+          for (int64_t i : {0, 1}) {
+            int64_t byte = (group * 2 + i) * bytes;
+            int64_t offset = chunk * chunkBytes + byte / 32 * 2048 + byte / 16 % 2 * 1024 +
+                             row / 8 * 128 + row % 8 * 16 + byte % 16;
+            int64_t column = first + (positions >> i * 2 & 3);
+            std::memcpy(&read[(feature * k + column) * bytes], &packed.values[offset], bytes);
+          }
+        }
+    EXPECT_EQ(read, expected) << stringifyDType(type).str();
+  }
+}
+
 TEST(PackedLayout, unpacking_inverts_packing_for_every_type_and_shape) {
-  for (DType type : kPackedTypes)
-    for (auto [n, k] : kShapes) {
-      Canonical canonical = randomCanonical(type, n, k, unsigned(n + k));
-      Packed packed = pack(type, n, k, canonical);
-      Canonical back;
-      back.values.resize(canonical.values.size());
-      back.bitmask.resize(canonical.bitmask.size());
-      ASSERT_EQ(llvm::toString(unpackWeight(PackOrder::Mma, type, n, k, packed.values.data(),
-                                            packed.metadata.data(), back.values.data(),
-                                            back.bitmask.data())),
-                "");
-      EXPECT_EQ(back.values, canonical.values) << stringifyDType(type).str() << n << 'x' << k;
-      EXPECT_EQ(back.bitmask, canonical.bitmask);
-    }
+  for (PackOrder order : kOrders)
+    for (DType type : kPackedTypes)
+      for (auto [n, k] : kShapes) {
+        Canonical canonical = randomCanonical(type, n, k, unsigned(n + k));
+        Packed packed = pack(order, type, n, k, canonical);
+        Canonical back;
+        back.values.resize(canonical.values.size());
+        back.bitmask.resize(canonical.bitmask.size());
+        ASSERT_EQ(llvm::toString(unpackWeight(order, type, n, k, packed.values.data(),
+                                              packed.metadata.data(), back.values.data(),
+                                              back.bitmask.data())),
+                  "");
+        EXPECT_EQ(back.values, canonical.values) << stringifyDType(type).str() << n << 'x' << k;
+        EXPECT_EQ(back.bitmask, canonical.bitmask);
+      }
 }
 
 TEST(PackedLayout, dense_unpacking_inverts_packing) {
-  for (DType type : kPackedTypes)
-    for (auto [n, k] :
-         {std::pair<int64_t, int64_t>{64, 64}, {65, 130}, {1, 1}, {33, 77}, {128, 256}}) {
-      std::vector<char> dense = randomBytes(size_t(n * k) * getByteWidth(type), unsigned(n * k));
-      std::vector<char> packed(packedValuesBytes(n, k, type, /*sparse=*/false), char(0xee));
-      ASSERT_EQ(
-          llvm::toString(packDenseWeight(PackOrder::Mma, type, n, k, dense.data(), packed.data())),
-          "");
-      std::vector<char> back(dense.size());
-      ASSERT_EQ(
-          llvm::toString(unpackDenseWeight(PackOrder::Mma, type, n, k, packed.data(), back.data())),
-          "");
-      EXPECT_EQ(back, dense);
-    }
+  for (PackOrder order : kOrders)
+    for (DType type : kPackedTypes)
+      for (auto [n, k] :
+           {std::pair<int64_t, int64_t>{64, 64}, {65, 130}, {1, 1}, {33, 77}, {128, 256}}) {
+        std::vector<char> dense = randomBytes(size_t(n * k) * getByteWidth(type), unsigned(n * k));
+        std::vector<char> packed(packedValuesBytes(n, k, type, /*sparse=*/false), char(0xee));
+        ASSERT_EQ(llvm::toString(packDenseWeight(order, type, n, k, dense.data(), packed.data())),
+                  "");
+        std::vector<char> back(dense.size());
+        ASSERT_EQ(llvm::toString(unpackDenseWeight(order, type, n, k, packed.data(), back.data())),
+                  "");
+        EXPECT_EQ(back, dense);
+      }
 }
 
 TEST(PackedLayout, sizes_cover_whole_chunks) {
@@ -252,13 +339,15 @@ TEST(PackedLayout, wide_types_and_damaged_metadata_are_errors) {
           packWeight(PackOrder::Mma, DType::f32, 0, 0, nullptr, nullptr, nullptr, nullptr)),
       "expected an element type of 8 or 16 bits in a packed weight, got f32; the tensor core's 2:4 "
       "operand is f16, bf16, i8, e4m3 or e5m2");
-  Canonical canonical = randomCanonical(DType::f16, 64, 64, 5);
-  Packed packed = pack(DType::f16, 64, 64, canonical);
-  packed.metadata[3] = 0;
-  std::string message = llvm::toString(
-      unpackWeight(PackOrder::Mma, DType::f16, 64, 64, packed.values.data(), packed.metadata.data(),
-                   canonical.values.data(), canonical.bitmask.data()));
-  EXPECT_NE(message.find("expected metadata nibbles"), std::string::npos);
+  for (PackOrder order : kOrders) {
+    Canonical canonical = randomCanonical(DType::f16, 64, 64, 5);
+    Packed packed = pack(order, DType::f16, 64, 64, canonical);
+    packed.metadata[3] = 0;
+    std::string message = llvm::toString(
+        unpackWeight(order, DType::f16, 64, 64, packed.values.data(), packed.metadata.data(),
+                     canonical.values.data(), canonical.bitmask.data()));
+    EXPECT_NE(message.find("expected metadata nibbles"), std::string::npos);
+  }
 }
 
 TEST(PackedLayout, packs_a_large_weight_quickly) {

@@ -42,7 +42,7 @@ TEST(WeightFormat, decoding_inverts_encoding_in_every_form) {
 }
 
 TEST(WeightFormat, storage_of_another_size_is_rejected) {
-  WeightFormat format{DType::f16, 4, 8, true, false};
+  WeightFormat format{DType::f16, 4, 8, true, std::nullopt};
   std::vector<char> storage(format.storageBytes() - 1), dense(format.denseBytes());
   EXPECT_EQ(llvm::toString(decodeWeight(format, {llvm::ArrayRef<char>(storage)}, dense)),
             "expected 32 bytes of elements and 4 of positions for a weight [4, 8] of f16, got 35 "
@@ -50,7 +50,7 @@ TEST(WeightFormat, storage_of_another_size_is_rejected) {
 }
 
 TEST(WeightFormat, sparse_form_of_a_dense_weight_is_rejected) {
-  WeightFormat format{DType::i8, 1, 4, true, true};
+  WeightFormat format{DType::i8, 1, 4, true, PackOrder::Mma};
   std::vector<char> dense = {1, 2, 3, 4}, storage(format.storageBytes());
   EXPECT_NE(llvm::toString(encodeWeight(format, dense, storage)), "");
 }

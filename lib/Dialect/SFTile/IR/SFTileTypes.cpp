@@ -92,6 +92,16 @@ LogicalResult TileType::verify(function_ref<InFlightDiagnostic()> emitError,
 }
 
 //===----------------------------------------------------------------------===//
+// BarriersType
+//===----------------------------------------------------------------------===//
+
+LogicalResult BarriersType::verify(function_ref<InFlightDiagnostic()> emitError, int64_t stages) {
+  if (stages < 1)
+    return emitError() << "expected barriers of at least one stage, got " << stages;
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
 // TensorMapType
 //===----------------------------------------------------------------------===//
 
@@ -103,7 +113,7 @@ Type TensorMapType::parse(AsmParser &parser) {
       parser.parseType(elementType) || parser.parseComma() || parser.parseKeyword("of") ||
       parser.parseEqual() || parser.parseInteger(of) || parser.parseGreater())
     return {};
-  return get(parser.getContext(), box, elementType, of);
+  return parser.getChecked<TensorMapType>(parser.getContext(), box, elementType, of);
 }
 
 void TensorMapType::print(AsmPrinter &printer) const {
@@ -111,6 +121,18 @@ void TensorMapType::print(AsmPrinter &printer) const {
   for (int64_t size : getBox())
     printer << size << 'x';
   printer << getElementType() << ", of = " << getOf() << '>';
+}
+
+LogicalResult TensorMapType::verify(function_ref<InFlightDiagnostic()> emitError,
+                                    ArrayRef<int64_t> box, Type elementType, int64_t of) {
+  constexpr int64_t maxBox = 256;
+  if (box.size() != 2 || llvm::any_of(box, [](int64_t s) { return s < 1 || s > maxBox; }))
+    return emitError() << "expected a box of two dimensions, each from 1 to " << maxBox;
+  if (!elementType.isIntOrFloat())
+    return emitError() << "expected an integer or float element type, got " << elementType;
+  if (of < 0)
+    return emitError() << "expected the number of an argument, got " << of;
+  return success();
 }
 
 //===----------------------------------------------------------------------===//

@@ -76,6 +76,143 @@ TEST_F(SharedAccessTest, PackedWeightsAreSixteenContiguousBytesALane) {
   EXPECT_TRUE(plan.getBankConflicts().isFree());
 }
 
+//===----------------------------------------------------------------------===//
+// Descriptors
+//===----------------------------------------------------------------------===//
+
+// PTX ISA, 9.7.15.5.1, "Matrix Descriptor Format": bits 0 to 13 address, 16 to 29 leading and 32 to
+// 45 stride byte offset, each in 16 bytes; bits 62 and 63 the swizzle: 0 none, 1 of 128 bytes.
+uint64_t makeDescriptor(uint64_t swizzle, uint64_t leading, uint64_t stride) {
+  return swizzle << 62 | stride / 16 << 32 | leading / 16 << 16;
+}
+
+struct DescriptorTest : SharedAccessTest {
+  RingType makeRing(ArrayRef<int64_t> shape, unsigned elementBytes,
+                    ArrayRef<LinearLayout::Basis> bases) {
+    LinearLayout map({{"offset", std::vector<LinearLayout::Basis>(bases)}},
+                     {{"dim0", uint64_t(shape[0])}, {"dim1", uint64_t(shape[1])}});
+    return RingType::get(2, shape, getElement(elementBytes),
+                         LayoutAttr::fromLinearLayout(&context, map, {}, {}));
+  }
+  Type getElement(unsigned bytes) {
+    return bytes == 2 ? Type(Float16Type::get(&context)) : IntegerType::get(&context, 8);
+  }
+
+  /// A stage of x: panels of 128 bytes, whose 16-byte pieces are permuted by the row.
+  RingType makeTokenStage(uint64_t tokens, uint64_t columns, unsigned bytes) {
+    uint64_t panel = 128 / bytes;
+    std::vector<LinearLayout::Basis> bases;
+    for (uint64_t column = 1; column < panel; column *= 2)
+      bases.push_back({0, column});
+    for (uint64_t row = 1; row < tokens; row *= 2)
+      bases.push_back({row, row < 8 ? row * 16 / bytes : 0});
+    for (uint64_t column = panel; column < columns; column *= 2)
+      bases.push_back({0, column});
+    return makeRing({int64_t(tokens), int64_t(columns)}, bytes, bases);
+  }
+
+  /// A stage of packed values: chunks along k, then along features.
+  RingType makeWeightStage(PackOrder order, bool sparse, unsigned bytes, int64_t features,
+                           int64_t columns) {
+    LinearLayout chunk = packedValuesLayout(order, sparse, bytes).flattenIns("offset");
+    std::vector<LinearLayout::Basis> bases;
+    StringRef column = sparse ? "kept" : "k";
+    for (unsigned bit = 0; bit < chunk.getTotalInBits(); ++bit)
+      bases.push_back(
+          {chunk.getBasis("offset", bit, "feature"), chunk.getBasis("offset", bit, column)});
+    for (int64_t c = chunk.getOutSize(column); c < columns; c *= 2)
+      bases.push_back({0, uint64_t(c)});
+    for (int64_t f = kPackedChunkFeatures; f < features; f *= 2)
+      bases.push_back({uint64_t(f), 0});
+    return makeRing({features, columns}, bytes, bases);
+  }
+
+  /// All rows of the stage from `start`, `columns` wide, by instructions that take all of them.
+  llvm::Expected<DescriptorPlan> planTokens(RingType ring, ArrayRef<int64_t> start,
+                                            int64_t columns) {
+    int64_t tokens = ring.getShape()[0];
+    std::vector<uint64_t> rowBases;
+    for (int64_t row = 1; row < tokens; row *= 2)
+      rowBases.push_back(row);
+    return planDescriptor(ring, TileType::get({tokens, columns}, ring.getElementType()), start,
+                          tokens, rowBases);
+  }
+  /// The same by instructions that take 64 rows each.
+  llvm::Expected<DescriptorPlan> planWeights(RingType ring, ArrayRef<int64_t> start,
+                                             int64_t columns) {
+    return planDescriptor(ring, TileType::get({ring.getShape()[0], columns}, ring.getElementType()),
+                          start, kPackedChunkFeatures, kWgmmaRowFeatures);
+  }
+  std::string expectError(llvm::Expected<DescriptorPlan> plan) {
+    EXPECT_FALSE(plan);
+    return llvm::toString(plan.takeError());
+  }
+};
+
+// 8 rows of 128 bytes lie together; the leading offset is not used.
+TEST_F(DescriptorTest, TokensHaveThe128ByteSwizzle) {
+  for (unsigned bytes : {1u, 2u})
+    for (uint64_t tokens : {16, 256}) {
+      RingType ring = makeTokenStage(tokens, 128 / bytes, bytes);
+      DescriptorPlan plan = llvm::cantFail(planTokens(ring, {0, 0}, 32 / bytes));
+      EXPECT_EQ(plan.fields, makeDescriptor(/*swizzle=*/1, /*leading=*/16, /*stride=*/1024));
+      EXPECT_EQ(plan.start, 0u);
+      EXPECT_EQ(plan.warpgroupStride, 0u);
+    }
+}
+
+TEST_F(DescriptorTest, StepsOfTokensAdvanceInTheRow) {
+  // A sparse step takes 64 bytes of a row.
+  EXPECT_EQ(llvm::cantFail(planTokens(makeTokenStage(64, 64, 2), {0, 32}, 32)).start, 64u);
+  EXPECT_EQ(llvm::cantFail(planTokens(makeTokenStage(64, 128, 1), {0, 64}, 64)).start, 64u);
+  EXPECT_EQ(llvm::cantFail(planTokens(makeTokenStage(64, 64, 2), {0, 48}, 16)).start, 96u);
+  // A second panel stands behind all rows of the first.
+  EXPECT_EQ(llvm::cantFail(planTokens(makeTokenStage(64, 128, 2), {0, 96}, 32)).start,
+            64u * 128 + 64);
+}
+
+TEST_F(DescriptorTest, EightTokensAreOneCoreMatrixColumn) {
+  DescriptorPlan plan = llvm::cantFail(planTokens(makeTokenStage(8, 64, 2), {0, 32}, 32));
+  EXPECT_EQ(plan.fields, makeDescriptor(1, 16, 0));
+}
+
+TEST_F(DescriptorTest, WeightsAreCoreMatricesWithoutSwizzle) {
+  for (unsigned bytes : {1u, 2u})
+    for (bool sparse : {false, true}) {
+      int64_t columns = 128 / bytes / (sparse ? 2 : 1), step = 32 / bytes;
+      uint32_t chunk = 64 * columns * bytes;
+      RingType ring = makeWeightStage(PackOrder::Wgmma, sparse, bytes, 128, columns);
+      for (int64_t i = 0; i < columns / step; ++i) {
+        DescriptorPlan plan = llvm::cantFail(planWeights(ring, {0, i * step}, step));
+        EXPECT_EQ(plan.fields, makeDescriptor(/*swizzle=*/0, /*leading=*/1024, /*stride=*/128));
+        EXPECT_EQ(plan.start, i * 2048);
+        // The second warpgroup's rows are the next chunk.
+        EXPECT_EQ(plan.warpgroupStride, chunk);
+      }
+    }
+}
+
+TEST_F(DescriptorTest, OneChunkOfFeaturesHasOneWarpgroup) {
+  RingType ring = makeWeightStage(PackOrder::Wgmma, /*sparse=*/true, 2, 64, 32);
+  EXPECT_EQ(llvm::cantFail(planWeights(ring, {0, 16}, 16)).warpgroupStride, 0u);
+}
+
+TEST_F(DescriptorTest, OtherStagesAreRefused) {
+  const char *expected = "expected a stage of core matrices (8 rows of 16 bytes) at equal "
+                         "distances, plain or with the 128-byte swizzle";
+  // Rows of 128 bytes one below the other.
+  EXPECT_EQ(expectError(planTokens(makeStage({0, 0, 0}), {0, 0}, 32)), expected);
+  // Pieces permuted by another function of the row.
+  EXPECT_EQ(expectError(planTokens(makeStage({16, 8, 32}), {0, 0}, 32)), expected);
+  // The order of mma.sp.
+  RingType fragments = makeWeightStage(PackOrder::Mma, /*sparse=*/true, 2, 64, 32);
+  EXPECT_EQ(expectError(planWeights(fragments, {0, 0}, 16)), expected);
+  // Core matrices whose distance doubles and then does not: rows 16 to 31 stand behind 32 to 63.
+  std::vector<LinearLayout::Basis> bases = {{0, 1}, {0, 2}, {0, 4},  {2, 0},  {4, 0},
+                                            {8, 0}, {1, 0}, {32, 0}, {16, 0}, {0, 8}};
+  EXPECT_EQ(expectError(planWeights(makeRing({64, 16}, 2, bases), {0, 0}, 16)), expected);
+}
+
 TEST_F(SharedAccessTest, UnassignedLayoutsAreAnError) {
   auto ring = RingType::get(2, {8, 64}, Float16Type::get(&context));
   llvm::Expected<SharedReadPlan> plan = planSharedRead(ring, makeTokens(), {0, 0});

@@ -82,6 +82,7 @@ def SFTile_BarriersType : TypeDef<SFTile_Dialect, "Barriers"> {
   }];
   let parameters = (ins "int64_t":$stages);
   let assemblyFormat = "`<` $stages `>`";
+  let genVerifyDecl = 1;
   let extraClassDeclaration = [{
     int64_t getBytes() const { return 16 * getStages(); }
   }];
@@ -97,6 +98,7 @@ def SFTile_TensorMapType : TypeDef<SFTile_Dialect, "TensorMap"> {
   }];
   let parameters = (ins ArrayRefParameter<"int64_t">:$box, "::mlir::Type":$elementType, "int64_t":$of);
   let hasCustomAssemblyFormat = 1;
+  let genVerifyDecl = 1;
 }
 
 #endif // SPARSEFLOW_DIALECT_SFTILE_IR_SFTILETYPES_TD

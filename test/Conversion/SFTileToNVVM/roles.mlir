@@ -1,0 +1,60 @@
+// RUN: sparseflow-opt %s --split-input-file --pass-pipeline="builtin.module(gpu.module(convert-sf-tile-to-nvvm,canonicalize,cse))" | FileCheck %s
+
+// One thread initializes a stage's two barriers, the full ones (one arrival, the producer's) before the empty ones (one for each of
+// 4 warps), and tells the copy engine; then the block may go on. 2 stages: empty ones begin 16 bytes behind full ones.
+// CHECK-LABEL: llvm.func @barriers
+// CHECK: %[[THREAD:.*]] = nvvm.read.ptx.sreg.tid.x
+// CHECK: %[[FIRST:.*]] = arith.cmpi eq, %[[THREAD]], %c0_i32
+// CHECK: scf.if %[[FIRST]] {
+// CHECK:   %[[FULL0:.*]] = llvm.getelementptr %[[SMEM:.*]][1024]
+// CHECK:   nvvm.mbarrier.init %[[FULL0]], %c1_i32
+// CHECK:   %[[EMPTY0:.*]] = llvm.getelementptr %[[FULL0]][16]
+// CHECK:   nvvm.mbarrier.init %[[EMPTY0]], %c4_i32
+// CHECK:   %[[FULL1:.*]] = llvm.getelementptr %[[SMEM]][1032]
+// CHECK:   nvvm.mbarrier.init %[[FULL1]], %c1_i32
+// CHECK:   %[[EMPTY1:.*]] = llvm.getelementptr %[[FULL1]][16]
+// CHECK:   nvvm.mbarrier.init %[[EMPTY1]], %c4_i32
+// CHECK:   nvvm.fence.mbarrier.init
+// CHECK: }
+// CHECK: nvvm.barrier
+//
+// One thread of the fifth warp produces: it waits for the empty barrier and announces bytes at the full one.
+// CHECK: %[[PRODUCER:.*]] = arith.cmpi eq, %[[THREAD]], %c128_i32
+// CHECK: scf.if %[[PRODUCER]] {
+// CHECK:   %[[FULL:.*]] = llvm.getelementptr %{{.*}}[%{{.*}}] : (!llvm.ptr<3>, i32) -> !llvm.ptr<3>, i8
+// CHECK:   %[[EMPTY:.*]] = llvm.getelementptr %[[FULL]][16]
+// CHECK:   scf.while : () -> () {
+// CHECK:     %[[DONE:.*]] = nvvm.mbarrier.try_wait %[[EMPTY]], %[[PARITY:.*]] : !llvm.ptr<3>, i32 -> i1
+// CHECK:     %[[AGAIN:.*]] = arith.xori %[[DONE]], %true : i1
+// CHECK:     scf.condition(%[[AGAIN]])
+// CHECK:   nvvm.mbarrier.arrive.expect_tx %[[FULL]], %c4096_i32
+// CHECK: }
+//
+// Four warps consume: all wait for the full barrier, one thread of each arrives at the empty one.
+// CHECK: %[[CONSUMER:.*]] = arith.cmpi {{.*}}, %[[THREAD]], %c128_i32
+// CHECK: scf.if %[[CONSUMER]] {
+// CHECK:   %[[FULL:.*]] = llvm.getelementptr %{{.*}}[%{{.*}}] : (!llvm.ptr<3>, i32) -> !llvm.ptr<3>, i8
+// CHECK:   nvvm.mbarrier.try_wait %[[FULL]], %[[PARITY]]
+// CHECK:   %[[LANE:.*]] = arith.andi %[[THREAD]], %c31_i32
+// CHECK:   %[[ELECTED:.*]] = arith.cmpi eq, %[[LANE]], %c0_i32
+// CHECK:   scf.if %[[ELECTED]] {
+// CHECK:     %[[EMPTY:.*]] = llvm.getelementptr %{{.*}}[16]
+// CHECK:     nvvm.mbarrier.arrive %[[EMPTY]]
+// CHECK:   %[[BOTH:.*]] = arith.andi %[[ELECTED]], %[[ON:.*]] : i1
+// CHECK:   scf.if %[[BOTH]] {
+// CHECK:     nvvm.mbarrier.arrive
+gpu.module @kernels {
+  sf_tile.kernel @barriers(%i: i32, %parity: i32, %on: i1) attributes {threads = 160 : i64} {
+    %stage = arith.index_cast %i : i32 to index
+    %barriers = sf_tile.barriers {consumers = 4, offset = 1024} : !sf_tile.barriers<2>
+    sf_tile.role producer {
+      sf_tile.acquire %barriers[%stage] parity %parity {bytes = 4096} : !sf_tile.barriers<2>
+    } {consumers = 4}
+    sf_tile.role consumer {
+      sf_tile.await %barriers[%stage] parity %parity : !sf_tile.barriers<2>
+      sf_tile.release %barriers[%stage] : !sf_tile.barriers<2>
+      sf_tile.release %barriers[%stage] if %on : !sf_tile.barriers<2>
+    } {consumers = 4}
+    sf_tile.return
+  }
+}

@@ -1,0 +1,134 @@
+// RUN: sparseflow-opt %s --split-input-file --pass-pipeline="builtin.module(gpu.module(sf_tile.kernel(sf-tile-assign-roles)))" | FileCheck %s
+
+#x = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [0, 8], [0, 16], [0, 32], [1, 8], [2, 16], [4, 32]]>
+#w = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [2, 0], [4, 0], [8, 0], [1, 0], [16, 0], [32, 0], [0, 8], [0, 16]]>
+#m = #sf_tile.layout<offset = [[0, 1], [0, 2], [1, 0], [0, 4], [0, 8], [2, 0], [4, 0], [8, 0], [16, 0], [32, 0]]>
+#acc = #sf_tile.layout<register = [[1, 0], [0, 1]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, 1]>
+#e = #sf_tile.layout<register = [[0, 1], [0, 2], [1, 0]], lane = [[0, 4], [0, 8], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, -1]>
+
+// Five warps: four consume, one thread of the fifth produces. X's copy goes through a tensor map, a further argument, whose box is
+// a row of 128 bytes wide; the weight's copies need none.
+//
+// CHECK-LABEL: sf_tile.kernel @two_products
+// CHECK-SAME: %[[X:[a-z0-9]+]]: memref<?x256xf16>, %[[W:[a-z0-9]+]]: memref<1x4x2048xf16>, %[[M:[a-z0-9]+]]: memref<1x4x128xi32>, %[[STEPS:[a-z0-9]+]]: index, %[[MAP:[a-z0-9]+]]: !sf_tile.tensor_map<8x64xf16, of = 0>
+// CHECK: %[[INIT:.*]] = sf_tile.splat
+// CHECK: %[[XRING:.*]] = sf_tile.ring : <3 x 8x64xf16
+// CHECK: %[[WRING:.*]] = sf_tile.ring : <3 x 64x32xf16
+// CHECK: %[[MRING:.*]] = sf_tile.ring : <3 x 64x16xi4
+// CHECK: %[[BARRIERS:.*]] = sf_tile.barriers {consumers = 4 : i64} : <3>
+//
+// The producer. A stage's first phase, empty, counts as over, hence parity 1; it flips when the stage returns to 0. The bytes
+// announced are those of the three parts: 1024 + 4096 + 512.
+// CHECK: sf_tile.role producer {
+// CHECK:   scf.for %[[K:.*]] = %{{.*}} to %[[STEPS]] step %{{.*}} iter_args(%[[S:.*]] = %c0{{.*}}, %[[P:.*]] = %c1_i32) -> (index, i32) {
+// CHECK-NEXT: sf_tile.acquire %[[BARRIERS]][%[[S]]] parity %[[P]] {bytes = 5632 : i64} : <3>
+// CHECK-NEXT: sf_tile.copy_async %[[MAP]][%{{.*}}, %[[K]]] [8, 64] to %[[XRING]][%[[S]]] signals %[[BARRIERS]] logical
+// CHECK-NEXT: sf_tile.copy_async %[[W]][%{{.*}}, %[[K]], %{{.*}}] [1, 1, 2048] to %[[WRING]][%[[S]]] signals %[[BARRIERS]] storage
+// CHECK-NEXT: sf_tile.copy_async %[[M]][%{{.*}}, %[[K]], %{{.*}}] [1, 1, 128] to %[[MRING]][%[[S]]] signals %[[BARRIERS]] storage
+// CHECK:      %[[NEXT:.*]] = arith.addi %[[S]], %{{.*}} : index
+// CHECK:      %[[WRAPS:.*]] = arith.cmpi eq, %[[NEXT]], %c3{{.*}} : index
+// CHECK:      %[[STAGE:.*]] = arith.select %[[WRAPS]], %c0{{.*}}, %[[NEXT]] : index
+// CHECK-NEXT: %[[FLIP:.*]] = arith.extui %[[WRAPS]] : i1 to i32
+// CHECK-NEXT: %[[PARITY:.*]] = arith.xori %[[P]], %[[FLIP]] : i32
+// CHECK-NEXT: scf.yield %[[STAGE]], %[[PARITY]] : index, i32
+// CHECK: } {consumers = 4 : i64}
+//
+// The consumers begin with parity 0. All loads come first, then the products between a fence and a commit, and nothing else
+// there. The wait gives back what the products write and what they read in registers: the sum and the metadata.
+// CHECK: sf_tile.role consumer {
+// CHECK:   %[[LOOP:.*]]:3 = scf.for %{{.*}} = %{{.*}} to %[[STEPS]] step %{{.*}} iter_args(%[[SUM:.*]] = %[[INIT]], %[[S:.*]] = %c0{{.*}}, %[[P:.*]] = %c0_i32)
+// CHECK-NEXT: sf_tile.await %[[BARRIERS]][%[[S]]] parity %[[P]] : <3>
+// CHECK-NEXT: %[[B0:.*]] = sf_tile.load %[[XRING]][%[[S]]] start [0, 0]
+// CHECK-NEXT: %[[E:.*]] = sf_tile.load %[[MRING]][%[[S]]]
+// CHECK-NEXT: %[[A0:.*]] = sf_tile.load %[[WRING]][%[[S]]] start [0, 0]
+// CHECK-NEXT: %[[B1:.*]] = sf_tile.load %[[XRING]][%[[S]]] start [0, 32]
+// CHECK-NEXT: %[[A1:.*]] = sf_tile.load %[[WRING]][%[[S]]] start [0, 16]
+// CHECK-NEXT: sf_tile.mma_fence
+// CHECK-NEXT: %[[R0:.*]] = sf_tile.mma <"wgmma_sp_m64k32_f16"> %[[A0]], %[[B0]], %[[SUM]] metadata %[[E]] :
+// CHECK-NEXT: %[[R1:.*]] = sf_tile.mma <"wgmma_sp_m64k32_f16"> %[[A1]], %[[B1]], %[[R0]] metadata %[[E]] {metadata_start = 8 : i64} :
+// CHECK-NEXT: sf_tile.mma_commit
+// CHECK-NEXT: %[[DONE:.*]]:2 = sf_tile.mma_wait 0(%[[R1]], %[[E]] :
+// CHECK-NEXT: sf_tile.release %[[BARRIERS]][%[[S]]] : <3>
+// CHECK:      scf.yield %[[DONE]]#0, %{{.*}}, %{{.*}} : !sf_tile.tile<64x8xf32
+//
+// What follows the pipeline is theirs.
+// CHECK:   sf_tile.map %[[LOOP]]#0
+// CHECK: } {consumers = 4 : i64}
+// CHECK-NEXT: sf_tile.return
+gpu.module @kernels {
+  sf_tile.kernel @two_products(%x: memref<?x256xf16>, %w: memref<1x4x2048xf16>, %m: memref<1x4x128xi32>, %steps: index) attributes {threads = 160 : i64} {
+    %c0 = arith.constant 0 : index
+    %tokens = memref.dim %x, %c0 : memref<?x256xf16>
+    %feature, %token, %split = sf_tile.tile_id %tokens {feature_tiles = 1, tile_tokens = 8, splits = 1, raster = 1}
+    %zero = arith.constant 0.0 : f32
+    %init = sf_tile.splat %zero : f32 -> !sf_tile.tile<64x8xf32, #acc>
+    %xring = sf_tile.ring : !sf_tile.ring<3 x 8x64xf16, #x>
+    %wring = sf_tile.ring : !sf_tile.ring<3 x 64x32xf16, #w>
+    %mring = sf_tile.ring : !sf_tile.ring<3 x 64x16xi4, #m>
+    %sum = sf_tile.pipeline %c0 to %steps init(%init : !sf_tile.tile<64x8xf32, #acc>)
+        rings(%xring, %wring, %mring : !sf_tile.ring<3 x 8x64xf16, #x>, !sf_tile.ring<3 x 64x32xf16, #w>, !sf_tile.ring<3 x 64x16xi4, #m>) producer {
+    ^bb0(%step: index, %stage: index):
+      sf_tile.copy_async %x[%token, %step] [8, 64] to %xring[%stage] logical : memref<?x256xf16> to <3 x 8x64xf16, #x>
+      sf_tile.copy_async %w[%feature, %step, %c0] [1, 1, 2048] to %wring[%stage] storage : memref<1x4x2048xf16> to <3 x 64x32xf16, #w>
+      sf_tile.copy_async %m[%feature, %step, %c0] [1, 1, 128] to %mring[%stage] storage : memref<1x4x128xi32> to <3 x 64x16xi4, #m>
+      sf_tile.yield
+    } consumer {
+    ^bb0(%step: index, %stage: index, %carried: !sf_tile.tile<64x8xf32, #acc>):
+      %b0 = sf_tile.load %xring[%stage] start [0, 0] : !sf_tile.ring<3 x 8x64xf16, #x> -> !sf_tile.tile<8x32xf16, #x>
+      %e = sf_tile.load %mring[%stage] : !sf_tile.ring<3 x 64x16xi4, #m> -> !sf_tile.tile<64x16xi4, #e>
+      %a0 = sf_tile.load %wring[%stage] start [0, 0] : !sf_tile.ring<3 x 64x32xf16, #w> -> !sf_tile.tile<64x16xf16, #w>
+      %r0 = sf_tile.mma <"wgmma_sp_m64k32_f16"> %a0, %b0, %carried metadata %e
+        : !sf_tile.tile<64x16xf16, #w>, !sf_tile.tile<8x32xf16, #x>, !sf_tile.tile<64x8xf32, #acc>, !sf_tile.tile<64x16xi4, #e> -> !sf_tile.tile<64x8xf32, #acc>
+      %b1 = sf_tile.load %xring[%stage] start [0, 32] : !sf_tile.ring<3 x 8x64xf16, #x> -> !sf_tile.tile<8x32xf16, #x>
+      %a1 = sf_tile.load %wring[%stage] start [0, 16] : !sf_tile.ring<3 x 64x32xf16, #w> -> !sf_tile.tile<64x16xf16, #w>
+      %r1 = sf_tile.mma <"wgmma_sp_m64k32_f16"> %a1, %b1, %r0 metadata %e {metadata_start = 8 : i64}
+        : !sf_tile.tile<64x16xf16, #w>, !sf_tile.tile<8x32xf16, #x>, !sf_tile.tile<64x8xf32, #acc>, !sf_tile.tile<64x16xi4, #e> -> !sf_tile.tile<64x8xf32, #acc>
+      sf_tile.yield %r1 : !sf_tile.tile<64x8xf32, #acc>
+    } {stages = 3 : i64} -> !sf_tile.tile<64x8xf32, #acc>
+    %y = sf_tile.map %sum : !sf_tile.tile<64x8xf32, #acc> -> !sf_tile.tile<64x8xf32, #acc> {
+    ^bb0(%v: f32):
+      sf_tile.yield %v : f32
+    }
+    sf_tile.return
+  }
+}
+
+// -----
+
+#x = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [0, 8], [0, 16], [0, 32], [0, 64], [1, 16], [2, 32], [4, 64], [0, 128]]>
+#w = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [0, 8], [2, 0], [4, 0], [8, 0], [1, 0], [16, 0], [32, 0], [0, 16], [0, 32], [0, 64], [0, 128], [64, 0]]>
+#acc = #sf_tile.layout<register = [[1, 0], [0, 1]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [8, 1], along = [0, 1]>
+
+// Dense, 8 bits, two warpgroups: the box of a tensor map is a row of 128 bytes wide however wide the stage is.
+// CHECK-LABEL: sf_tile.kernel @wide_stage
+// CHECK-SAME: !sf_tile.tensor_map<8x128xi8, of = 0>
+// CHECK: sf_tile.barriers {consumers = 8 : i64} : <2>
+// CHECK: sf_tile.copy_async %{{.*}} [8, 256] to
+// CHECK: %[[R:.*]] = sf_tile.mma <"wgmma_m64k32_s8">
+// CHECK-NEXT: sf_tile.mma_commit
+// CHECK-NEXT: sf_tile.mma_wait 0(%[[R]] : !sf_tile.tile<128x8xi32, #{{.*}}>)
+gpu.module @kernels {
+  sf_tile.kernel @wide_stage(%x: memref<?x256xi8>, %steps: index) attributes {threads = 288 : i64} {
+    %c0 = arith.constant 0 : index
+    %tokens = memref.dim %x, %c0 : memref<?x256xi8>
+    %feature, %token, %split = sf_tile.tile_id %tokens {feature_tiles = 1, tile_tokens = 8, splits = 1, raster = 1}
+    %zero = arith.constant 0 : i32
+    %init = sf_tile.splat %zero : i32 -> !sf_tile.tile<128x8xi32, #acc>
+    %xring = sf_tile.ring : !sf_tile.ring<2 x 8x256xi8, #x>
+    %wring = sf_tile.ring : !sf_tile.ring<2 x 128x256xi8, #w>
+    %sum = sf_tile.pipeline %c0 to %steps init(%init : !sf_tile.tile<128x8xi32, #acc>)
+        rings(%xring, %wring : !sf_tile.ring<2 x 8x256xi8, #x>, !sf_tile.ring<2 x 128x256xi8, #w>) producer {
+    ^bb0(%step: index, %stage: index):
+      sf_tile.copy_async %x[%token, %step] [8, 256] to %xring[%stage] logical : memref<?x256xi8> to <2 x 8x256xi8, #x>
+      sf_tile.yield
+    } consumer {
+    ^bb0(%step: index, %stage: index, %carried: !sf_tile.tile<128x8xi32, #acc>):
+      %b = sf_tile.load %xring[%stage] : !sf_tile.ring<2 x 8x256xi8, #x> -> !sf_tile.tile<8x32xi8, #x>
+      %a = sf_tile.load %wring[%stage] : !sf_tile.ring<2 x 128x256xi8, #w> -> !sf_tile.tile<128x32xi8, #w>
+      %r = sf_tile.mma <"wgmma_m64k32_s8"> %a, %b, %carried
+        : !sf_tile.tile<128x32xi8, #w>, !sf_tile.tile<8x32xi8, #x>, !sf_tile.tile<128x8xi32, #acc> -> !sf_tile.tile<128x8xi32, #acc>
+      sf_tile.yield %r : !sf_tile.tile<128x8xi32, #acc>
+    } {stages = 2 : i64} -> !sf_tile.tile<128x8xi32, #acc>
+    sf_tile.return
+  }
+}
