@@ -51,13 +51,23 @@ private:
     ArrayRef<int64_t> box = map.getBox();
     int64_t panelBytes = box[0] * box[1] * map.getElementType().getIntOrFloatBitWidth() / 8;
     Value row = e.toI32(adaptor.getOffsets()[0][0]), column = e.toI32(adaptor.getOffsets()[1][0]);
+    // Each block of a cluster brings its rows of every panel, to all blocks.
+    int64_t blocks = op.getMulticast();
+    Value mask;
+    if (blocks > 1) {
+      Value rank = e.blockRank();
+      row = e.add(row, e.mul(rank, e.i32(box[0])));
+      stageBase = e.add(stageBase, e.mul(rank, e.i32(panelBytes)));
+      mask = arith::ConstantOp::create(
+          e.b, e.loc, e.b.getI16IntegerAttr(static_cast<int16_t>((1 << blocks) - 1)));
+    }
     for (int64_t panel = 0; panel < op.getSizes()[1] / box[1]; ++panel) {
-      Value target = e.sharedPointer(e.add(stageBase, e.i32(panel * panelBytes)));
+      Value target = e.sharedPointer(e.add(stageBase, e.i32(panel * blocks * panelBytes)));
       // Coordinates from the fastest dimension on.
       SmallVector<Value> coordinates = {e.add(column, e.i32(panel * box[1])), row};
       NVVM::CpAsyncBulkTensorGlobalToSharedClusterOp::create(
           e.b, e.loc, toClusterPointer(e, target), adaptor.getSource()[0], coordinates, barrier,
-          /*im2colOffsets=*/ValueRange(), /*multicastMask=*/Value(), /*l2CacheHint=*/Value(),
+          /*im2colOffsets=*/ValueRange(), mask, /*l2CacheHint=*/Value(),
           NVVM::TMALoadMode::TILE, /*isCTAOnly=*/false, /*group=*/nullptr, /*predicate=*/Value());
     }
   }

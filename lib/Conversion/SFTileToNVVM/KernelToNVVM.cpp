@@ -37,6 +37,9 @@ struct LowerKernel : OpConversionPattern<KernelOp> {
     // What the manifest says about the kernel.
     if (Attribute config = op.getConfigAttr())
       func->setAttr("sf.config", config);
+    if (std::optional<int64_t> cluster = op.getCluster())
+      func->setAttr(NVVM::NVVMDialect::getClusterDimAttrName(),
+                    rewriter.getDenseI32ArrayAttr({static_cast<int32_t>(*cluster), 1, 1}));
     if (op.getPersistent())
       func->setAttr("sf.persistent", rewriter.getUnitAttr());
     if (IntegerAttr bytes = op.getSharedBytesAttr())
@@ -79,6 +82,12 @@ struct LowerReturn : OpConversionPattern<ReturnOp> {
 
   LogicalResult matchAndRewrite(ReturnOp op, OpAdaptor,
                                 ConversionPatternRewriter &rewriter) const override {
+    // No block may leave while another one still writes to its shared memory.
+    auto func = op->getParentOfType<LLVM::LLVMFuncOp>();
+    if (func->hasAttr(NVVM::NVVMDialect::getClusterDimAttrName())) {
+      Emitter e(rewriter, op.getLoc());
+      emitClusterBarrier(e, /*cluster=*/2);
+    }
     rewriter.replaceOpWithNewOp<LLVM::ReturnOp>(op, ValueRange());
     return success();
   }
@@ -105,7 +114,9 @@ struct LowerTileId : OpConversionPattern<TileIdOp> {
     Value tileTokens = e.i32(op.getTileTokens());
     Value tokenTiles =
         divide(e.add(e.toI32(adaptor.getTokens()), e.i32(op.getTileTokens() - 1)), tileTokens);
-    Value featureTiles = e.i32(op.getFeatureTiles());
+    int64_t cluster = op.getCluster(), numFeatureTiles = op.getFeatureTiles() / cluster,
+            rasterTiles = std::max<int64_t>(op.getRaster() / cluster, 1);
+    Value featureTiles = e.i32(numFeatureTiles);
 
     Value split = e.i32(0), rest = block;
     if (op.getSplits() > 1) {
@@ -114,18 +125,18 @@ struct LowerTileId : OpConversionPattern<TileIdOp> {
       rest = subtract(block, e.mul(split, tiles));
     }
     Value feature, token;
-    if (op.getFeatureTiles() == 1) {
+    if (numFeatureTiles == 1) {
       feature = e.i32(0);
       token = rest;
-    } else if (op.getRaster() >= op.getFeatureTiles() || op.getRaster() == 1) {
+    } else if (rasterTiles >= numFeatureTiles || rasterTiles == 1) {
       // One panel, or panels of one feature tile.
-      bool featuresFirst = op.getRaster() != 1;
+      bool featuresFirst = rasterTiles != 1;
       Value fast = featuresFirst ? featureTiles : tokenTiles;
       Value inner = remainder(rest, fast), outer = divide(rest, fast);
       feature = featuresFirst ? inner : outer;
       token = featuresFirst ? outer : inner;
     } else {
-      Value raster = e.i32(op.getRaster());
+      Value raster = e.i32(rasterTiles);
       Value panelTiles = e.mul(raster, tokenTiles);
       Value panel = divide(rest, panelTiles);
       Value first = e.mul(panel, raster);
@@ -134,6 +145,8 @@ struct LowerTileId : OpConversionPattern<TileIdOp> {
       feature = e.add(first, remainder(within, width));
       token = divide(within, width);
     }
+    if (cluster > 1)
+      feature = e.add(e.mul(feature, e.i32(cluster)), e.blockRank());
     SmallVector<Value> results;
     for (Value value : {feature, token, split})
       results.push_back(
@@ -152,10 +165,16 @@ struct LowerTileRange : OpConversionPattern<TileRangeOp> {
     Type i32 = rewriter.getI32Type();
     Value tokens = e.add(e.toI32(adaptor.getTokens()), e.i32(op.getTileTokens() - 1));
     Value tokenTiles = arith::DivUIOp::create(rewriter, e.loc, tokens, e.i32(op.getTileTokens()));
-    Value tiles = e.mul(tokenTiles, e.i32(op.getFeatureTiles() * op.getSplits()));
+    int64_t cluster = op.getCluster();
+    Value tiles = e.mul(tokenTiles, e.i32(op.getFeatureTiles() / cluster * op.getSplits()));
+    auto inClusters = [&](Value blocks) -> Value {
+      return cluster == 1
+                 ? blocks
+                 : arith::DivUIOp::create(rewriter, e.loc, blocks, e.i32(cluster)).getResult();
+    };
     SmallVector<Value> results;
-    for (Value value : {Value(NVVM::BlockIdXOp::create(rewriter, e.loc, i32)), tiles,
-                        Value(NVVM::GridDimXOp::create(rewriter, e.loc, i32))})
+    for (Value value : {inClusters(NVVM::BlockIdXOp::create(rewriter, e.loc, i32)), tiles,
+                        inClusters(NVVM::GridDimXOp::create(rewriter, e.loc, i32))})
       results.push_back(
           arith::IndexCastOp::create(rewriter, e.loc, rewriter.getIndexType(), value));
     rewriter.replaceOp(op, results);

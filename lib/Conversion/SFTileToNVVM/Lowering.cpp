@@ -121,6 +121,8 @@ Value Emitter::warpgroupId() {
                               i32(0), i32(lastLane), NVVM::ShflKind::idx, UnitAttr());
 }
 
+Value Emitter::blockRank() { return NVVM::ClusterId::create(b, loc, b.getI32Type()); }
+
 Value Emitter::warpCoordinate(ArrayRef<int64_t> grid, unsigned axis) {
   int64_t inner = 32, outer = 1;
   for (int64_t size : grid.drop_front(axis + 1))

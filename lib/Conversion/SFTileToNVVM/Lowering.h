@@ -53,6 +53,8 @@ public:
   mlir::Value laneId();
   /// Of this thread; known to the assembler to be the same in a warp.
   mlir::Value warpgroupId();
+  /// Of this block in its cluster.
+  mlir::Value blockRank();
   /// Position of this thread's warp along axis `axis` of a row-major grid.
   mlir::Value warpCoordinate(llvm::ArrayRef<int64_t> grid, unsigned axis);
 
@@ -104,6 +106,9 @@ int64_t getKnownDivisor(mlir::Value index);
 void interleaveLoads(mlir::Block &block);
 
 void populateKernelPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
+/// Meets all threads of the cluster, or of the block where there are no clusters.
+void emitClusterBarrier(Emitter &e, int64_t cluster);
+
 /// Bytes of one barrier.
 constexpr int64_t kBarrierBytes = 8;
 /// The barrier that says that stage `stage` (an i32) is full.

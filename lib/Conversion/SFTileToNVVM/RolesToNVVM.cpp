@@ -18,6 +18,16 @@ Value sparseflow::getFullBarrier(Emitter &e, Value barriers, Value stage) {
   return e.sharedPointer(e.add(barriers, e.mul(stage, e.i32(kBarrierBytes))));
 }
 
+void sparseflow::emitClusterBarrier(Emitter &e, int64_t cluster) {
+  if (cluster == 1) {
+    NVVM::Barrier0Op::create(e.b, e.loc);
+    return;
+  }
+  // Not aligned: the producer's warp comes in parts.
+  NVVM::ClusterArriveOp::create(e.b, e.loc, /*aligned=*/UnitAttr());
+  NVVM::ClusterWaitOp::create(e.b, e.loc, /*aligned=*/UnitAttr());
+}
+
 namespace {
 
 Value getEmptyBarrier(Emitter &e, BarriersType type, Value barriers, Value stage) {
@@ -67,12 +77,13 @@ struct LowerBarriers : OpConversionPattern<BarriersOp> {
                                        /*predicate=*/Value());
         };
         initialize(getFullBarrier(e, barriers, e.i32(stage)), 1);
-        initialize(getEmptyBarrier(e, type, barriers, e.i32(stage)), op.getConsumers());
+        initialize(getEmptyBarrier(e, type, barriers, e.i32(stage)),
+                   op.getConsumers() * op.getCluster());
       }
       // The copy engine, too, must find them initialized.
       NVVM::FenceMbarrierInitOp::create(rewriter, e.loc);
     });
-    NVVM::Barrier0Op::create(rewriter, e.loc);
+    emitClusterBarrier(e, op.getCluster());
     rewriter.replaceOp(op, barriers);
     return success();
   }
@@ -132,10 +143,17 @@ struct LowerRelease : OpConversionPattern<ReleaseOp> {
   LogicalResult matchAndRewrite(ReleaseOp op, OpAdaptor adaptor,
                                 ConversionPatternRewriter &rewriter) const override {
     Emitter e(rewriter, op.getLoc());
-    Value elected = isEqual(e, e.laneId(), 0);
-    emitIf(e, e.both(elected, adaptor.getPredicate()), [&] {
+    // Lane i tells block i.
+    Value lane = e.laneId();
+    Value tells = e.lessThan(lane, e.i32(op.getCluster()));
+    emitIf(e, e.both(tells, adaptor.getPredicate()), [&] {
       Value barrier = getEmptyBarrier(e, op.getBarriers().getType(), adaptor.getBarriers(),
                                       e.toI32(adaptor.getStage()));
+      if (op.getCluster() > 1) {
+        auto type = LLVM::LLVMPointerType::get(
+            getContext(), static_cast<unsigned>(NVVM::NVVMMemorySpace::SharedCluster));
+        barrier = NVVM::MapaOp::create(rewriter, e.loc, type, barrier, lane);
+      }
       NVVM::MBarrierArriveOp::create(rewriter, e.loc, /*res=*/Type(), barrier, /*count=*/Value(),
                                      NVVM::MemScopeKind::CTA, /*relaxed=*/false);
     });

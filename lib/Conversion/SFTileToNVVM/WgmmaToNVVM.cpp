@@ -84,6 +84,9 @@ struct LowerDescriptor : OpConversionPattern<LoadOp> {
       first = e.add(first, e.mul(e.warpgroupId(), e.i32(plan->warpgroupStride)));
     Value address =
         LLVM::PtrToIntOp::create(rewriter, e.loc, rewriter.getI32Type(), e.sharedPointer(first));
+    // In a cluster the address says of which block, too; a descriptor has no place for that.
+    constexpr int64_t addressMask = 0x3ffff;
+    address = arith::AndIOp::create(rewriter, e.loc, address, e.i32(addressMask));
     Value inUnits = arith::ShRUIOp::create(rewriter, e.loc, address, e.i32(4));
     Value stride = arith::ShRUIOp::create(rewriter, e.loc, adaptor.getSource()[1], e.i32(4));
     inUnits = e.add(inUnits, e.mul(e.toI32(adaptor.getIndices()[0][0]), stride));

@@ -91,6 +91,11 @@ LogicalResult MatmulSchedule::run() {
   }
   atom = findAtom(*toDType(elementType), encoding.isSparse(), *encoding.getPackOrder());
 
+  for (auto config : op.getConfigsAttr().getAsRange<sf::KernelConfigAttr>())
+    if (featureTiles(config) % config.getCluster())
+      return op.emitOpError("expected a cluster that divides the ")
+             << featureTiles(config) << " tiles along features, got " << config.getCluster();
+
   SmallVector<sf::KernelConfigAttr> configs;
   SmallVector<int64_t> maxRows;
   for (Attribute attribute : op.getConfigsAttr()) {
@@ -134,12 +139,14 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
                                          Type output, bool partial) {
   KernelOp kernel = s.startKernel(getKernelArgumentTypes(inputs, output), config.getNumThreads(),
                                   config, partial ? "partial" : "");
+  if (config.getCluster() > 1)
+    kernel.setCluster(config.getCluster());
   SmallVector<Value> arguments(kernel.getBody().getArguments());
   Value y = arguments.back();
 
   Value numTokens = memref::DimOp::create(s.b, s.loc, arguments[0], s.index(0));
   auto tile = TileIdOp::create(s.b, s.loc, numTokens, featureTiles(config), config.getTileTokens(),
-                               config.getSplitK(), config.getRaster());
+                               config.getSplitK(), config.getRaster(), config.getCluster());
   Axis tokens = {s.mul(tile.getToken(), config.getTileTokens()), config.getTileTokens()};
   Axis features = {s.mul(tile.getFeature(), config.getTileFeatures()), config.getTileFeatures()};
   SmallVector<Value> accumulators = buildPipeline(arguments, config, tile, tokens.start);

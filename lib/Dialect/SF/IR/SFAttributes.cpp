@@ -133,7 +133,7 @@ PackOrder KernelConfigAttr::getPackOrder() const {
 static constexpr int64_t kChunkFeatures = kPackedChunkFeatures;
 static constexpr int64_t kChunkElements = packedChunkInner(/*elementBytes=*/2);
 static constexpr int64_t kAtomFeatures = 16, kAtomTokens = 8;
-static constexpr int64_t kMaxWarpgroupTokens = 256;
+static constexpr int64_t kMaxWarpgroupTokens = 256, kMaxCluster = 4;
 static constexpr int64_t kMaxWarps = 16, kMaxStages = 16, kMaxSplitK = 64, kMaxRaster = 64,
                          kMaxTile = 1024;
 
@@ -141,7 +141,8 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
                                        std::optional<int64_t> maxTokens, int64_t tileFeatures,
                                        int64_t tileTokens, int64_t tileK, int64_t warpsFeatures,
                                        int64_t warpsTokens, std::optional<int64_t> stages,
-                                       int64_t splitK, int64_t raster, Atom atom) {
+                                       int64_t splitK, int64_t cluster, int64_t raster,
+                                       Atom atom) {
   if (maxTokens && *maxTokens < 1)
     return emitError() << "expected max_tokens to be at least 1, got " << *maxTokens
                        << "; leave it out for any number of tokens";
@@ -194,6 +195,14 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
                        << "; leave stages out to have them chosen";
   if (splitK < 1 || splitK > kMaxSplitK)
     return emitError() << "expected split_k from 1 to " << kMaxSplitK << ", got " << splitK;
+  if (cluster != 1 && (atom == Atom::Mma || atom == Atom::MmaSp))
+    return emitError() << "expected no cluster for " << stringifyAtom(atom) << ", got " << cluster;
+  if (!llvm::isPowerOf2_64(cluster) || cluster > kMaxCluster || raster % cluster != 0 ||
+      tileTokens % (kAtomTokens * cluster) != 0)
+    return emitError() << "expected a cluster of 1, 2 or 4 blocks that divides raster and the tile's "
+                          "tokens into multiples of "
+                       << kAtomTokens << ", got " << cluster << " for raster " << raster << " and "
+                       << tileTokens << " tokens";
   if (raster < 1 || raster > kMaxRaster)
     return emitError() << "expected raster from 1 to " << kMaxRaster << ", got " << raster;
   return success();
@@ -201,7 +210,14 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
 
 KernelConfigAttr KernelConfigAttr::withStages(int64_t stages) const {
   return get(getContext(), getMaxTokens(), getTileFeatures(), getTileTokens(), getTileK(),
-             getWarpsFeatures(), getWarpsTokens(), stages, getSplitK(), getRaster(), getAtom());
+             getWarpsFeatures(), getWarpsTokens(), stages, getSplitK(), getCluster(), getRaster(),
+             getAtom());
+}
+
+KernelConfigAttr KernelConfigAttr::withMaxTokens(std::optional<int64_t> maxTokens) const {
+  return get(getContext(), maxTokens, getTileFeatures(), getTileTokens(), getTileK(),
+             getWarpsFeatures(), getWarpsTokens(), getStages(), getSplitK(), getCluster(),
+             getRaster(), getAtom());
 }
 
 int64_t KernelConfigAttr::getStageBytes(unsigned elementBits, unsigned numWeights) const {
@@ -214,7 +230,7 @@ int64_t KernelConfigAttr::getStageBytes(unsigned elementBits, unsigned numWeight
 // `<key = value, ...>`, the keys in any order. Sizes are joined by `x`.
 Attribute KernelConfigAttr::parse(AsmParser &parser, Type) {
   SMLoc start = parser.getCurrentLocation();
-  std::optional<int64_t> maxTokens, stages, splitK, raster;
+  std::optional<int64_t> maxTokens, stages, splitK, cluster, raster;
   SmallVector<int64_t, 3> tile, warps;
   std::optional<Atom> atom;
 
@@ -250,6 +266,8 @@ Attribute KernelConfigAttr::parse(AsmParser &parser, Type) {
       return failure(repeated(stages.has_value()) || parseInteger(stages));
     if (key == "split_k")
       return failure(repeated(splitK.has_value()) || parseInteger(splitK));
+    if (key == "cluster")
+      return failure(repeated(cluster.has_value()) || parseInteger(cluster));
     if (key == "raster")
       return failure(repeated(raster.has_value()) || parseInteger(raster));
     if (key == "atom") {
@@ -264,7 +282,7 @@ Attribute KernelConfigAttr::parse(AsmParser &parser, Type) {
       return success();
     }
     return parser.emitError(loc) << "expected one of max_tokens, tile, warps, stages, split_k, "
-                                    "raster, atom, got '"
+                                    "cluster, raster, atom, got '"
                                  << key << "'";
   };
   if (parser.parseCommaSeparatedList(AsmParser::Delimiter::LessGreater, parseField))
@@ -277,10 +295,11 @@ Attribute KernelConfigAttr::parse(AsmParser &parser, Type) {
                             : "atom");
     return {};
   }
-  constexpr int64_t defaultSplitK = 1, defaultRaster = 8;
+  constexpr int64_t defaultSplitK = 1, defaultCluster = 1, defaultRaster = 8;
   return parser.getChecked<KernelConfigAttr>(
       start, parser.getContext(), maxTokens, tile[0], tile[1], tile[2], warps[0], warps[1], stages,
-      splitK.value_or(defaultSplitK), raster.value_or(defaultRaster), *atom);
+      splitK.value_or(defaultSplitK), cluster.value_or(defaultCluster),
+      raster.value_or(defaultRaster), *atom);
 }
 
 void KernelConfigAttr::print(AsmPrinter &printer) const {
@@ -291,7 +310,10 @@ void KernelConfigAttr::print(AsmPrinter &printer) const {
           << ", warps = " << getWarpsFeatures() << "x" << getWarpsTokens();
   if (getStages())
     printer << ", stages = " << *getStages();
-  printer << ", split_k = " << getSplitK() << ", raster = " << getRaster()
+  printer << ", split_k = " << getSplitK();
+  if (getCluster() != 1)
+    printer << ", cluster = " << getCluster();
+  printer << ", raster = " << getRaster()
           << ", atom = " << stringifyAtom(getAtom()) << ">";
 }
 

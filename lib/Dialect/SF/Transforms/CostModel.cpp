@@ -186,10 +186,11 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
         // A warpgroup waits rarely enough with one chunk, and more stages are in flight.
         if (chunks > 1 && (shape.inner <= chunk || warpgroups))
           continue;
-        constexpr int64_t raster = 8;
+        int64_t raster = warpgroups ? 16 : 8;
         auto config = KernelConfigAttr::get(
             context, /*maxTokens=*/std::nullopt, tile.features, tile.tokens, chunks * chunk,
-            tile.warpsFeatures, tile.warpsTokens, /*stages=*/std::nullopt, split, raster, atom);
+            tile.warpsFeatures, tile.warpsTokens, /*stages=*/std::nullopt, split, /*cluster=*/1,
+            raster, atom);
         // Two chunks of k a stage need fewer barriers and more registers: fragments and addresses
         // of both.
         int64_t accumulators = getAccumulatorsPerThread(config, shape.numWeights);

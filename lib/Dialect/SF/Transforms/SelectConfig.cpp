@@ -30,13 +30,6 @@ constexpr int64_t kRangeEnds[] = {16, 32, 64, 128, 256, 512, 1024};
 /// Stands for all larger numbers: enough for many waves.
 constexpr int64_t kManyTokens = 4096;
 
-KernelConfigAttr withMaxTokens(KernelConfigAttr config, std::optional<int64_t> maxTokens) {
-  return KernelConfigAttr::get(config.getContext(), maxTokens, config.getTileFeatures(),
-                               config.getTileTokens(), config.getTileK(), config.getWarpsFeatures(),
-                               config.getWarpsTokens(), config.getStages(), config.getSplitK(),
-                               config.getRaster(), config.getAtom());
-}
-
 class Selector {
 public:
   Selector(const MatmulShape &shape, const ChipInfo &chip, int64_t maxAccumulators,
@@ -151,7 +144,7 @@ private:
                                 << targetAttr.getChip() << " and " << op.getXType()
                                 << "; use mma_sp, or mma for dense weights";
       // A bounded configuration alone would leave calls with more tokens without a kernel.
-      op.setConfigsAttr(builder.getArrayAttr(withMaxTokens(forced, std::nullopt)));
+      op.setConfigsAttr(builder.getArrayAttr(forced.withMaxTokens(std::nullopt)));
       return op.verify();
     }
     if (op.getConfigs())
@@ -174,7 +167,7 @@ private:
         KernelConfigAttr selected = selector.select(end, last, tolerance);
         if (selected == last)
           continue;
-        configs.push_back(withMaxTokens(selected, end));
+        configs.push_back(selected.withMaxTokens(end));
         last = selected;
       }
     std::reverse(configs.begin(), configs.end());

@@ -349,9 +349,6 @@ LogicalResult MmaOp::verify() {
 LogicalResult MmaWaitOp::verify() {
   if (getRegisters().getTypes() != getResultTypes())
     return emitOpError("expected results of the operands' types");
-  if (!getResults().empty() && getPending() != 0)
-    return emitOpError("expected nothing pending where registers are given back, got ")
-           << getPending();
   return success();
 }
 

@@ -9,6 +9,8 @@
 
 #include "sparseflow/Dialect/SFTile/Transforms/Passes.h"
 
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+
 namespace sparseflow::sf_tile {
 #define GEN_PASS_DEF_SFTILEASSIGNROLES
 #include "sparseflow/Dialect/SFTile/Transforms/Passes.h.inc"
@@ -17,6 +19,15 @@ namespace sparseflow::sf_tile {
 using namespace mlir;
 using namespace sparseflow;
 using namespace sparseflow::sf_tile;
+
+void sf_tile::keepLoop(scf::ForOp loop) {
+  MLIRContext *context = loop.getContext();
+  auto disable =
+      LLVM::LoopUnrollAttr::get(context, BoolAttr::get(context, true), {}, {}, {}, {}, {}, {});
+  loop->setAttr("loop_annotation",
+                LLVM::LoopAnnotationAttr::get(context, {}, {}, {}, disable, {}, {}, {}, {}, {}, {},
+                                              {}, {}, {}, {}, {}));
+}
 
 namespace {
 struct AssignRolesPass : sf_tile::impl::SFTileAssignRolesBase<AssignRolesPass> {

@@ -83,13 +83,6 @@ static FailureOr<Consumer> analyze(PipelineOp pipeline) {
   return consumer;
 }
 
-static Attribute getNoUnroll(MLIRContext *context) {
-  auto disable =
-      LLVM::LoopUnrollAttr::get(context, BoolAttr::get(context, true), {}, {}, {}, {}, {}, {});
-  return LLVM::LoopAnnotationAttr::get(context, {}, {}, {}, disable, {}, {}, {}, {}, {}, {}, {}, {},
-                                       {}, {}, {});
-}
-
 LogicalResult sf_tile::assignCooperativeRoles(PipelineOp pipeline) {
   FailureOr<Consumer> consumer = analyze(pipeline);
   if (failed(consumer))
@@ -115,7 +108,7 @@ LogicalResult sf_tile::assignCooperativeRoles(PipelineOp pipeline) {
   // Both loops stay loops. Unrolled, this one has the addresses of all stages in registers
   // together; ptxas unrolls the other, where it is short, into twice the registers.
   auto fill = scf::ForOp::create(b, loc, zero, depth, one);
-  fill->setAttr("loop_annotation", getNoUnroll(b.getContext()));
+  keepLoop(fill);
   {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToStart(fill.getBody());
@@ -136,7 +129,7 @@ LogicalResult sf_tile::assignCooperativeRoles(PipelineOp pipeline) {
   for (Value value : ahead)
     inits.push_back(first.lookup(value));
   auto loop = scf::ForOp::create(b, loc, pipeline.getLower(), pipeline.getUpper(), one, inits);
-  loop->setAttr("loop_annotation", getNoUnroll(b.getContext()));
+  keepLoop(loop);
   {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToStart(loop.getBody());

@@ -9,7 +9,12 @@
 
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
 
+#include "mlir/Dialect/SCF/IR/SCF.h"
+
 namespace sparseflow::sf_tile {
+
+/// Keeps LLVM and ptxas from unrolling a loop.
+void keepLoop(mlir::scf::ForOp loop);
 
 /// All warps produce and consume; copies are cp.async groups.
 llvm::LogicalResult assignCooperativeRoles(PipelineOp pipeline);

@@ -2,15 +2,21 @@
 //
 // The producer, one thread, runs ahead of the consumers by as many stages as there are:
 //
-//   producer, for each step:          consumers, for each step:
+//   producer, for each step:          consumers, for each step k:
 //     wait until the stage is empty     wait until the stage is full
 //     announce its bytes                read metadata, then issue the products as one group
-//     issue the copies                  wait until they are done
-//                                       say that the stage is empty
+//     issue the copies                  wait until the group of step k-1 is done
+//                                       say that the stage of step k-1 is empty
 //
-// While one warpgroup waits, another one's products run: two are enough. Barriers flip their parity
-// each time around the ring: a stage's first phase, empty, counts as over, which is why the
-// producer begins with the other parity than the consumers.
+// One group stays in flight while the next is issued. An instruction reads its metadata while it
+// runs, so the registers of two steps alternate: the loop takes two steps at a time, an odd one
+// goes first, and where the number of steps is not known nothing stays in flight.
+//
+// Barriers flip their parity each time around the ring: a stage's first phase, empty, counts as
+// over, which is why the producer begins with the other parity than the consumers.
+//
+// The blocks of a cluster compute side by side along features: each copies its share of the tokens
+// to all of them, so a stage is empty only when all have read it.
 //
 // Blocks stay and take one tile after the other, so the producer fills stages of the next tile
 // while the consumers store this one. What computes a tile's coordinates is copied into both roles.
@@ -41,7 +47,7 @@ public:
   SpecializedRoles(PipelineOp pipeline)
       : pipeline(pipeline), kernel(pipeline->getParentOfType<KernelOp>()), b(pipeline),
         loc(pipeline.getLoc()), stages(*pipeline.getStages()),
-        consumerWarps(kernel.getThreads() / 32 - 1) {}
+        consumerWarps(kernel.getThreads() / 32 - 1), cluster(kernel.getCluster().value_or(1)) {}
 
   LogicalResult run();
 
@@ -55,19 +61,38 @@ private:
   /// position in the ring, which it returns advanced.
   void emitRole(RoleKind kind, int64_t firstParity,
                 function_ref<RingPosition(IRMapping &tile, RingPosition)> emit);
-  /// A loop over the steps of a tile that carries `inits`, the builder at the start of its body.
-  scf::ForOp startSteps(IRMapping &tile, ValueRange inits) {
-    auto loop = scf::ForOp::create(b, loc, tile.lookupOrDefault(pipeline.getLower()),
-                                   tile.lookupOrDefault(pipeline.getUpper()), index(1), inits);
-    b.setInsertionPointToStart(loop.getBody());
-    return loop;
+  /// The products of one step, issued.
+  struct Group {
+    SmallVector<Value> accumulators, metadata;
+  };
+  Group issueStep(IRMapping &tile, Value step, RingPosition position, ValueRange accumulators);
+  /// Waits for all groups but `pending`, and keeps registers until then.
+  SmallVector<Value> wait(int64_t pending, ArrayRef<Value> registers);
+  /// One step, from accumulators and position to accumulators and position, with nothing in flight
+  /// before and after.
+  SmallVector<Value> emitStep(IRMapping &tile, Value step, ValueRange carried);
+  /// The same for an even number of steps, one of which stays in flight while the next is issued.
+  SmallVector<Value> emitPairs(IRMapping &tile, Value lower, Value upper, ValueRange carried);
+  SmallVector<Type> metadataTypes() {
+    llvm::SmallSetVector<Value, 4> tiles;
+    pipeline.getConsumer().walk([&](MmaOp mma) {
+      if (mma.getMetadata())
+        tiles.insert(mma.getMetadata());
+    });
+    return llvm::map_to_vector(tiles, [](Value tile) { return tile.getType(); });
   }
+
   RingPosition advance(RingPosition position) {
     Value next = arith::AddIOp::create(b, loc, position.stage, index(1));
     Value wraps = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, next, index(stages));
     Value stage = arith::SelectOp::create(b, loc, wraps, index(0), next);
     Value flip = arith::ExtUIOp::create(b, loc, b.getI32Type(), wraps);
     return {stage, arith::XOrIOp::create(b, loc, position.parity, flip)};
+  }
+  RingPosition retreat(RingPosition position) {
+    Value wraps = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::eq, position.stage, index(0));
+    Value before = arith::SubIOp::create(b, loc, position.stage, index(1));
+    return {arith::SelectOp::create(b, loc, wraps, index(stages - 1), before), position.parity};
   }
   Value index(int64_t value) { return arith::ConstantIndexOp::create(b, loc, value); }
   Value i32(int64_t value) { return arith::ConstantOp::create(b, loc, b.getI32IntegerAttr(value)); }
@@ -76,7 +101,7 @@ private:
   KernelOp kernel;
   OpBuilder b;
   Location loc;
-  int64_t stages, consumerWarps;
+  int64_t stages, consumerWarps, cluster;
   TileIdOp tileId;
   /// What depends on the tile before the pipeline, and what follows the pipeline.
   SmallVector<Operation *> coordinates, suffix;
@@ -92,7 +117,7 @@ LogicalResult SpecializedRoles::run() {
   if (failed(findTile()) || failed(mapSources()))
     return failure();
   barriers = BarriersOp::create(b, loc, BarriersType::get(b.getContext(), stages), consumerWarps,
-                                IntegerAttr());
+                                IntegerAttr(), cluster);
   emitProducer();
   emitConsumers();
   for (Operation *op : llvm::reverse(suffix))
@@ -145,6 +170,9 @@ LogicalResult SpecializedRoles::mapSources() {
     Type element = copy.getRing().getType().getElementType();
     SmallVector<int64_t> box(copy.getSizes());
     box.back() = swizzleBits / element.getIntOrFloatBitWidth();
+    // Blocks of a cluster compute the same tokens.
+    box.front() /= cluster;
+    copy.setMulticast(cluster);
     auto type = TensorMapType::get(b.getContext(), box, element, argument.getArgNumber());
     unsigned position = kernel.getNumArguments();
     if (failed(kernel.insertArgument(position, type, {}, copy.getLoc())))
@@ -161,9 +189,10 @@ void SpecializedRoles::emitRole(RoleKind kind, int64_t firstParity,
   b.createBlock(&role.getBody());
   auto range = TileRangeOp::create(b, loc, b.getIndexType(), b.getIndexType(), b.getIndexType(),
                                    tileId.getTokens(), tileId.getFeatureTiles(),
-                                   tileId.getTileTokens(), tileId.getSplits());
+                                   tileId.getTileTokens(), tileId.getSplits(), cluster);
   auto tiles = scf::ForOp::create(b, loc, range.getFirst(), range.getEnd(), range.getStep(),
                                   ValueRange{index(0), i32(firstParity)});
+  keepLoop(tiles);
   b.setInsertionPointToStart(tiles.getBody());
   IRMapping tile;
   auto number = cast<TileIdOp>(b.clone(*tileId, tile));
@@ -180,7 +209,10 @@ void SpecializedRoles::emitProducer() {
   for (Value ring : pipeline.getRings())
     bytes += cast<RingType>(ring.getType()).getStageBytes();
   emitRole(RoleKind::Producer, /*firstParity=*/1, [&](IRMapping &tile, RingPosition begin) {
-    scf::ForOp loop = startSteps(tile, begin.values());
+    auto loop =
+        scf::ForOp::create(b, loc, tile.lookupOrDefault(pipeline.getLower()),
+                           tile.lookupOrDefault(pipeline.getUpper()), index(1), begin.values());
+    b.setInsertionPointToStart(loop.getBody());
     RingPosition position = {loop.getRegionIterArg(0), loop.getRegionIterArg(1)};
     AcquireOp::create(b, loc, barriers, position.stage, position.parity, bytes);
     tile.map(pipeline.getProducer().getArguments(),
@@ -193,48 +225,126 @@ void SpecializedRoles::emitProducer() {
   });
 }
 
+SpecializedRoles::Group SpecializedRoles::issueStep(IRMapping &tile, Value step,
+                                                    RingPosition position, ValueRange carried) {
+  AwaitOp::create(b, loc, barriers, position.stage, position.parity);
+  Block &body = pipeline.getConsumer().front();
+  tile.map(body.getArgument(0), step);
+  tile.map(body.getArgument(1), position.stage);
+  tile.map(body.getArguments().drop_front(2), carried);
+  // Between the fence and the commit nothing but products: a register that is written there would
+  // make the assembler wait for each.
+  for (bool products : {false, true}) {
+    if (products)
+      MmaFenceOp::create(b, loc);
+    for (Operation &op : body.without_terminator())
+      if (isa<MmaOp>(op) == products)
+        b.clone(op, tile);
+  }
+  MmaCommitOp::create(b, loc);
+  Group group;
+  for (Value value : body.getTerminator()->getOperands())
+    group.accumulators.push_back(tile.lookupOrDefault(value));
+  body.walk([&](MmaOp mma) {
+    if (Value metadata = mma.getMetadata())
+      if (Value copy = tile.lookup(metadata); !llvm::is_contained(group.metadata, copy))
+        group.metadata.push_back(copy);
+  });
+  return group;
+}
+
+SmallVector<Value> SpecializedRoles::wait(int64_t pending, ArrayRef<Value> registers) {
+  auto done = MmaWaitOp::create(b, loc, TypeRange(ValueRange(registers)), pending, registers);
+  return SmallVector<Value>(done.getResults());
+}
+
+SmallVector<Value> SpecializedRoles::emitStep(IRMapping &tile, Value step, ValueRange carried) {
+  size_t numValues = pipeline.getInits().size();
+  RingPosition position = {carried[numValues], carried[numValues + 1]};
+  Group group = issueStep(tile, step, position, carried.take_front(numValues));
+  SmallVector<Value> registers = group.accumulators;
+  llvm::append_range(registers, group.metadata);
+  SmallVector<Value> results = wait(/*pending=*/0, registers);
+  ReleaseOp::create(b, loc, barriers, position.stage, /*predicate=*/Value(), cluster);
+  results.truncate(numValues);
+  llvm::append_range(results, advance(position).values());
+  return results;
+}
+
+SmallVector<Value> SpecializedRoles::emitPairs(IRMapping &tile, Value lower, Value upper,
+                                               ValueRange carried) {
+  size_t numValues = pipeline.getInits().size();
+  // The metadata of the group in flight; at first there is none.
+  SmallVector<Value> inits(carried);
+  for (Type type : metadataTypes()) {
+    Type element = cast<TileType>(type).getElementType();
+    Value zero = arith::ConstantOp::create(b, loc, b.getIntegerAttr(element, 0));
+    inits.push_back(SplatOp::create(b, loc, type, zero));
+  }
+  auto loop = scf::ForOp::create(b, loc, lower, upper, index(2), inits);
+  {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToStart(loop.getBody());
+    SmallVector<Value> accumulators(loop.getRegionIterArgs().take_front(numValues));
+    RingPosition position = {loop.getRegionIterArg(numValues),
+                             loop.getRegionIterArg(numValues + 1)};
+    SmallVector<Value> inFlight(loop.getRegionIterArgs().drop_front(numValues + 2));
+    Value hasPrevious =
+        arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, loop.getInductionVar(), lower);
+    for (int64_t half : {0, 1}) {
+      Value step = half
+                       ? arith::AddIOp::create(b, loc, loop.getInductionVar(), index(1)).getResult()
+                       : loop.getInductionVar();
+      Group group = issueStep(tile, step, position, accumulators);
+      wait(/*pending=*/1, inFlight);
+      ReleaseOp::create(b, loc, barriers, retreat(position).stage, half ? Value() : hasPrevious,
+                        cluster);
+      accumulators = group.accumulators;
+      inFlight = group.metadata;
+      position = advance(position);
+    }
+    SmallVector<Value> results = accumulators;
+    llvm::append_range(results, position.values());
+    llvm::append_range(results, inFlight);
+    scf::YieldOp::create(b, loc, results);
+  }
+  SmallVector<Value> registers(loop.getResults().take_front(numValues));
+  llvm::append_range(registers, loop.getResults().drop_front(numValues + 2));
+  SmallVector<Value> results = wait(/*pending=*/0, registers);
+  RingPosition position = {loop.getResult(numValues), loop.getResult(numValues + 1)};
+  ReleaseOp::create(b, loc, barriers, retreat(position).stage, /*predicate=*/Value(), cluster);
+  results.truncate(numValues);
+  llvm::append_range(results, position.values());
+  return results;
+}
+
 void SpecializedRoles::emitConsumers() {
   size_t numValues = pipeline.getInits().size();
   emitRole(RoleKind::Consumer, /*firstParity=*/0, [&](IRMapping &tile, RingPosition begin) {
-    SmallVector<Value> inits = llvm::map_to_vector(
+    SmallVector<Value> values = llvm::map_to_vector(
         pipeline.getInits(), [&](Value init) { return tile.lookupOrDefault(init); });
-    llvm::append_range(inits, begin.values());
-    scf::ForOp loop = startSteps(tile, inits);
-    ValueRange carried = loop.getRegionIterArgs();
-    RingPosition position = {carried[numValues], carried[numValues + 1]};
-    AwaitOp::create(b, loc, barriers, position.stage, position.parity);
-    Block &body = pipeline.getConsumer().front();
-    tile.map(body.getArgument(0), loop.getInductionVar());
-    tile.map(body.getArgument(1), position.stage);
-    tile.map(body.getArguments().drop_front(2), carried.take_front(numValues));
-    SmallVector<Value> registers(body.getTerminator()->getOperands());
-    body.walk([&](MmaOp mma) {
-      if (Value metadata = mma.getMetadata(); metadata && !llvm::is_contained(registers, metadata))
-        registers.push_back(metadata);
-    });
-    // Between the fence and the commit nothing but products: a register that is written there would
-    // make the assembler wait for each.
-    for (bool products : {false, true}) {
-      if (products)
-        MmaFenceOp::create(b, loc);
-      for (Operation &op : body.without_terminator())
-        if (isa<MmaOp>(op) == products)
-          b.clone(op, tile);
+    llvm::append_range(values, begin.values());
+    Value lower = tile.lookupOrDefault(pipeline.getLower()),
+          upper = tile.lookupOrDefault(pipeline.getUpper());
+    std::optional<int64_t> first = getConstantIntValue(lower), end = getConstantIntValue(upper);
+    if (first && end && *end - *first > 1) {
+      if ((*end - *first) % 2) {
+        values = emitStep(tile, lower, values);
+        lower = index(*first + 1);
+      }
+      values = emitPairs(tile, lower, upper, values);
+    } else {
+      auto loop = scf::ForOp::create(b, loc, lower, upper, index(1), values);
+      OpBuilder::InsertionGuard guard(b);
+      b.setInsertionPointToStart(loop.getBody());
+      scf::YieldOp::create(b, loc,
+                           emitStep(tile, loop.getInductionVar(), loop.getRegionIterArgs()));
+      values = loop.getResults();
     }
-    for (Value &value : registers)
-      value = tile.lookupOrDefault(value);
-    MmaCommitOp::create(b, loc);
-    auto done = MmaWaitOp::create(b, loc, TypeRange(ValueRange(registers)), 0, registers);
-    ReleaseOp::create(b, loc, barriers, position.stage, /*predicate=*/Value());
-    SmallVector<Value> results(done.getResults().take_front(numValues));
-    llvm::append_range(results, advance(position).values());
-    scf::YieldOp::create(b, loc, results);
-
-    b.setInsertionPointAfter(loop);
-    tile.map(pipeline.getResults(), loop.getResults().take_front(numValues));
+    tile.map(pipeline.getResults(), ValueRange(values).take_front(numValues));
     for (Operation *op : suffix)
       b.clone(*op, tile);
-    return RingPosition{loop.getResult(numValues), loop.getResult(numValues + 1)};
+    return RingPosition{values[numValues], values[numValues + 1]};
   });
 }
 

@@ -144,6 +144,7 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config"> {
     | `warps` | how the block's warps divide the tile: features x tokens | |
     | `stages` | buffers of the shared-memory ring; `sf-tile-plan-pipeline` chooses when absent | chosen late |
     | `split_k` | blocks that share one tile's K | 1 |
+    | `cluster` | blocks, side by side along features, that share the tokens they load; for `wgmma` | 1 |
     | `raster` | feature tiles that are walked before the next token tile, for the L2 | 8 |
     | `atom` | `mma` or `wgmma` (dense), `mma_sp` or `wgmma_sp` (2:4) | |
 
@@ -171,6 +172,7 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config"> {
     "int64_t":$warpsTokens,
     OptionalParameter<"std::optional<int64_t>">:$stages,
     "int64_t":$splitK,
+    "int64_t":$cluster,
     "int64_t":$raster,
     "::sparseflow::sf::Atom":$atom
   );
@@ -189,6 +191,8 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config"> {
     ::sparseflow::PackOrder getPackOrder() const;
     /// The same configuration with the depth of the ring decided.
     KernelConfigAttr withStages(int64_t stages) const;
+    /// The same configuration for calls of at most so many tokens; none: any number.
+    KernelConfigAttr withMaxTokens(std::optional<int64_t> maxTokens) const;
     /// Bytes of one stage of the ring for `numWeights` weights whose elements have `elementBits` bits.
     int64_t getStageBytes(unsigned elementBits, unsigned numWeights) const;
   }];

@@ -34,7 +34,7 @@ def SFTile_KernelOp : SFTile_Op<"kernel", [
 
     Attributes: `threads` is the block size; `config` (optional) the `#sf.kernel_config` it was built from;
     `shared_bytes` is set by `sf-tile-allocate-smem`. A `persistent` kernel computes all tiles with any number of blocks,
-    so it is launched with as many as the chip holds.
+    so it is launched with as many as the chip holds. With `cluster`, so many blocks reach each other's shared memory.
 
     Example:
     ```mlir
@@ -51,7 +51,7 @@ def SFTile_KernelOp : SFTile_Op<"kernel", [
   let arguments = (ins SymbolNameAttr:$sym_name, TypeAttrOf<FunctionType>:$function_type,
     OptionalAttr<DictArrayAttr>:$arg_attrs, OptionalAttr<DictArrayAttr>:$res_attrs,
     I64Attr:$threads, OptionalAttr<AnyAttr>:$config, OptionalAttr<I64Attr>:$shared_bytes,
-    UnitAttr:$persistent);
+    UnitAttr:$persistent, OptionalAttr<I64Attr>:$cluster);
   let regions = (region SizedRegion<1>:$body);
   let hasCustomAssemblyFormat = 1;
   let hasVerifier = 1;
@@ -77,14 +77,18 @@ def SFTile_TileIdOp : SFTile_Op<"tile_id", [Pure]> {
     panels of `raster` feature tiles: inside a panel features vary fastest, then tokens, so that tiles that are computed
     together share weights and activations in L2. There are `feature_tiles * ceil(tokens / tile_tokens) * splits`
     numbers; the split is their slowest part.
+
+    In a cluster of blocks a number stands for as many feature tiles, side by side, as the cluster has blocks: each block
+    computes the one of its rank.
   }];
   let arguments = (ins Index:$tokens, Optional<Index>:$number, I64Attr:$feature_tiles, I64Attr:$tile_tokens,
-                       I64Attr:$splits, I64Attr:$raster);
+                       I64Attr:$splits, I64Attr:$raster, DefaultValuedAttr<I64Attr, "1">:$cluster);
   let results = (outs Index:$feature, Index:$token, Index:$split);
   let builders = [OpBuilder<(ins "::mlir::Value":$tokens, "int64_t":$featureTiles, "int64_t":$tileTokens,
-                                 "int64_t":$splits, "int64_t":$raster), [{
+                                 "int64_t":$splits, "int64_t":$raster, CArg<"int64_t", "1">:$cluster), [{
     ::mlir::Type index = $_builder.getIndexType();
-    build($_builder, $_state, index, index, index, tokens, ::mlir::Value(), featureTiles, tileTokens, splits, raster);
+    build($_builder, $_state, index, index, index, tokens, ::mlir::Value(), featureTiles, tileTokens, splits, raster,
+          cluster);
   }]>];
   let assemblyFormat = "$tokens (`number` $number^)? attr-dict";
   let hasVerifier = 1;
@@ -94,9 +98,10 @@ def SFTile_TileRangeOp : SFTile_Op<"tile_range", [Pure]> {
   let summary = "which tiles a block computes, one after the other, when there are fewer blocks than tiles";
   let description = [{
     Tiles `first`, `first + step`, ... below `end`, the number of tiles that `tile_id` with the same attributes tells
-    apart: the block index, and the number of blocks as the step.
+    apart: the block's or cluster's index, and the number of blocks or clusters as the step.
   }];
-  let arguments = (ins Index:$tokens, I64Attr:$feature_tiles, I64Attr:$tile_tokens, I64Attr:$splits);
+  let arguments = (ins Index:$tokens, I64Attr:$feature_tiles, I64Attr:$tile_tokens, I64Attr:$splits,
+                       DefaultValuedAttr<I64Attr, "1">:$cluster);
   let results = (outs Index:$first, Index:$end, Index:$step);
   let assemblyFormat = "$tokens attr-dict";
 }
@@ -130,7 +135,8 @@ def SFTile_CopyAsyncOp : SFTile_Op<"copy_async", [MemoryEffects<[MemRead, MemWri
 
     With `barriers` the copy is one of the copy engine's, issued by one thread, and tells the stage's full barrier the
     bytes that have landed. In storage order it then needs boxes that lie inside; in logical order its source is a
-    tensor map.
+    tensor map. With `multicast` that map's boxes have only the rows of one block's share: each of so many blocks of a
+    cluster copies its own share to the stages of all.
 
     Preconditions: every row of the box starts at a multiple of the copy's vector, which is the largest of 16, 8
     and 4 bytes that divides the source's rows.
@@ -139,7 +145,7 @@ def SFTile_CopyAsyncOp : SFTile_Op<"copy_async", [MemoryEffects<[MemRead, MemWri
   }];
   let arguments = (ins AnyType:$source, Variadic<Index>:$offsets, SFTile_RingType:$ring, Index:$stage,
                        Optional<I1>:$predicate, Optional<SFTile_BarriersType>:$barriers, DenseI64ArrayAttr:$sizes,
-                       SFTile_CopyOrderAttr:$order);
+                       SFTile_CopyOrderAttr:$order, DefaultValuedAttr<I64Attr, "1">:$multicast);
   let assemblyFormat = [{
     $source `[` $offsets `]` $sizes `to` $ring `[` $stage `]` (`if` $predicate^)? (`signals` $barriers^)? $order attr-dict
     `:` type($source) `to` type($ring) (`,` type($barriers)^)?
@@ -262,10 +268,10 @@ def SFTile_BarriersOp : SFTile_Op<"barriers", [MemoryEffects<[MemAlloc, MemWrite
   let summary = "the barriers between a producer and its consumers";
   let description = [{
     Initializes them, for the whole block: a stage is full when the bytes that `acquire` announced have landed, and empty
-    when each of `consumers` warps has released it. Before the first use a stage counts as empty.
-    `sf-tile-allocate-smem` places them at `offset`.
+    when each of `consumers` warps, of every block of the cluster, has released it. Before the first use a stage counts
+    as empty. `sf-tile-allocate-smem` places them at `offset`.
   }];
-  let arguments = (ins I64Attr:$consumers, OptionalAttr<I64Attr>:$offset);
+  let arguments = (ins I64Attr:$consumers, OptionalAttr<I64Attr>:$offset, DefaultValuedAttr<I64Attr, "1">:$cluster);
   let results = (outs SFTile_BarriersType:$result);
   let assemblyFormat = "attr-dict `:` type($result)";
 }
@@ -294,7 +300,11 @@ def SFTile_AwaitOp : SFTile_Op<"await", [MemoryEffects<[MemRead, MemWrite]>]> {
 
 def SFTile_ReleaseOp : SFTile_Op<"release", [MemoryEffects<[MemWrite]>]> {
   let summary = "says, for a warp, that a stage has been read";
-  let arguments = (ins SFTile_BarriersType:$barriers, Index:$stage, Optional<I1>:$predicate);
+  let description = [{
+    To the producers of all blocks of the cluster, since each fills a share of every block's stage.
+  }];
+  let arguments = (ins SFTile_BarriersType:$barriers, Index:$stage, Optional<I1>:$predicate,
+                       DefaultValuedAttr<I64Attr, "1">:$cluster);
   let assemblyFormat = "$barriers `[` $stage `]` (`if` $predicate^)? attr-dict `:` type($barriers)";
 }
 
@@ -371,7 +381,8 @@ def SFTile_MmaWaitOp : SFTile_Op<"mma_wait", [MemoryEffects<[MemRead, MemWrite]>
   let summary = "waits until at most `pending` groups of products are in flight";
   let description = [{
     What the older groups read may be overwritten. Accumulators may be used only as results of a wait that leaves
-    nothing pending. Metadata, too, is read while a product runs: given to the wait, its registers are kept until then.
+    nothing pending. Metadata, too, is read while a product runs: given to the wait that covers its group, its registers
+    are kept until then.
   }];
   let arguments = (ins I64Attr:$pending, Variadic<SFTile_TileType>:$registers);
   let results = (outs Variadic<SFTile_TileType>:$results);
