@@ -263,6 +263,25 @@ LogicalResult SplatOp::verify() {
   return success();
 }
 
+LogicalResult SliceOp::verify() {
+  TileType source = getSource().getType(), result = getResult().getType();
+  if (source.getElementType() != result.getElementType() ||
+      source.getElementType().getIntOrFloatBitWidth() != 32)
+    return emitOpError("expected equal element types of 32 bits, got ")
+           << source << " and " << result;
+  if (source.getRank() != result.getRank() ||
+      static_cast<int64_t>(getStart().size()) != source.getRank())
+    return emitOpError("expected tiles of equal rank and as many start coordinates, got ")
+           << source << " and " << result;
+  for (auto [start, size, whole] :
+       llvm::zip_equal(getStart(), result.getShape(), source.getShape()))
+    if (!llvm::isPowerOf2_64(size) || start < 0 || start % size || start + size > whole)
+      return emitOpError("expected sizes that are powers of two and starts that are multiples of "
+                         "them inside the source, got ")
+             << size << " from " << start << " on of " << whole;
+  return success();
+}
+
 LogicalResult IotaOp::verify() {
   TileType type = getResult().getType();
   int64_t dim = getDim();
