@@ -518,8 +518,14 @@ LogicalResult FunctionBuilder::addKernel(sf_tile::LaunchOp op, const BinaryKerne
     kernel.ptxas = compiled.metadata.getAttr<StringAttr>("ptxas").str();
   }
 
-  if (compiled.metadata.getAttr("sf.persistent"))
-    kernel.grid[0].max = chip.multiprocessors * getResidentBlocks(kernel, chip);
+  if (compiled.metadata.getAttr("sf.persistent")) {
+    rt::GridDim &blocks = kernel.grid[0];
+    int64_t most = chip.multiprocessors * getResidentBlocks(kernel, chip);
+    if (blocks.symbol.empty())
+      blocks.mul = std::min(blocks.mul, most);
+    else
+      blocks.max = most;
+  }
 
   auto known = llvm::find_if(program.kernels,
                              [&](const rt::Kernel &other) { return other.name == kernel.name; });

@@ -120,6 +120,14 @@ def test_any_number_of_tokens(linear, rng, tokens):
     check(exe(x), reference.matmul(x, w))
 
 
+def test_constant_number_of_tokens(rng):
+    w = pruned(rng, sf.f16, 200, 64)
+    g = sf.Graph()
+    g.output(g.matmul(g.input("x", (40, 64), sf.f16), w))
+    x = draw(rng, sf.f16, 40, 64)
+    check(compile(g, config=configure(sf.f16))(x), reference.matmul(x, w))
+
+
 def test_same_input_same_bits(linear, rng):
     exe, _ = linear
     x = draw(rng, sf.f16, 20, 136)
