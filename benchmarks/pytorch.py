@@ -129,11 +129,20 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
 
 
+def held_bytes(tensor: torch.Tensor) -> int:
+    """What a tensor takes, whatever it is made of."""
+    data = tensor.data
+    if type(data) is torch.Tensor or isinstance(data, sf.torch.SparseWeight):
+        return data.nbytes
+    names, _ = data.__tensor_flatten__()
+    return sum(held_bytes(getattr(data, name)) for name in names)
+
+
 def weight_bytes(model: nn.Module) -> int:
     """What the weights of the linear layers take."""
     total = 0
     for layer in linears(model).values():
-        total += sum(each.nbytes for name, each in layer.named_parameters(recurse=False) if name != "bias")
+        total += sum(held_bytes(each) for name, each in layer.named_parameters(recurse=False) if name != "bias")
         total += sum(
             each.nbytes
             for each in (getattr(layer, "_packed", None), getattr(layer, "_dense", None))
@@ -237,7 +246,7 @@ def run_model(name: str, options: argparse.Namespace, device: torch.device) -> d
     say(f"{name}: {', '.join(models)}")
     for label, model in models.items():
         if label.startswith("2:4"):
-            sf.warmup(model, options.tokens, show_progress=False)
+            sf.warmup(model, options.tokens, allow_dense=options.dense, show_progress=False)
         x = dense.inputs(CHECKED_TOKENS).to(device, torch.float16)
         entry: dict[str, Any] = {"weight_bytes": weight_bytes(model)}
         try:
@@ -318,6 +327,7 @@ def main() -> int:
     parser.add_argument("--scheme", nargs="+", choices=["f16", "bf16", "int8", "fp8"], default=SCHEMES)
     parser.add_argument("--mode", nargs="+", choices=MODES)
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
+    parser.add_argument("--no-dense", dest="dense", action="store_false", help="2:4 layers hold no dense copy")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, help="where to write the JSON; default: stdout")
     options = parser.parse_args()

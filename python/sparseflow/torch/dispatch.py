@@ -142,13 +142,15 @@ def warmup(
     tokens: Sequence[int] = DEFAULT_TOKENS,
     *,
     measure: bool | None = None,
+    allow_dense: bool = True,
     show_progress: bool | None = None,
 ) -> Explanation:
     """Compiles every kernel of a model, and on a GPU measures each distinct layer at these token counts, sparse and dense.
 
     The faster path is taken from then on, for these counts and those around them. Layers of one shape are measured once, and
     what another process measured on the same kind of GPU is taken over; ``measure=True`` measures again, ``measure=False``
-    only compiles. Call it before ``torch.compile`` and before a CUDA graph is captured.
+    only compiles. A layer that goes dense at some count holds its weight twice; ``allow_dense=False`` keeps all of them sparse,
+    for the memory. Call it before ``torch.compile`` and before a CUDA graph is captured.
     """
     counts = sorted({int(count) for count in tokens})
     if not counts or counts[0] < 1:
@@ -177,7 +179,7 @@ def warmup(
                     flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=weight.device)
                 known |= _measure(first, [count for count in counts if measure or count not in known], flush)
                 entries[key] = known
-            ranges = ranges_of(known)
+            ranges = ranges_of(known) if allow_dense else []
             for layer in group:
                 layer.use_dense_for(ranges)
     if entries:
