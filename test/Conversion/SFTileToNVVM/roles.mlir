@@ -30,8 +30,11 @@
 // CHECK:   nvvm.mbarrier.arrive.expect_tx %[[FULL]], %c4096_i32
 // CHECK: }
 //
-// Four warps consume: all wait for the full barrier, one thread of each arrives at the empty one.
-// CHECK: %[[CONSUMER:.*]] = arith.cmpi {{.*}}, %[[THREAD]], %c128_i32
+// Four warps consume: all wait for the full barrier, one thread of each arrives at the empty one. Their condition is the same in a
+// warp, and known to be.
+// CHECK: %[[GROUP:.*]] = arith.shrui %[[THREAD]], %c7_i32
+// CHECK: %[[UNIFORM:.*]] = nvvm.shfl.sync idx %{{.*}}, %[[GROUP]],
+// CHECK: %[[CONSUMER:.*]] = arith.cmpi slt, %[[UNIFORM]], %c1_i32
 // CHECK: scf.if %[[CONSUMER]] {
 // CHECK:   %[[FULL:.*]] = llvm.getelementptr %{{.*}}[%{{.*}}] : (!llvm.ptr<3>, i32) -> !llvm.ptr<3>, i8
 // CHECK:   nvvm.mbarrier.try_wait %[[FULL]], %[[PARITY]]

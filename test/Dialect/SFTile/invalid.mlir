@@ -446,6 +446,15 @@ func.func @pipeline_terminator(%i: index) {
 
 // -----
 
+func.func @role_consumers() {
+  // expected-error @below {{expected whole warpgroups of 4 warps as consumers, got 6 warps}}
+  sf_tile.role consumer {
+  } {consumers = 6}
+  return
+}
+
+// -----
+
 // Arithmetic.
 
 func.func @splat(%value: f16) {
