@@ -138,7 +138,7 @@ class SparseLinear(nn.Linear):
     def local_weight(self) -> SparseWeight:
         """The weight; of a sharded layer, this rank's part of it."""
         weight = self.weight
-        return weight if isinstance(weight, SparseWeight) else weight.to_local()
+        return weight if isinstance(weight, SparseWeight) else weight._local_tensor  # itself: to_local() gives an alias
 
     def _decide(self) -> None:
         """Chooses the paths for where the weight is now, and packs it where there are kernels for it."""

@@ -371,7 +371,7 @@ def _copy(func: Any, target: SparseWeight, source: Any, non_blocking: bool = Fal
 def _settle(weight: SparseWeight) -> None:
     """Packs a weight that is about to be multiplied by, where there are kernels; this is where a sharded one gets to it."""
     values = weight.values
-    if type(values) is torch.Tensor and values.is_cuda and weight.target:
+    if type(values) is torch.Tensor and weight.target:
         weight.pack_()
 
 
