@@ -53,7 +53,13 @@ class _BoundKernel:
         target = weight.target
         assert target is not None
         key = kernels.LinearKey(
-            weight.features, weight.inner_size, weight.scheme.name, dtype, None if bias is None else bias.dtype, target
+            weight.features,
+            weight.inner_size,
+            weight.scheme.name,
+            dtype,
+            None if bias is None else bias.dtype,
+            target,
+            weight.device.type,
         )
         self.executable = kernels.linear_kernel(key)
         self.inner, self.features, self.device = weight.inner_size, weight.features, weight.device
