@@ -10,6 +10,7 @@
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
+#include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Target/Manifest.h"
 #include "sparseflow/Target/Passes.h"
 

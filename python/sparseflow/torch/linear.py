@@ -53,7 +53,13 @@ class _BoundKernel:
         target = weight.target
         assert target is not None
         key = kernels.LinearKey(
-            weight.features, weight.inner_size, weight.scheme.name, dtype, None if bias is None else bias.dtype, target
+            weight.features,
+            weight.inner_size,
+            weight.scheme.name,
+            dtype,
+            None if bias is None else bias.dtype,
+            target,
+            weight.device.type,
         )
         self.executable = kernels.linear_kernel(key)
         self.inner, self.features, self.device = weight.inner_size, weight.features, weight.device
@@ -138,7 +144,7 @@ class SparseLinear(nn.Linear):
     def local_weight(self) -> SparseWeight:
         """The weight; of a sharded layer, this rank's part of it."""
         weight = self.weight
-        return weight if isinstance(weight, SparseWeight) else weight.to_local()
+        return weight if isinstance(weight, SparseWeight) else weight._local_tensor  # itself: to_local() gives an alias
 
     def _decide(self) -> None:
         """Chooses the paths for where the weight is now, and packs it where there are kernels for it."""
