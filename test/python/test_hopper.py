@@ -173,9 +173,7 @@ def test_gated_product_with_residual(rng, dtype, k, sparse):
     g = sf.Graph()
     x = g.input("x", (None, k), dtype)
     r = g.input("r", (None, 72), sf.f16)
-    y = g.matmul(
-        x, w, gate=gate, activation="silu", residual=r, row_scale=scale, out_dtype=sf.f32, sparse=sparse
-    )
+    y = g.matmul(x, w, gate=gate, activation="silu", residual=r, row_scale=scale, out_dtype=sf.f32, sparse=sparse)
     g.output(y)
     exe = compile(g, config=configure(dtype, sparse))
     assert paths(exe) == ["sparse wgmma.sp" if sparse else "dense wgmma"]

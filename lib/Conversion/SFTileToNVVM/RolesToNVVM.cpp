@@ -84,8 +84,8 @@ struct LowerRole : OpConversionPattern<RoleOp> {
   LogicalResult matchAndRewrite(RoleOp op, OpAdaptor,
                                 ConversionPatternRewriter &rewriter) const override {
     Emitter e(rewriter, op.getLoc());
-    // The consumers' condition is one that the assembler knows to be the same in a warp: in a branch
-    // that may diverge it would make every product wait for the one before.
+    // The consumers' condition is one that the assembler knows to be the same in a warp: in a
+    // branch that may diverge it would make every product wait for the one before.
     constexpr int64_t warpThreads = 32, warpgroupWarps = 4;
     Value mine = op.getKind() == RoleKind::Producer
                      ? isEqual(e, e.threadId(), op.getConsumers() * warpThreads)
