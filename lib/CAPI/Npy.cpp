@@ -13,50 +13,50 @@
 using namespace llvm;
 using namespace sparseflow;
 using namespace sparseflow::capi;
-using runtime::DType;
 using runtime::makeError;
 using runtime::Status;
 
 static constexpr StringLiteral magic = "\x93NUMPY";
 
-bool capi::npyIsRaw(DType dtype) {
-  return dtype == DType::BF16 || dtype == DType::E4M3 || dtype == DType::E5M2;
+bool capi::npyIsRaw(runtime::DType dtype) {
+  return dtype == runtime::DType::BF16 || dtype == runtime::DType::E4M3 ||
+         dtype == runtime::DType::E5M2;
 }
 
-StringRef capi::npyDescr(DType dtype) {
+StringRef capi::npyDescr(runtime::DType dtype) {
   switch (dtype) {
-  case DType::F16:
+  case runtime::DType::F16:
     return "<f2";
-  case DType::F32:
+  case runtime::DType::F32:
     return "<f4";
-  case DType::F64:
+  case runtime::DType::F64:
     return "<f8";
-  case DType::I8:
+  case runtime::DType::I8:
     return "|i1";
-  case DType::I16:
+  case runtime::DType::I16:
     return "<i2";
-  case DType::I32:
+  case runtime::DType::I32:
     return "<i4";
-  case DType::I64:
+  case runtime::DType::I64:
     return "<i8";
-  case DType::U8:
-  case DType::E4M3:
-  case DType::E5M2:
+  case runtime::DType::U8:
+  case runtime::DType::E4M3:
+  case runtime::DType::E5M2:
     return "|u1";
-  case DType::U16:
-  case DType::BF16:
+  case runtime::DType::U16:
+  case runtime::DType::BF16:
     return "<u2";
-  case DType::U32:
+  case runtime::DType::U32:
     return "<u4";
-  case DType::U64:
+  case runtime::DType::U64:
     return "<u8";
-  case DType::Bool:
+  case runtime::DType::Bool:
     return "|b1";
   }
   return "";
 }
 
-bool capi::npyHolds(StringRef descr, DType dtype) {
+bool capi::npyHolds(StringRef descr, runtime::DType dtype) {
   if (descr == npyDescr(dtype))
     return true;
   // The byte order of single bytes and of opaque elements is written in several ways.

@@ -477,6 +477,18 @@ static std::string getConfigText(const BinaryKernel &kernel) {
   return text;
 }
 
+/// Blocks of a kernel that one multiprocessor holds at a time.
+static int64_t getResidentBlocks(const rt::Kernel &kernel, const Chip &chip) {
+  constexpr int64_t registers = 65536, threads = 2048, reservedShared = 1024, warpThreads = 32;
+  int64_t blocks = std::min(chip.sharedMemoryPerMultiprocessor / (kernel.shared + reservedShared),
+                            threads / kernel.block[0]);
+  // Registers are given out by warps, in units of 8 a thread; unknown without ptxas.
+  if (kernel.registers)
+    blocks = std::min<int64_t>(blocks, registers / (llvm::alignTo(kernel.registers, 8) *
+                                                    llvm::alignTo(kernel.block[0], warpThreads)));
+  return std::max<int64_t>(blocks, 1);
+}
+
 LogicalResult FunctionBuilder::addKernel(sf_tile::LaunchOp op, const BinaryKernel &compiled) {
   rt::Kernel kernel;
   kernel.name = compiled.metadata.getName().str();
@@ -507,6 +519,15 @@ LogicalResult FunctionBuilder::addKernel(sf_tile::LaunchOp op, const BinaryKerne
     kernel.ptxas = compiled.metadata.getAttr<StringAttr>("ptxas").str();
   }
 
+  if (compiled.metadata.getAttr("sf.persistent")) {
+    rt::GridDim &blocks = kernel.grid[0];
+    int64_t most = chip.multiprocessors * getResidentBlocks(kernel, chip);
+    if (blocks.symbol.empty())
+      blocks.mul = std::min(blocks.mul, most);
+    else
+      blocks.max = most;
+  }
+
   auto known = llvm::find_if(program.kernels,
                              [&](const rt::Kernel &other) { return other.name == kernel.name; });
   if (known == program.kernels.end()) {
@@ -514,7 +535,7 @@ LogicalResult FunctionBuilder::addKernel(sf_tile::LaunchOp op, const BinaryKerne
     return success();
   }
   const rt::GridDim &a = known->grid[0], &b = kernel.grid[0];
-  if (a.symbol != b.symbol || a.per != b.per || a.mul != b.mul)
+  if (a.symbol != b.symbol || a.per != b.per || a.mul != b.mul || a.max != b.max)
     return op.emitOpError("expected all launches of a kernel to have one grid, got another for '")
            << kernel.name << "'";
   return success();

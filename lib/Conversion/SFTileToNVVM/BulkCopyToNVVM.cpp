@@ -66,22 +66,22 @@ private:
                                 Value stageBase, Value barrier) {
     GlobalMemory source(e, cast<MemRefType>(op.getSource().getType()), adaptor.getSource());
     ArrayRef<int64_t> sizes = op.getSizes();
-    // Dimensions from `inner` on are contiguous in the source.
+    auto mayLeave = [&](int64_t dim) {
+      return source.staticSizes[dim] % sizes[dim] ||
+             getKnownDivisor(op.getOffsets()[dim]) % sizes[dim];
+    };
+    // Dimensions from `inner` on are contiguous in the source, and the box does not reach beyond.
     int64_t rank = sizes.size(), inner = rank - 1, elements = sizes[inner];
-    while (inner > 0 && sizes[inner] == source.staticSizes[inner])
+    while (inner > 0 && sizes[inner] == source.staticSizes[inner] && !mayLeave(inner - 1))
       elements *= sizes[--inner];
+    if (mayLeave(inner))
+      return op.emitOpError("expected boxes that divide the source along dimension ")
+             << inner << ", of " << source.staticSizes[inner] << ", got boxes of " << sizes[inner]
+             << "; choose a smaller tile";
     int64_t bytes = elements * source.elementBits / 8;
     SmallVector<Value> offsets;
-    for (int64_t dim = 0; dim < rank; ++dim) {
-      Value offset = e.toI64(adaptor.getOffsets()[dim][0]);
-      int64_t extent = source.staticSizes[dim];
-      bool mayLeave = extent % sizes[dim] || getKnownDivisor(op.getOffsets()[dim]) % sizes[dim];
-      if (mayLeave && dim >= inner)
-        return op.emitOpError("expected boxes that divide the source along dimension ")
-               << dim << ", of " << extent << ", got boxes of " << sizes[dim]
-               << "; choose a smaller tile";
-      offsets.push_back(offset);
-    }
+    for (ValueRange offset : adaptor.getOffsets())
+      offsets.push_back(e.toI64(offset[0]));
     if (bytes % 16)
       return op.emitOpError("expected runs of a multiple of 16 bytes, got ") << bytes;
 

@@ -34,6 +34,39 @@ struct LowerSplat : OpConversionPattern<SplatOp> {
   }
 };
 
+struct LowerSlice : OpConversionPattern<SliceOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(SliceOp op, OneToNOpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    SmallVector<ArrayRef<int32_t>> bases =
+        op.getSource().getType().getLayout().getBases("register");
+    ArrayRef<int64_t> start = op.getStart(), shape = op.getResult().getType().getShape();
+    // Bits of the source's register number that the start fixes, and those that the slice has left.
+    unsigned fixed = 0;
+    SmallVector<unsigned> free;
+    for (auto [bit, basis] : llvm::enumerate(bases)) {
+      bool isFree = true, isSet = false;
+      for (auto [coord, size, first] : llvm::zip_equal(basis, shape, start)) {
+        isFree &= coord < size;
+        isSet |= coord >= size && (first & coord);
+      }
+      if (isFree)
+        free.push_back(bit);
+      fixed |= isSet << bit;
+    }
+    SmallVector<Value> registers;
+    for (unsigned i = 0; i < 1u << free.size(); ++i) {
+      unsigned source = fixed;
+      for (auto [bit, position] : llvm::enumerate(free))
+        source |= (i >> bit & 1) << position;
+      registers.push_back(adaptor.getSource()[source]);
+    }
+    rewriter.replaceOpWithMultiple(op, {registers});
+    return success();
+  }
+};
+
 struct LowerIota : OpConversionPattern<IotaOp> {
   using OpConversionPattern::OpConversionPattern;
 
@@ -453,6 +486,6 @@ private:
 
 void sparseflow::populateElementwisePatterns(const TileTypeConverter &converter,
                                              RewritePatternSet &patterns) {
-  patterns.add<LowerSplat, LowerIota, LowerMap, LowerCompress, LowerDecompress, LowerReduce>(
-      converter, patterns.getContext());
+  patterns.add<LowerSplat, LowerSlice, LowerIota, LowerMap, LowerCompress, LowerDecompress,
+               LowerReduce>(converter, patterns.getContext());
 }

@@ -37,6 +37,8 @@ struct LowerKernel : OpConversionPattern<KernelOp> {
     // What the manifest says about the kernel.
     if (Attribute config = op.getConfigAttr())
       func->setAttr("sf.config", config);
+    if (op.getPersistent())
+      func->setAttr("sf.persistent", rewriter.getUnitAttr());
     if (IntegerAttr bytes = op.getSharedBytesAttr())
       func->setAttr("sf.shared_bytes", bytes);
     rewriter.inlineRegionBefore(op.getBody(), func.getBody(), func.end());
@@ -97,7 +99,9 @@ struct LowerTileId : OpConversionPattern<TileIdOp> {
     auto subtract = [&](Value x, Value y) -> Value {
       return arith::SubIOp::create(e.b, e.loc, x, y);
     };
-    Value block = NVVM::BlockIdXOp::create(rewriter, e.loc, rewriter.getI32Type());
+    Value block = adaptor.getNumber()
+                      ? e.toI32(adaptor.getNumber())
+                      : NVVM::BlockIdXOp::create(rewriter, e.loc, rewriter.getI32Type());
     Value tileTokens = e.i32(op.getTileTokens());
     Value tokenTiles =
         divide(e.add(e.toI32(adaptor.getTokens()), e.i32(op.getTileTokens() - 1)), tileTokens);
@@ -139,6 +143,26 @@ struct LowerTileId : OpConversionPattern<TileIdOp> {
   }
 };
 
+struct LowerTileRange : OpConversionPattern<TileRangeOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(TileRangeOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    Type i32 = rewriter.getI32Type();
+    Value tokens = e.add(e.toI32(adaptor.getTokens()), e.i32(op.getTileTokens() - 1));
+    Value tokenTiles = arith::DivUIOp::create(rewriter, e.loc, tokens, e.i32(op.getTileTokens()));
+    Value tiles = e.mul(tokenTiles, e.i32(op.getFeatureTiles() * op.getSplits()));
+    SmallVector<Value> results;
+    for (Value value : {Value(NVVM::BlockIdXOp::create(rewriter, e.loc, i32)), tiles,
+                        Value(NVVM::GridDimXOp::create(rewriter, e.loc, i32))})
+      results.push_back(
+          arith::IndexCastOp::create(rewriter, e.loc, rewriter.getIndexType(), value));
+    rewriter.replaceOp(op, results);
+    return success();
+  }
+};
+
 struct LowerDim : OpConversionPattern<memref::DimOp> {
   using OpConversionPattern::OpConversionPattern;
 
@@ -171,6 +195,6 @@ struct LowerView : OpConversionPattern<ViewOp> {
 
 void sparseflow::populateKernelPatterns(const TileTypeConverter &converter,
                                         RewritePatternSet &patterns) {
-  patterns.add<LowerKernel, LowerReturn, LowerTileId, LowerDim, LowerView>(converter,
-                                                                           patterns.getContext());
+  patterns.add<LowerKernel, LowerReturn, LowerTileId, LowerTileRange, LowerDim, LowerView>(
+      converter, patterns.getContext());
 }

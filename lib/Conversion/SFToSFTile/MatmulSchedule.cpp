@@ -42,6 +42,15 @@ private:
   /// The accumulators of one block's tile, one for each weight.
   SmallVector<Value> buildPipeline(ValueRange arguments, sf::KernelConfigAttr config, TileIdOp tile,
                                    Value firstToken);
+  /// Tokens of a tile that the epilogue computes at a time.
+  int64_t epilogueTokens(sf::KernelConfigAttr config) const;
+  Value sliceTokens(Value accumulator, int64_t first, int64_t size);
+  /// Stores accumulators to their split's part of the workspace.
+  void storePartial(ValueRange accumulators, Value workspace, TileIdOp tile, Axis tokens,
+                    Axis features, sf::KernelConfigAttr config);
+  /// Runs the epilogue and stores to `y`.
+  void storeResult(ValueRange accumulators, ValueRange operands, Value y, Axis tokens,
+                   Axis features);
   /// Launches the kernel that adds the parts, in order, and runs the epilogue.
   SmallVector<Value> buildReduction(sf::KernelConfigAttr config, ValueRange inputs);
   Value addTiles(Value x, Value y);
@@ -135,22 +144,52 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
   Axis features = {s.mul(tile.getFeature(), config.getTileFeatures()), config.getTileFeatures()};
   SmallVector<Value> accumulators = buildPipeline(arguments, config, tile, tokens.start);
 
-  auto transposed = s.b.getDenseI64ArrayAttr({1, 0});
-  if (partial) {
-    Value part = s.mul(tile.getSplit(), numWeights * paddedFeatures(config));
-    for (auto [i, accumulator] : llvm::enumerate(accumulators)) {
-      Value column = s.add(features.start, s.add(part, s.index(i * paddedFeatures(config))));
-      StoreOp::create(s.b, s.loc, accumulator, y, ValueRange{tokens.start, column}, transposed,
-                      LayoutAttr());
-    }
-  } else {
-    ValueRange operands = ValueRange(arguments).drop_front(1 + numWeights).drop_back();
-    Value result = buildEpilogue(accumulators, operands, tokens, features, /*transposed=*/true);
-    StoreOp::create(s.b, s.loc, result, y, ValueRange{tokens.start, features.start}, transposed,
-                    LayoutAttr());
+  ValueRange operands = ValueRange(arguments).drop_front(1 + numWeights).drop_back();
+  for (int64_t first = 0; first < tokens.size; first += epilogueTokens(config)) {
+    Axis slice = {first ? s.add(tokens.start, s.index(first)) : tokens.start,
+                  epilogueTokens(config)};
+    SmallVector<Value> parts = llvm::map_to_vector(accumulators, [&](Value accumulator) {
+      return sliceTokens(accumulator, first, slice.size);
+    });
+    if (partial)
+      storePartial(parts, y, tile, slice, features, config);
+    else
+      storeResult(parts, operands, y, slice, features);
   }
   s.finishKernel();
   return kernel;
+}
+
+int64_t MatmulSchedule::epilogueTokens(sf::KernelConfigAttr config) const {
+  // A warp of a warpgroup has all tokens of its features, too many to hold operands for at once.
+  constexpr int64_t warpgroupTokens = 16;
+  int64_t tokens = config.getTileTokens();
+  return config.isWarpSpecialized() ? std::min(tokens, warpgroupTokens) : tokens;
+}
+
+Value MatmulSchedule::sliceTokens(Value accumulator, int64_t first, int64_t size) {
+  auto type = cast<TileType>(accumulator.getType());
+  if (type.getShape()[1] == size)
+    return accumulator;
+  auto part = TileType::get({type.getShape()[0], size}, type.getElementType());
+  return SliceOp::create(s.b, s.loc, part, accumulator, ArrayRef<int64_t>{0, first});
+}
+
+void MatmulSchedule::storePartial(ValueRange accumulators, Value workspace, TileIdOp tile,
+                                  Axis tokens, Axis features, sf::KernelConfigAttr config) {
+  Value part = s.mul(tile.getSplit(), numWeights * paddedFeatures(config));
+  for (auto [i, accumulator] : llvm::enumerate(accumulators)) {
+    Value column = s.add(features.start, s.add(part, s.index(i * paddedFeatures(config))));
+    StoreOp::create(s.b, s.loc, accumulator, workspace, ValueRange{tokens.start, column},
+                    s.b.getDenseI64ArrayAttr({1, 0}), LayoutAttr());
+  }
+}
+
+void MatmulSchedule::storeResult(ValueRange accumulators, ValueRange operands, Value y, Axis tokens,
+                                 Axis features) {
+  Value result = buildEpilogue(accumulators, operands, tokens, features, /*transposed=*/true);
+  StoreOp::create(s.b, s.loc, result, y, ValueRange{tokens.start, features.start},
+                  s.b.getDenseI64ArrayAttr({1, 0}), LayoutAttr());
 }
 
 SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::KernelConfigAttr config,

@@ -105,7 +105,8 @@ double getStageClocks(const MatmulShape &shape, KernelConfigAttr config, const C
 
 bool sf::usesWarpgroups(const MatmulShape &shape, const ChipInfo &chip) {
   constexpr int64_t copyEngineBits = 16 * 8;
-  return chip.hasWgmma && shape.inner * shape.elementBits % copyEngineBits == 0;
+  return chip.hasWgmma && shape.inner * shape.elementBits % copyEngineBits == 0 &&
+         shape.packOrder != PackOrder::Mma;
 }
 
 std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t tokens,

@@ -21,12 +21,14 @@ struct MatmulShape {
   unsigned elementBits = 16;
   unsigned numWeights = 1;
   bool isSparse = true;
+  /// The order in which the weights are packed already; none: as the kernels want it.
+  std::optional<PackOrder> packOrder;
   /// Bits moved for each element of the result: its own, and those of operands of its shape.
   unsigned edgeBits = 16;
 };
 
-/// Whether the product runs on Hopper's warpgroups: the chip has them, and rows of x begin where
-/// the copy engine can start.
+/// Whether the product runs on Hopper's warpgroups: the chip has them, rows of x begin where the
+/// copy engine can start, and the weights are not packed for other instructions.
 bool usesWarpgroups(const MatmulShape &shape, const ChipInfo &chip);
 
 /// Configurations worth comparing for the product on the chip: those of which three stages fit in

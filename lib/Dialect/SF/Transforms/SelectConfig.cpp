@@ -78,6 +78,8 @@ MatmulShape getShape(MatmulOp op) {
   shape.elementBits = op.getXType().getElementTypeBitWidth();
   shape.numWeights = op.getWeights().size();
   shape.isSparse = op.hasSparseWeights();
+  if (WeightAttr encoding = op.getWeightEncoding())
+    shape.packOrder = encoding.getPackOrder();
   shape.edgeBits = op.getResultType().getElementTypeBitWidth();
   for (auto [i, operand] : llvm::enumerate(op.getEpilogueOperands()))
     if (op.getEpilogueBroadcast(i) == Broadcast::Full)

@@ -247,6 +247,15 @@ LogicalResult PipelineOp::verify() {
   return verifyYield(*this, getConsumer(), getResultTypes(), "the consumer");
 }
 
+LogicalResult RoleOp::verify() {
+  constexpr int64_t warpgroupWarps = 4;
+  int64_t consumers = getConsumers();
+  if (consumers < 1 || consumers % warpgroupWarps)
+    return emitOpError("expected whole warpgroups of 4 warps as consumers, got ")
+           << consumers << " warps";
+  return success();
+}
+
 bool PipelineOp::hasAsynchronousProducts() {
   return getConsumer()
       .walk([](MmaOp mma) {
@@ -260,6 +269,25 @@ LogicalResult SplatOp::verify() {
   if (getValue().getType() != getResult().getType().getElementType())
     return emitOpError("expected a value of type ")
            << getResult().getType().getElementType() << ", got " << getValue().getType();
+  return success();
+}
+
+LogicalResult SliceOp::verify() {
+  TileType source = getSource().getType(), result = getResult().getType();
+  if (source.getElementType() != result.getElementType() ||
+      source.getElementType().getIntOrFloatBitWidth() != 32)
+    return emitOpError("expected equal element types of 32 bits, got ")
+           << source << " and " << result;
+  if (source.getRank() != result.getRank() ||
+      static_cast<int64_t>(getStart().size()) != source.getRank())
+    return emitOpError("expected tiles of equal rank and as many start coordinates, got ")
+           << source << " and " << result;
+  for (auto [start, size, whole] :
+       llvm::zip_equal(getStart(), result.getShape(), source.getShape()))
+    if (!llvm::isPowerOf2_64(size) || start < 0 || start % size || start + size > whole)
+      return emitOpError("expected sizes that are powers of two and starts that are multiples of "
+                         "them inside the source, got ")
+             << size << " from " << start << " on of " << whole;
   return success();
 }
 

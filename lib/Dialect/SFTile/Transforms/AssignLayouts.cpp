@@ -142,6 +142,24 @@ static LayoutAttr divideColumns(LayoutAttr layout, unsigned log2) {
                          layout.getAlong());
 }
 
+/// The source's layout without the registers that tell the slice from its neighbours.
+static LayoutAttr restrict(SliceOp slice) {
+  LayoutAttr layout = slice.getSource().getType().getLayout();
+  ArrayRef<int64_t> shape = slice.getResult().getType().getShape();
+  SmallVector<DenseI32ArrayAttr> bases;
+  for (StringAttr name : layout.getInputs()) {
+    SmallVector<int32_t> flat;
+    for (ArrayRef<int32_t> basis : layout.getBases(name.getValue()))
+      if (name != "register" || llvm::all_of(llvm::zip_equal(basis, shape), [](auto entry) {
+            return std::get<0>(entry) < std::get<1>(entry);
+          }))
+        llvm::append_range(flat, basis);
+    bases.push_back(DenseI32ArrayAttr::get(layout.getContext(), flat));
+  }
+  return LayoutAttr::get(layout.getContext(), layout.getInputs(), bases, layout.getRank(),
+                         layout.getWarps(), layout.getAlong());
+}
+
 //===----------------------------------------------------------------------===//
 // The pass
 //===----------------------------------------------------------------------===//
@@ -300,6 +318,9 @@ private:
                      failed(assign(metadata, divideColumns(layout, 2))));
     };
     WalkResult derived = kernel.walk([&](Operation *op) -> WalkResult {
+      if (auto slice = dyn_cast<SliceOp>(op))
+        return failure(failed(assignGroup(kernel, slice.getSource())) ||
+                       failed(assign(slice.getResult(), restrict(slice))));
       if (auto compress = dyn_cast<CompressOp>(op))
         return derive(compress.getInput(), compress.getKept(), compress.getMetadata());
       if (auto decompress = dyn_cast<DecompressOp>(op))

@@ -33,7 +33,8 @@ def SFTile_KernelOp : SFTile_Op<"kernel", [
     row stride become further parameters, in that order, behind each pointer) and scalars.
 
     Attributes: `threads` is the block size; `config` (optional) the `#sf.kernel_config` it was built from;
-    `shared_bytes` is set by `sf-tile-allocate-smem`.
+    `shared_bytes` is set by `sf-tile-allocate-smem`. A `persistent` kernel computes all tiles with any number of blocks,
+    so it is launched with as many as the chip holds.
 
     Example:
     ```mlir
@@ -49,7 +50,8 @@ def SFTile_KernelOp : SFTile_Op<"kernel", [
   }];
   let arguments = (ins SymbolNameAttr:$sym_name, TypeAttrOf<FunctionType>:$function_type,
     OptionalAttr<DictArrayAttr>:$arg_attrs, OptionalAttr<DictArrayAttr>:$res_attrs,
-    I64Attr:$threads, OptionalAttr<AnyAttr>:$config, OptionalAttr<I64Attr>:$shared_bytes);
+    I64Attr:$threads, OptionalAttr<AnyAttr>:$config, OptionalAttr<I64Attr>:$shared_bytes,
+    UnitAttr:$persistent);
   let regions = (region SizedRegion<1>:$body);
   let hasCustomAssemblyFormat = 1;
   let hasVerifier = 1;
@@ -69,22 +71,34 @@ def SFTile_ReturnOp : SFTile_Op<"return", [Pure, Terminator, HasParent<"KernelOp
 }
 
 def SFTile_TileIdOp : SFTile_Op<"tile_id", [Pure]> {
-  let summary = "which output tile, and which part of the inner dimension, this block computes";
+  let summary = "which output tile, and which part of the inner dimension, is computed";
   let description = [{
-    Decomposes the block index into a feature tile, a token tile and a split. Blocks walk panels of `raster` feature
-    tiles: inside a panel features vary fastest, then tokens, so that blocks that run together share weights and
-    activations in L2. The grid has `feature_tiles * ceil(tokens / tile_tokens) * splits` blocks; the split is the
-    slowest part of the block index.
+    Decomposes a tile's number, by default the block index, into a feature tile, a token tile and a split. Numbers walk
+    panels of `raster` feature tiles: inside a panel features vary fastest, then tokens, so that tiles that are computed
+    together share weights and activations in L2. There are `feature_tiles * ceil(tokens / tile_tokens) * splits`
+    numbers; the split is their slowest part.
   }];
-  let arguments = (ins Index:$tokens, I64Attr:$feature_tiles, I64Attr:$tile_tokens, I64Attr:$splits, I64Attr:$raster);
+  let arguments = (ins Index:$tokens, Optional<Index>:$number, I64Attr:$feature_tiles, I64Attr:$tile_tokens,
+                       I64Attr:$splits, I64Attr:$raster);
   let results = (outs Index:$feature, Index:$token, Index:$split);
   let builders = [OpBuilder<(ins "::mlir::Value":$tokens, "int64_t":$featureTiles, "int64_t":$tileTokens,
                                  "int64_t":$splits, "int64_t":$raster), [{
     ::mlir::Type index = $_builder.getIndexType();
-    build($_builder, $_state, index, index, index, tokens, featureTiles, tileTokens, splits, raster);
+    build($_builder, $_state, index, index, index, tokens, ::mlir::Value(), featureTiles, tileTokens, splits, raster);
   }]>];
-  let assemblyFormat = "$tokens attr-dict";
+  let assemblyFormat = "$tokens (`number` $number^)? attr-dict";
   let hasVerifier = 1;
+}
+
+def SFTile_TileRangeOp : SFTile_Op<"tile_range", [Pure]> {
+  let summary = "which tiles a block computes, one after the other, when there are fewer blocks than tiles";
+  let description = [{
+    Tiles `first`, `first + step`, ... below `end`, the number of tiles that `tile_id` with the same attributes tells
+    apart: the block index, and the number of blocks as the step.
+  }];
+  let arguments = (ins Index:$tokens, I64Attr:$feature_tiles, I64Attr:$tile_tokens, I64Attr:$splits);
+  let results = (outs Index:$first, Index:$end, Index:$step);
+  let assemblyFormat = "$tokens attr-dict";
 }
 
 //===----------------------------------------------------------------------===//
@@ -259,11 +273,13 @@ def SFTile_BarriersOp : SFTile_Op<"barriers", [MemoryEffects<[MemAlloc, MemWrite
 def SFTile_RoleOp : SFTile_Op<"role", [SingleBlock, NoTerminator, RecursiveMemoryEffects]> {
   let summary = "what some of the block's threads do";
   let description = [{
-    The first `consumer` warps of the block, or one thread of the warp behind them, the `producer`.
+    The first `consumers` warps of the block, which are whole warpgroups, or one thread of the warp behind them, the
+    `producer`.
   }];
   let arguments = (ins SFTile_RoleKindAttr:$kind, I64Attr:$consumers);
   let regions = (region SizedRegion<1>:$body);
   let assemblyFormat = "$kind $body attr-dict";
+  let hasVerifier = 1;
 }
 
 def SFTile_AcquireOp : SFTile_Op<"acquire", [MemoryEffects<[MemRead, MemWrite]>]> {
@@ -301,6 +317,22 @@ def SFTile_IotaOp : SFTile_Op<"iota", [Pure]> {
   let arguments = (ins I64Attr:$dim);
   let results = (outs SFTile_TileType:$result);
   let assemblyFormat = "$dim attr-dict `:` type($result)";
+  let hasVerifier = 1;
+}
+
+def SFTile_SliceOp : SFTile_Op<"slice", [Pure]> {
+  let summary = "part of a tile, with the registers that hold it";
+  let description = [{
+    The elements from the coordinates `start` on. Nothing moves: every thread keeps what it holds of the part.
+
+    Preconditions: elements of 32 bits; sizes that are powers of two, and starts that are multiples of them. A dimension
+    that warps divide is whole.
+
+    Example: `%h = sf_tile.slice %t[0, 64] : !sf_tile.tile<128x256xf32> -> !sf_tile.tile<128x64xf32>`
+  }];
+  let arguments = (ins SFTile_TileType:$source, DenseI64ArrayAttr:$start);
+  let results = (outs SFTile_TileType:$result);
+  let assemblyFormat = "$source `` $start attr-dict `:` type($source) `->` type($result)";
   let hasVerifier = 1;
 }
 
