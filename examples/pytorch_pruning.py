@@ -1,6 +1,6 @@
 """A small transformer, trained here, pruned to 2:4 in three ways, quantized and compiled: what each costs in loss.
 
-    python examples/pytorch_pruning.py [--steps 300] [--device auto]
+    python examples/pytorch_pruning.py [--steps 400] [--device auto]
 
 It learns to predict the next letter of this repository's documentation. Every 2:4 model is then also run through the compiled
 kernels (in the emulator where there is no GPU), and has to have the same loss there as in PyTorch.
@@ -32,6 +32,9 @@ class Block(nn.Module):
         self.attention_norm, self.mlp_norm = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
         self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        # Large transformers have features much stronger than the rest; a small one is given them.
+        for norm in (self.attention_norm, self.mlp_norm):
+            norm.weight.data = torch.randn(WIDTH).exp()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         heads = [
@@ -85,7 +88,7 @@ def loss_of(model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]) 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
     options = parser.parse_args()
     on_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
@@ -101,8 +104,8 @@ def main() -> int:
     model = Transformer(-(-len(alphabet) // 4) * 4)
     train(model, text[:cut], options.steps)
 
-    calibration = [draw(text[:cut])[0] for _ in range(8)]
-    held_out = [draw(text[cut:]) for _ in range(8)]
+    calibration = [draw(text[:cut])[0] for _ in range(16)]
+    held_out = [draw(text[cut:]) for _ in range(16)]
     few = [(x[:2], y[:2]) for x, y in held_out[:2]]  # what the emulator does in a second
     dense = loss_of(model, held_out)
     print(f"dense f32: loss {dense:.4f}")

@@ -1,5 +1,6 @@
 // 2:4 weights in host memory: shape checks around Support's Sparse24 and PackedLayout.
 #include "Handles.h"
+#include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Support/PackedLayout.h"
 #include "sparseflow/Support/Sparse24.h"
 #include "llvm/Support/FormatVariadic.h"

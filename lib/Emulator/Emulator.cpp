@@ -338,6 +338,11 @@ static llvm::Error checkLaunch(const RetargetedKernel &kernel, uint32_t staticSh
       return fail("expected the block of {0} threads along {1} that nvvm.reqntid asks for, got {2}",
                   kernel.requiredBlock[axis], "xyz"[axis], extents[axis]);
   const Dim3 &cluster = kernel.cluster;
+  constexpr uint64_t clusterLimit = 16;
+  if (!cluster.count() || cluster.x > clusterLimit || cluster.y > clusterLimit ||
+      cluster.z > clusterLimit || cluster.count() > clusterLimit)
+    return fail("expected clusters of 1 to {0} blocks, got ({1},{2},{3})", clusterLimit, cluster.x,
+                cluster.y, cluster.z);
   if (grid.x % cluster.x || grid.y % cluster.y || grid.z % cluster.z)
     return fail("expected a grid of whole clusters of ({0},{1},{2}) blocks, got ({3},{4},{5})",
                 cluster.x, cluster.y, cluster.z, grid.x, grid.y, grid.z);

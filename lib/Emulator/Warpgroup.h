@@ -19,6 +19,7 @@
 namespace sparseflow::emulator {
 
 struct WgmmaOp;
+struct WgmmaWorkspace;
 
 constexpr unsigned warpgroupSize = 128;
 constexpr unsigned wgmmaRows = 64;
@@ -51,6 +52,9 @@ struct PendingWgmma {
 };
 
 struct Warpgroup {
+  Warpgroup();
+  ~Warpgroup();
+
   unsigned index = 0;
   /// The component of all clocks that stands for the groups it has finished.
   unsigned component = 0;
@@ -67,6 +71,8 @@ struct Warpgroup {
   uint32_t lastId = 0, lastTag = 0;
   /// Tiles whose tags may still be around.
   std::vector<std::unique_ptr<AccumulatorTile>> tiles;
+  /// Kept from one product to the next.
+  std::unique_ptr<WgmmaWorkspace> workspace;
 
   void reset(unsigned newIndex, unsigned newComponent);
   bool isInFlight(const AccumulatorTile &tile) const { return tile.group >= retiredGroups; }

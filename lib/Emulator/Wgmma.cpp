@@ -276,7 +276,7 @@ static void wait(Thread &thread, uint32_t site, const uint64_t *arguments, uint6
   uint32_t end = committed > mayRemain ? committed - mayRemain : 0;
   size_t done = 0;
   while (done != group.pending.size() && group.pending[done]->group < end)
-    executeWgmma(block, *group.pending[done++]);
+    executeWgmma(block, group, *group.pending[done++]);
   group.retiredGroups = std::max(group.retiredGroups, end);
   for (unsigned i = 0; i != 4; ++i) {
     Clocks &clocks = block.getWarp(group.index * 4 + i).clocks;

@@ -73,7 +73,7 @@ void checkWgmmaOperands(Thread &thread, const Warpgroup &group, const PendingWgm
 /// Ends the block with a report if the metadata is illegal.
 void checkWgmmaMetadata(Block &block, const Warpgroup &group, const PendingWgmma &pending);
 /// Reads the operands and adds the product to the accumulators.
-void executeWgmma(Block &block, const PendingWgmma &pending);
+void executeWgmma(Block &block, Warpgroup &group, const PendingWgmma &pending);
 
 } // namespace sparseflow::emulator
 

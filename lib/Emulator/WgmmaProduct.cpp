@@ -25,7 +25,7 @@ using Kind = Report::Kind;
 
 static constexpr unsigned chunkBytes = 16, unitsPerChunk = 4, rowsPerWarp = 16;
 /// Of A, dense or kept: 32 bytes a row. Of B: as much for a dense product, twice for a sparse one.
-static constexpr unsigned chunksOfA = 2, maxColumns = 256, maxChunksOfB = 4, maxK = 64,
+static constexpr unsigned chunksOfA = 2, maxChunksOfB = 4, maxColumns = 256, maxK = 64,
                           maxKeptK = 32;
 
 //===----------------------------------------------------------------------===//
@@ -102,16 +102,25 @@ void sparseflow::emulator::checkWgmmaOperands(Thread &thread, const Warpgroup &g
 // The product
 //===----------------------------------------------------------------------===//
 
-namespace {
-/// The operands as the decoders take them.
-struct Operands {
+/// The operands of one wgmma: too much for a fiber's stack.
+struct sparseflow::emulator::WgmmaWorkspace {
+  template <typename Number> struct Matrices {
+    Number a[wgmmaRows * maxKeptK], b[maxK * maxColumns];
+  };
   /// 32-bit units of A, [row][unit], and of B, [unit][column].
-  uint32_t a[wgmmaRows * chunksOfA * unitsPerChunk];
-  uint32_t b[maxChunksOfB * unitsPerChunk * maxColumns];
+  uint32_t unitsA[wgmmaRows * chunksOfA * unitsPerChunk];
+  uint32_t unitsB[maxChunksOfB * unitsPerChunk * maxColumns];
   /// Where each kept element of A stands along K, [row][kept].
   uint8_t positions[wgmmaRows * maxKeptK];
+  /// The same as numbers: A by [row][kept], B by [k][column].
+  union {
+    Matrices<float> floats;
+    Matrices<int32_t> integers;
+  };
 };
-} // namespace
+
+Warpgroup::Warpgroup() = default;
+Warpgroup::~Warpgroup() = default;
 
 /// The first fault of the warpgroup's metadata.
 static std::optional<MetadataFault> decodeMetadata(const PendingWgmma &pending,
@@ -140,7 +149,7 @@ void sparseflow::emulator::checkWgmmaMetadata(Block &block, const Warpgroup &gro
                fault->lastElement);
 }
 
-static void gather(const uint8_t *shared, const PendingWgmma &pending, Operands &operands) {
+static void gather(const uint8_t *shared, const PendingWgmma &pending, WgmmaWorkspace &workspace) {
   const WgmmaOp &op = *pending.op;
   constexpr unsigned unitsOfA = chunksOfA * unitsPerChunk;
   if (op.hasRegisterA) {
@@ -149,12 +158,12 @@ static void gather(const uint8_t *shared, const PendingWgmma &pending, Operands 
       for (unsigned r = 0; r != 4; ++r) {
         unsigned lane = thread % warpSize;
         unsigned row = thread / warpSize * rowsPerWarp + lane / 4 + r % 2 * 8;
-        operands.a[row * unitsOfA + lane % 4 + r / 2 * 4] = pending.registersA[thread][r];
+        workspace.unitsA[row * unitsOfA + lane % 4 + r / 2 * 4] = pending.registersA[thread][r];
       }
   } else {
     Descriptor(pending.descriptorA)
         .forEachChunk(wgmmaRows, chunksOfA, [&](unsigned row, unsigned chunk, uint32_t offset) {
-          std::memcpy(operands.a + row * unitsOfA + chunk * unitsPerChunk, shared + offset,
+          std::memcpy(workspace.unitsA + row * unitsOfA + chunk * unitsPerChunk, shared + offset,
                       chunkBytes);
         });
   }
@@ -163,14 +172,14 @@ static void gather(const uint8_t *shared, const PendingWgmma &pending, Operands 
         uint32_t units[unitsPerChunk];
         std::memcpy(units, shared + offset, chunkBytes);
         for (unsigned unit = 0; unit != unitsPerChunk; ++unit)
-          operands.b[(chunk * unitsPerChunk + unit) * op.n + column] = units[unit];
+          workspace.unitsB[(chunk * unitsPerChunk + unit) * op.n + column] = units[unit];
       });
   if (op.sparse)
-    decodeMetadata(pending, operands.positions);
+    decodeMetadata(pending, workspace.positions);
   else
     for (unsigned row = 0; row != wgmmaRows; ++row)
       for (unsigned i = 0; i != op.k; ++i)
-        operands.positions[row * op.k + i] = i;
+        workspace.positions[row * op.k + i] = i;
 }
 
 template <typename Number>
@@ -195,46 +204,49 @@ LLVM_ATTRIBUTE_ALWAYS_INLINE static void accumulate(const PendingWgmma &pending,
 }
 
 LLVM_ATTRIBUTE_ALWAYS_INLINE static void multiply(const PendingWgmma &pending,
-                                                  const Operands &operands) {
+                                                  WgmmaWorkspace &workspace) {
   const WgmmaOp &op = *pending.op;
-  unsigned unitsA = wgmmaRows * chunksOfA * unitsPerChunk;
+  constexpr unsigned unitsA = wgmmaRows * chunksOfA * unitsPerChunk;
   unsigned unitsB = getChunksOfB(op) * unitsPerChunk;
   if (op.isInteger) {
-    int32_t a[wgmmaRows * maxKeptK], b[maxK * maxColumns];
-    decodeIntegers(op.a, operands.a, unitsA, 1, a);
-    decodeIntegers(op.b, operands.b, unitsB, op.n, b);
+    auto &[a, b] = workspace.integers;
+    decodeIntegers(op.a, workspace.unitsA, unitsA, 1, a);
+    decodeIntegers(op.b, workspace.unitsB, unitsB, op.n, b);
     // Wraps, hence unsigned.
     return accumulate(pending, reinterpret_cast<const uint32_t *>(a),
-                      reinterpret_cast<const uint32_t *>(b), operands.positions);
+                      reinterpret_cast<const uint32_t *>(b), workspace.positions);
   }
-  float a[wgmmaRows * maxKeptK], b[maxK * maxColumns];
-  decodeFloats(op.a, operands.a, unitsA, 1, a);
-  decodeFloats(op.b, operands.b, unitsB, op.n, b);
+  auto &[a, b] = workspace.floats;
+  decodeFloats(op.a, workspace.unitsA, unitsA, 1, a);
+  decodeFloats(op.b, workspace.unitsB, unitsB, op.n, b);
   if (op.isNegated)
-    for (float &each : a)
-      each = -each;
-  accumulate(pending, a, b, operands.positions);
+    for (unsigned i = 0; i != wgmmaRows * op.getKeptK(); ++i)
+      a[i] = -a[i];
+  accumulate(pending, a, b, workspace.positions);
 }
 
-static void multiplyBaseline(const PendingWgmma &pending, const Operands &operands) {
-  multiply(pending, operands);
+static void multiplyBaseline(const PendingWgmma &pending, WgmmaWorkspace &workspace) {
+  multiply(pending, workspace);
 }
 
 #if defined(__x86_64__)
 __attribute__((target("avx2"))) static void multiplyAvx2(const PendingWgmma &pending,
-                                                         const Operands &operands) {
-  multiply(pending, operands);
+                                                         WgmmaWorkspace &workspace) {
+  multiply(pending, workspace);
 }
 #endif
 
 /// Neither variant fuses a product with its sum, so they agree to the last bit.
-void sparseflow::emulator::executeWgmma(Block &block, const PendingWgmma &pending) {
-  Operands operands;
-  gather(block.getShared().getBase(), pending, operands);
+void sparseflow::emulator::executeWgmma(Block &block, Warpgroup &group,
+                                        const PendingWgmma &pending) {
+  if (!group.workspace)
+    group.workspace = std::make_unique<WgmmaWorkspace>();
+  WgmmaWorkspace &workspace = *group.workspace;
+  gather(block.getShared().getBase(), pending, workspace);
 #if defined(__x86_64__)
   static const bool hasAvx2 = __builtin_cpu_supports("avx2");
   if (hasAvx2)
-    return multiplyAvx2(pending, operands);
+    return multiplyAvx2(pending, workspace);
 #endif
-  multiplyBaseline(pending, operands);
+  multiplyBaseline(pending, workspace);
 }

@@ -12,6 +12,7 @@
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
+#include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Runtime/Error.h"
 #include "sparseflow/Support/Sparse24.h"
 #include "sparseflow/Target/DiskCache.h"

@@ -8,6 +8,7 @@
 #include "HostDevices.h"
 #include "sparseflow/Pipelines/Compiler.h"
 #include "sparseflow/Reference/ReferenceExecutor.h"
+#include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Runtime/Error.h"
 
 using namespace llvm;

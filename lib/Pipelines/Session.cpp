@@ -10,6 +10,7 @@
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFDialect.h"
 #include "sparseflow/Pipelines/Registration.h"
+#include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Runtime/Error.h"
 
 #include "mlir/Bytecode/BytecodeReader.h"

@@ -1,5 +1,6 @@
 // The element type table, expanded.
 #include "sparseflow/Runtime/DType.h"
+#include "sparseflow/Runtime/ElementType.h"
 
 using sparseflow::runtime::DType;
 

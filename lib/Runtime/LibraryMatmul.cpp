@@ -1,5 +1,6 @@
 // Which products libraries have, and the one that every device in host memory computes itself.
 #include "sparseflow/Runtime/LibraryMatmul.h"
+#include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Support/NumericTypes.h"
 #include "llvm/ADT/Twine.h"
 #include "llvm/Support/FormatVariadic.h"

@@ -10,6 +10,7 @@
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
+#include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Target/Manifest.h"
 #include "sparseflow/Target/Passes.h"
 
@@ -518,8 +519,14 @@ LogicalResult FunctionBuilder::addKernel(sf_tile::LaunchOp op, const BinaryKerne
     kernel.ptxas = compiled.metadata.getAttr<StringAttr>("ptxas").str();
   }
 
-  if (compiled.metadata.getAttr("sf.persistent"))
-    kernel.grid[0].max = chip.multiprocessors * getResidentBlocks(kernel, chip);
+  if (compiled.metadata.getAttr("sf.persistent")) {
+    rt::GridDim &blocks = kernel.grid[0];
+    int64_t most = chip.multiprocessors * getResidentBlocks(kernel, chip);
+    if (blocks.symbol.empty())
+      blocks.mul = std::min(blocks.mul, most);
+    else
+      blocks.max = most;
+  }
 
   auto known = llvm::find_if(program.kernels,
                              [&](const rt::Kernel &other) { return other.name == kernel.name; });

@@ -20,14 +20,14 @@ def result_dtype(dtype: str) -> str:
 
 
 def product(
-    device: Device, dtype: str, n: int, k: int, *, sparse: bool = True, config: str | None = None
+    device: Device, dtype: str, n: int, k: int, *, sparse: bool = True, **options: Any
 ) -> tuple[sf.Executable, Any]:
     """A compiled product without an epilogue (8-bit integers: with the scale that makes results fit), and its weight."""
     w = device.weight(dtype, n, k, sparse=sparse)
     g = sf.Graph()
     x = g.input("x", (None, k), dtype)
     g.output(g.matmul(x, w, sparse=sparse, row_scale=2.0**-10 if dtype == "i8" else None))
-    return device.compile(g, config=config), w
+    return device.compile(g, **options), w
 
 
 def check_product(device: Device, exe: sf.Executable, w: Any, dtype: str, m: int, strided: bool = False) -> None:
@@ -83,6 +83,32 @@ def test_dense_config(device: Device, dtype: str) -> None:
     )
     for m in (5, 333):
         check_product(device, exe, w, dtype, m)
+
+
+# Tiles of one and two warpgroups, from few tokens to many, shallow and deep rings, and the ways to cut K.
+WARPGROUP_CONFIGS = [
+    "tile = 128x256x64, warps = 8x1, stages = 4",
+    "tile = 128x128x64, warps = 8x1, stages = 2, raster = 3",
+    "tile = 128x64x64, warps = 8x1, stages = 8",
+    "tile = 128x16x64, warps = 8x1, split_k = 4",
+    "tile = 64x256x64, warps = 4x1",
+    "tile = 64x64x64, warps = 4x1, stages = 3, split_k = 3",
+    "tile = 64x8x64, warps = 4x1",
+]
+
+
+@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
+@pytest.mark.parametrize("config", WARPGROUP_CONFIGS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_warpgroup_config(device: Device, dtype: str, config: str, sparse: bool) -> None:
+    if device.name == "cuda" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("wgmma exists on sm_90a alone")
+    if dtype not in ("f16", "bf16"):
+        config = config.replace("x64,", "x128,")
+    atom = "wgmma_sp" if sparse else "wgmma"
+    exe, w = product(device, dtype, 520, 1104, sparse=sparse, config=f"{config}, atom = {atom}", target="sm_90a")
+    for m in (0, 5, 128, 333):
+        check_product(device, exe, w, dtype, m, strided=m == 333)
 
 
 def epilogue_case(device: Device, dtype: str, name: str, n: int, k: int) -> dict[str, Any]:

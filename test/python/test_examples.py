@@ -42,7 +42,7 @@ def test_transformers_llama(root):
 
 def test_pytorch_pruning(root):
     pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
-    output = run(root, "examples/pytorch_pruning.py", "--steps", 200, "--device", "cpu")
+    output = run(root, "examples/pytorch_pruning.py", "--device", "cpu")
     assert "SparseGPT < Wanda < magnitude" in output
 
 

@@ -120,6 +120,14 @@ def test_any_number_of_tokens(linear, rng, tokens):
     check(exe(x), reference.matmul(x, w))
 
 
+def test_constant_number_of_tokens(rng):
+    w = pruned(rng, sf.f16, 200, 64)
+    g = sf.Graph()
+    g.output(g.matmul(g.input("x", (40, 64), sf.f16), w))
+    x = draw(rng, sf.f16, 40, 64)
+    check(compile(g, config=configure(sf.f16))(x), reference.matmul(x, w))
+
+
 def test_same_input_same_bits(linear, rng):
     exe, _ = linear
     x = draw(rng, sf.f16, 20, 136)
@@ -154,17 +162,22 @@ def test_bias_and_activation(rng, activation):
     check(exe(x), reference.matmul(x, w, bias=bias, activation=activation))
 
 
+# ptxas serializes products in a branch that it takes for divergent when there are two accumulators, and how many steps it
+# unrolls decides whether that shows: a few lengths of K.
+@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
+@pytest.mark.parametrize("k", [128, 272, 1024])
 @pytest.mark.parametrize("dtype", [sf.f16, sf.i8], ids=str)
-def test_gated_product_with_residual(rng, dtype):
-    w, gate = (pruned(rng, dtype, 72, 128) for _ in range(2))
+def test_gated_product_with_residual(rng, dtype, k, sparse):
+    w, gate = (pruned(rng, dtype, 72, k) for _ in range(2))
     scale = 2.0**-10 if dtype is sf.i8 else 1.0
     g = sf.Graph()
-    x = g.input("x", (None, 128), dtype)
+    x = g.input("x", (None, k), dtype)
     r = g.input("r", (None, 72), sf.f16)
-    g.output(g.matmul(x, w, gate=gate, activation="silu", residual=r, row_scale=scale, out_dtype=sf.f32))
-    exe = compile(g, config=configure(dtype))
-    assert paths(exe) == ["sparse wgmma.sp"]
-    array, residual = draw(rng, dtype, 21, 128), draw(rng, sf.f16, 21, 72)
+    y = g.matmul(x, w, gate=gate, activation="silu", residual=r, row_scale=scale, out_dtype=sf.f32, sparse=sparse)
+    g.output(y)
+    exe = compile(g, config=configure(dtype, sparse))
+    assert paths(exe) == ["sparse wgmma.sp" if sparse else "dense wgmma"]
+    array, residual = draw(rng, dtype, 21, k), draw(rng, sf.f16, 21, 72)
     expected = reference.matmul(array, w, gate=gate, activation="silu", residual=residual, row_scale=scale)
     check(exe(array, r=residual), expected)
 

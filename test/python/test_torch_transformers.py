@@ -91,6 +91,18 @@ def test_a_calibrated_model_is_saved_as_it_is(tmp_path):
     assert tokens.shape == (2, 15)
 
 
+def test_an_exported_model_is_kernels_with_attention_in_pytorch():
+    kind, config, sizes = MODELS["llama"]
+    model = kind(config(**sizes | {"num_hidden_layers": 1})).half().eval().requires_grad_(False)
+    sf.quantize_model_sparse(model)
+    tokens = torch.randint(0, 256, (2, 12))
+    program = torch.export.export(model, (tokens,), {"use_cache": False}, strict=False)
+    compiled = sf.compile(program, target="sm_80")
+    assert sum(piece.operations.count("aten.linear") for piece in compiled.pieces) == 8
+    assert "aten.linear" not in compiled.in_pytorch and "aten.scaled_dot_product_attention" in compiled.in_pytorch
+    assert error(compiled(tokens, use_cache=False).logits.double(), logits(model, {"input_ids": tokens})) < 2e-2
+
+
 def test_methods_that_need_data_are_refused_on_loading(tmp_path):
     model, _ = make("llama", torch.float16)
     model.save_pretrained(tmp_path)

@@ -3,12 +3,9 @@
 // One table (SPARSEFLOW_DTYPES) gives each type its C ABI number, its name in text, its safetensors
 // name and its size, so that the three cannot drift apart. The numbers are part of the ABI: append
 // only.
-//
-// The compiler computes with a few of these, sparseflow::DType, and its switches are over that few.
 #ifndef SPARSEFLOW_RUNTIME_DTYPE_H
 #define SPARSEFLOW_RUNTIME_DTYPE_H
 
-#include "sparseflow/Support/NumericTypes.h"
 #include "llvm/ADT/StringRef.h"
 #include <cstdint>
 #include <optional>
@@ -49,9 +46,6 @@ llvm::StringRef safeTensorsName(DType type);
 std::optional<DType> parseDType(llvm::StringRef text);
 std::optional<DType> parseSafeTensorsDType(llvm::StringRef text);
 std::optional<DType> dtypeFromNumber(int64_t number);
-DType fromElementType(sparseflow::DType type);
-/// Nothing for a type that is only stored.
-std::optional<sparseflow::DType> toElementType(DType type);
 /// `"f16", "bf16", ...`, for messages.
 std::string dtypeList();
 

@@ -95,10 +95,12 @@ struct LowerRole : OpConversionPattern<RoleOp> {
   LogicalResult matchAndRewrite(RoleOp op, OpAdaptor,
                                 ConversionPatternRewriter &rewriter) const override {
     Emitter e(rewriter, op.getLoc());
-    int64_t consumerThreads = op.getConsumers() * 32;
-    Value thread = e.threadId();
-    Value mine = op.getKind() == RoleKind::Producer ? isEqual(e, thread, consumerThreads)
-                                                    : e.lessThan(thread, e.i32(consumerThreads));
+    // The consumers' condition is one that the assembler knows to be the same in a warp: in a
+    // branch that may diverge it would make every product wait for the one before.
+    constexpr int64_t warpThreads = 32, warpgroupWarps = 4;
+    Value mine = op.getKind() == RoleKind::Producer
+                     ? isEqual(e, e.threadId(), op.getConsumers() * warpThreads)
+                     : e.lessThan(e.warpgroupId(), e.i32(op.getConsumers() / warpgroupWarps));
     auto ifOp = scf::IfOp::create(rewriter, e.loc, mine, /*withElseRegion=*/false);
     Block *target = ifOp.thenBlock();
     rewriter.inlineBlockBefore(&op.getBody().front(), target, target->begin());

@@ -262,10 +262,10 @@ def _pieces(module: fx.GraphModule, support: _Support, options: dict[str, Any]) 
             for node in nodes:
                 support.reasons[node.name] = "there is no product beside it to join"
     partitioner.fuse_partitions(partitions)
-    pieces = []
+    pieces: list[Piece] = []
     for node in list(module.graph.nodes):
         if node.op == "call_module" and str(node.target).startswith("fused_"):
-            piece, segment = _compile_piece(module, node, support, options)
+            piece, segment = _compile_piece(module, node, support, options, f"program {len(pieces)}")
             pieces.append(piece)
             module.delete_submodule(str(node.target))
             module.add_module(str(node.target), segment)
@@ -274,7 +274,7 @@ def _pieces(module: fx.GraphModule, support: _Support, options: dict[str, Any]) 
 
 
 def _compile_piece(
-    module: fx.GraphModule, call: fx.Node, support: _Support, options: dict[str, Any]
+    module: fx.GraphModule, call: fx.Node, support: _Support, options: dict[str, Any], name: str
 ) -> tuple[Piece, _Segment]:
     inner: Any = module.get_submodule(str(call.target))
     placeholders = [node for node in inner.graph.nodes if node.op == "placeholder"]
@@ -287,8 +287,7 @@ def _compile_piece(
         value = _tensor(outer[node])
         if support.constant(outer[node]) is None and value is not None:
             tokens.append(str(tuple(value.shape[:-1])))
-            name = f"x{len(used)}"
-            translator.values[node] = translator.graph.input(name, (None, int(value.shape[-1])), value.dtype)
+            translator.values[node] = translator.graph.input(f"x{len(used)}", (None, int(value.shape[-1])), value.dtype)
             used.append(index)
     outputs: list[fx.Node] = []
     for node in inner.graph.nodes:
@@ -305,7 +304,7 @@ def _compile_piece(
         value = _tensor(node)
         assert value is not None
         like.append(tokens.index(str(tuple(value.shape[:-1]))))
-    return Piece(str(call.target), executable, operations), _Segment(executable, used, like)
+    return Piece(name, executable, operations), _Segment(executable, used, like)
 
 
 def _operation(node: fx.Node) -> str:

@@ -92,6 +92,7 @@ class LinearKey(NamedTuple):
     dtype: torch.dtype  #: of x and y
     bias: torch.dtype | None
     target: str
+    device: str  #: where the tensors are: "cuda", or "cpu" for the emulator
     sparse: bool = True
     activation: str = ""
     residual: bool = False
@@ -142,7 +143,7 @@ def linear_kernel(key: LinearKey) -> Executable:
         with _compiling:
             found = _executables.get(key)
             if found is None:
-                device = "cuda" if torch.cuda.is_available() and not emulating() else "emulator"
+                device = "cuda" if key.device == "cuda" else "emulator"
                 found = _executables[key] = compile_graph(key.graph(), target=key.target, device=device)
     return found
 
@@ -173,10 +174,9 @@ def run_linear(
     if given is not wanted:
         x = x.to(wanted)
         residual = None if residual is None else residual.to(wanted)
-    key = LinearKey(
-        features, x.shape[1], scheme, wanted, None if bias is None else bias.dtype, target, sparse, activation,
-        residual is not None,
-    )  # fmt: skip
+    held = None if bias is None else bias.dtype
+    device, adds = x.device.type, residual is not None
+    key = LinearKey(features, x.shape[1], scheme, wanted, held, target, device, sparse, activation, adds)
     arguments: list[Any] = [_aligned(x), packed]
     if scale is not None:
         arguments.append(scale)

@@ -53,7 +53,13 @@ class _BoundKernel:
         target = weight.target
         assert target is not None
         key = kernels.LinearKey(
-            weight.features, weight.inner_size, weight.scheme.name, dtype, None if bias is None else bias.dtype, target
+            weight.features,
+            weight.inner_size,
+            weight.scheme.name,
+            dtype,
+            None if bias is None else bias.dtype,
+            target,
+            weight.device.type,
         )
         self.executable = kernels.linear_kernel(key)
         self.inner, self.features, self.device = weight.inner_size, weight.features, weight.device
@@ -138,7 +144,7 @@ class SparseLinear(nn.Linear):
     def local_weight(self) -> SparseWeight:
         """The weight; of a sharded layer, this rank's part of it."""
         weight = self.weight
-        return weight if isinstance(weight, SparseWeight) else weight.to_local()
+        return weight if isinstance(weight, SparseWeight) else weight._local_tensor  # itself: to_local() gives an alias
 
     def _decide(self) -> None:
         """Chooses the paths for where the weight is now, and packs it where there are kernels for it."""
@@ -258,42 +264,52 @@ class SparseLinear(nn.Linear):
         self, state: Any, prefix: str, metadata: Any, strict: bool, missing: Any, unexpected: Any, errors: Any
     ) -> None:
         key = f"{prefix}weight"
-        names = [name for name in ("values", "bitmask", "scale") if f"{key}.{name}" in state]
         mine = self._parameters["weight"]
-        if isinstance(mine, SparseWeight) and (names or key in state):
-            state = dict(state)
+        if not isinstance(mine, SparseWeight):
+            super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
+            return
+        names = [f"{key}.{name}" for name in ("values", "bitmask", "scale")]
+        given = {name.removeprefix(f"{key}."): state[name] for name in names if name in state}
+        dense = state.get(key)
+        if given or dense is not None:
             try:
-                if names:
-                    given = {name: state.pop(f"{key}.{name}") for name in names}
-                    loaded = SparseWeight.from_canonical(**given, scheme=self.scheme, dtype=mine.dtype)
-                else:
-                    loaded = SparseWeight.from_dense(state.pop(key), self.scheme)
-                if loaded.shape != mine.shape:
-                    raise InvalidArgumentError(f"expected {list(mine.shape)}, got {list(loaded.shape)}")
-            except (InvalidArgumentError, TypeError) as error:
+                weight = self._loaded(given, dense, mine)
+            except InvalidArgumentError as error:  # the layer keeps what it has
                 errors.append(f"{key}: {error}")
             else:
-                assign = metadata.get("assign_to_params_buffers", False) or mine.is_meta
-                target = loaded.device if assign else mine.device
-                self._parameters["weight"] = nn.Parameter(loaded.to(target), requires_grad=False)
+                if not (metadata.get("assign_to_params_buffers", False) or mine.is_meta):
+                    weight = weight.to(mine.device, copy=True)
+                self._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
                 self._decide()
-            held = self._parameters.pop("weight")
-            try:
-                super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
-            finally:
-                self._parameters = {"weight": held} | self._parameters
-            if strict:
-                unexpected[:] = [name for name in unexpected if not name.startswith(f"{key}.")]
-            return
-        if isinstance(mine, SparseWeight):
-            missing += [f"{key}.{name}" for name in mine.to_canonical().parts()]
-            held = self._parameters.pop("weight")
-            try:
-                super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
-            finally:
-                self._parameters = {"weight": held} | self._parameters
-            return
-        super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
+        elif strict:
+            missing += [f"{key}.{name}" for name in self._part_names()]
+        # The rest, the bias, is an ordinary parameter.
+        held = self._parameters.pop("weight")
+        rest = {name: each for name, each in state.items() if name not in (key, *names)}
+        try:
+            super()._load_from_state_dict(rest, prefix, metadata, strict, missing, unexpected, errors)
+        finally:
+            self._parameters = {"weight": held} | self._parameters
+
+    def _part_names(self) -> list[str]:
+        return ["values", "bitmask"] + ["scale"] * self.scheme.quantized
+
+    def _loaded(self, given: dict[str, torch.Tensor], dense: torch.Tensor | None, mine: SparseWeight) -> SparseWeight:
+        """The weight in a state dict: its parts, or a dense one that is 2:4."""
+        wanted = self._part_names()
+        if given and list(given) != wanted:
+            raise InvalidArgumentError(
+                f"expected {', '.join(wanted)} for {self.scheme.name}, got {', '.join(given)}; the checkpoint is incomplete, "
+                "or of another scheme"
+            )
+        if given:
+            weight = SparseWeight.from_canonical(**given, scheme=self.scheme, dtype=mine.dtype)
+        else:
+            assert dense is not None
+            weight = SparseWeight.from_dense(dense, self.scheme)
+        if weight.shape != mine.shape:
+            raise InvalidArgumentError(f"expected a weight {list(mine.shape)}, got {list(weight.shape)}")
+        return weight
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, scheme={self.scheme.name}, 2:4"

@@ -32,11 +32,6 @@ class Scheme:
         """Whether activations are quantized too, and the weight has scales."""
         return self.storage.itemsize == 1
 
-    @property
-    def bytes_per_weight(self) -> float:
-        """Values and metadata, for each element of the dense weight."""
-        return self.storage.itemsize / 2 + 1 / 8
-
 
 SCHEMES = {
     scheme.name: scheme

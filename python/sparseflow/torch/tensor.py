@@ -309,13 +309,11 @@ def _rebuild(parts: dict[str, torch.Tensor], scheme: str, shape: Any, dtype: tor
 torch.serialization.add_safe_globals([SparseWeight, _rebuild])
 
 
-def linear(
-    x: torch.Tensor, weight: SparseWeight, bias: torch.Tensor | None = None, *, dense: Any = None, ranges: Any = ()
-) -> torch.Tensor:
-    """``x @ weight.T + bias``; `dense` and `ranges` as the operator's `dense` and `dense_tokens`."""
+def linear(x: torch.Tensor, weight: SparseWeight, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``x @ weight.T + bias``."""
     first = weight.packed if weight.packed is not None else weight.values
     return torch.ops.sparseflow.linear(
-        x, first, weight.bitmask, weight.scale, bias, dense, weight.features, weight.scheme.name, weight.order, ranges
+        x, first, weight.bitmask, weight.scale, bias, None, weight.features, weight.scheme.name, weight.order
     )
 
 
@@ -331,9 +329,9 @@ def _implements(*operations: Any) -> Callable[[Callable[..., Any]], Callable[...
     return register
 
 
-@_implements(aten.detach.default, aten.alias.default, aten.lift_fresh.default)
+@_implements(aten.detach.default, aten.alias.default)
 def _alias(func: Any, weight: SparseWeight) -> SparseWeight:
-    return weight.map(func if func is not aten.lift_fresh.default else aten.alias.default)
+    return weight.map(func)
 
 
 @_implements(aten.clone.default, aten.contiguous.default)
@@ -371,7 +369,7 @@ def _copy(func: Any, target: SparseWeight, source: Any, non_blocking: bool = Fal
 def _settle(weight: SparseWeight) -> None:
     """Packs a weight that is about to be multiplied by, where there are kernels; this is where a sharded one gets to it."""
     values = weight.values
-    if type(values) is torch.Tensor and values.is_cuda and weight.target:
+    if type(values) is torch.Tensor and weight.target:
         weight.pack_()
 
 

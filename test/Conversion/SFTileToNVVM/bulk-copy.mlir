@@ -55,6 +55,26 @@ gpu.module @kernels {
 
 // -----
 
+// All of k in one chunk, but 3 chunks of features: what may reach beyond is copied chunk by chunk.
+// CHECK-LABEL: llvm.func @short_k
+// CHECK-COUNT-2: nvvm.cp.async.bulk.shared.cluster.global %{{.*}}, %{{.*}}, %{{.*}}, %c4096_i32
+// CHECK-NOT: nvvm.cp.async
+gpu.module @kernels {
+  sf_tile.kernel @short_k(%w: memref<3x1x2048xf16>, %f: i32) attributes {threads = 160 : i64} {
+    %c0 = arith.constant 0 : index
+    %c2 = arith.constant 2 : index
+    %tile = arith.index_cast %f : i32 to index
+    %feature = arith.muli %tile, %c2 : index
+    %ring = sf_tile.ring {offset = 0 : i64, stride = 8192 : i64} : !sf_tile.ring<2 x 128x32xf16>
+    %barriers = sf_tile.barriers {consumers = 8, offset = 16384} : !sf_tile.barriers<2>
+    sf_tile.copy_async %w[%feature, %c0, %c0] [2, 1, 2048] to %ring[%c0] signals %barriers storage
+      : memref<3x1x2048xf16> to <2 x 128x32xf16>, !sf_tile.barriers<2>
+    sf_tile.return
+  }
+}
+
+// -----
+
 // All of k in one chunk: both chunks of features are contiguous, one copy.
 // CHECK-LABEL: llvm.func @one_run
 // CHECK: nvvm.cp.async.bulk.shared.cluster.global %{{.*}}, %{{.*}}, %{{.*}}, %c8192_i32

@@ -76,3 +76,39 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+#whole = #sf_tile.layout<register = [[1, 0], [0, 1], [0, 8]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [1, 1], along = [0, 1]>
+#part = #sf_tile.layout<register = [[1, 0], [0, 1]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [1, 1], along = [0, 1]>
+
+// A slice moves nothing: of 8 registers the upper 4 hold columns 8 to 15.
+// CHECK-LABEL: llvm.func @slice
+// CHECK: %[[LOADED:.*]]:8 = scf.if
+// CHECK-NOT: arith.addf
+// CHECK: arith.addf %[[LOADED]]#4,
+// CHECK: arith.addf %[[LOADED]]#5,
+// CHECK: arith.addf %[[LOADED]]#6,
+// CHECK: arith.addf %[[LOADED]]#7,
+// CHECK-NOT: arith.addf
+gpu.module @kernels {
+  sf_tile.kernel @slice(%x: f32, %y: memref<16x16xf32>, %on: i1) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %zero = arith.constant 0.0 : f32
+    %a = sf_tile.splat %x : f32 -> !sf_tile.tile<16x16xf32, #whole>
+    %b = sf_tile.splat %zero : f32 -> !sf_tile.tile<16x16xf32, #whole>
+    %t = scf.if %on -> !sf_tile.tile<16x16xf32, #whole> {
+      scf.yield %a : !sf_tile.tile<16x16xf32, #whole>
+    } else {
+      scf.yield %b : !sf_tile.tile<16x16xf32, #whole>
+    }
+    %s = sf_tile.slice %t[0, 8] : !sf_tile.tile<16x16xf32, #whole> -> !sf_tile.tile<16x8xf32, #part>
+    %r = sf_tile.map %s : !sf_tile.tile<16x8xf32, #part> -> !sf_tile.tile<16x8xf32, #part> {
+    ^bb0(%v: f32):
+      %w = arith.addf %v, %x : f32
+      sf_tile.yield %w : f32
+    }
+    sf_tile.store %r, %y[%c0, %c0] : !sf_tile.tile<16x8xf32, #part>, memref<16x16xf32>
+    sf_tile.return
+  }
+}

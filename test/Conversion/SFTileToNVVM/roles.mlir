@@ -30,8 +30,11 @@
 // CHECK:   nvvm.mbarrier.arrive.expect_tx %[[FULL]], %c4096_i32
 // CHECK: }
 //
-// Four warps consume: all wait for the full barrier, one thread of each arrives at the empty one.
-// CHECK: %[[CONSUMER:.*]] = arith.cmpi {{.*}}, %[[THREAD]], %c128_i32
+// Four warps consume: all wait for the full barrier, one thread of each arrives at the empty one. Their condition is the same in a
+// warp, and known to be.
+// CHECK: %[[GROUP:.*]] = arith.shrui %[[THREAD]], %c7_i32
+// CHECK: %[[UNIFORM:.*]] = nvvm.shfl.sync idx %{{.*}}, %[[GROUP]],
+// CHECK: %[[CONSUMER:.*]] = arith.cmpi slt, %[[UNIFORM]], %c1_i32
 // CHECK: scf.if %[[CONSUMER]] {
 // CHECK:   %[[FULL:.*]] = llvm.getelementptr %{{.*}}[%{{.*}}] : (!llvm.ptr<3>, i32) -> !llvm.ptr<3>, i8
 // CHECK:   nvvm.mbarrier.try_wait %[[FULL]], %[[PARITY]]
@@ -55,6 +58,32 @@ gpu.module @kernels {
       sf_tile.release %barriers[%stage] : !sf_tile.barriers<2>
       sf_tile.release %barriers[%stage] if %on : !sf_tile.barriers<2>
     } {consumers = 4}
+    sf_tile.return
+  }
+}
+
+// -----
+
+#row = #sf_tile.layout<register = [[0, 1]], lane = [[0, 2], [0, 4], [0, 8], [0, 16], [0, 32]], warps = [1], along = [0]>
+
+// Blocks that stay: the first tile is the block's number, the step the number of blocks; 4 x ceil(tokens / 16) x 3 tiles.
+// CHECK-LABEL: llvm.func @tiles
+// CHECK-SAME: sf.persistent
+// CHECK: %[[BLOCK:.*]] = nvvm.read.ptx.sreg.ctaid.x
+// CHECK: %[[BLOCKS:.*]] = nvvm.read.ptx.sreg.nctaid.x
+// CHECK: scf.for
+// CHECK-NOT: nvvm.read.ptx.sreg.ctaid.x
+gpu.module @kernels {
+  sf_tile.kernel @tiles(%x: memref<?x64xf16>) attributes {persistent, threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %zero = arith.constant 0.0 : f16
+    %t = sf_tile.splat %zero : f16 -> !sf_tile.tile<1x64xf16, #row>
+    %tokens = memref.dim %x, %c0 : memref<?x64xf16>
+    %first, %end, %step = sf_tile.tile_range %tokens {feature_tiles = 4, splits = 3, tile_tokens = 16}
+    scf.for %i = %first to %end step %step {
+      %feature, %token, %split = sf_tile.tile_id %tokens number %i {feature_tiles = 4, raster = 2, splits = 3, tile_tokens = 16}
+      sf_tile.store %t, %x[%token, %feature] : !sf_tile.tile<1x64xf16, #row>, memref<?x64xf16>
+    }
     sf_tile.return
   }
 }

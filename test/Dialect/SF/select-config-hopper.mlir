@@ -76,3 +76,14 @@ func.func @unaligned_float8(%x: tensor<?x308xf8E5M2>, %w: tensor<4096x308xf8E5M2
   %0 = sf.matmul %x, %w : (tensor<?x308xf8E5M2>, tensor<4096x308xf8E5M2, #sf.weight<sp24>>) -> tensor<?x4096xf16>
   return %0 : tensor<?x4096xf16>
 }
+
+// -----
+
+// A weight that came packed says for which instructions.
+// CHECK-LABEL: @packed_for_mma
+// CHECK: sf.matmul
+// CHECK-SAME: atom = mma_sp>]} : ({{.*}}pack = mma>
+func.func @packed_for_mma(%x: tensor<?x4096xf16>, %w: tensor<4096x4096xf16, #sf.weight<sp24, pack = mma>>) -> tensor<?x4096xf16> {
+  %0 = sf.matmul %x, %w : (tensor<?x4096xf16>, tensor<4096x4096xf16, #sf.weight<sp24, pack = mma>>) -> tensor<?x4096xf16>
+  return %0 : tensor<?x4096xf16>
+}

@@ -65,6 +65,34 @@ gpu.module @kernels {
 #acc = #sf_tile.layout<register = [[1, 0], [0, 1]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, 1]>
 
 gpu.module @kernels {
+  sf_tile.kernel @no_tile(%init: !sf_tile.tile<64x8xf32, #acc>, %steps: index) attributes {threads = 160 : i64} {
+    %c0 = arith.constant 0 : index
+    %xring = sf_tile.ring : !sf_tile.ring<2 x 8x64xf16, #x>
+    %wring = sf_tile.ring : !sf_tile.ring<2 x 64x64xf16, #w>
+    // expected-error @below {{expected one tile_id before the pipeline, got 0}}
+    %sum = sf_tile.pipeline %c0 to %steps init(%init : !sf_tile.tile<64x8xf32, #acc>)
+        rings(%xring, %wring : !sf_tile.ring<2 x 8x64xf16, #x>, !sf_tile.ring<2 x 64x64xf16, #w>) producer {
+    ^bb0(%step: index, %stage: index):
+      sf_tile.yield
+    } consumer {
+    ^bb0(%step: index, %stage: index, %carried: !sf_tile.tile<64x8xf32, #acc>):
+      %b = sf_tile.load %xring[%stage] : !sf_tile.ring<2 x 8x64xf16, #x> -> !sf_tile.tile<8x16xf16, #x>
+      %a = sf_tile.load %wring[%stage] : !sf_tile.ring<2 x 64x64xf16, #w> -> !sf_tile.tile<64x16xf16, #w>
+      %r = sf_tile.mma <"wgmma_m64k16_f16"> %a, %b, %carried
+        : !sf_tile.tile<64x16xf16, #w>, !sf_tile.tile<8x16xf16, #x>, !sf_tile.tile<64x8xf32, #acc> -> !sf_tile.tile<64x8xf32, #acc>
+      sf_tile.yield %r : !sf_tile.tile<64x8xf32, #acc>
+    } {stages = 2 : i64} -> !sf_tile.tile<64x8xf32, #acc>
+    sf_tile.return
+  }
+}
+
+// -----
+
+#x = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [0, 8], [0, 16], [0, 32], [1, 8], [2, 16], [4, 32]]>
+#w = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [2, 0], [4, 0], [8, 0], [1, 0], [16, 0], [32, 0], [0, 8], [0, 16], [0, 32]]>
+#acc = #sf_tile.layout<register = [[1, 0], [0, 1]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, 1]>
+
+gpu.module @kernels {
   sf_tile.kernel @condition(%x: memref<?x256xf16>, %tokens: index, %init: !sf_tile.tile<64x8xf32, #acc>, %steps: index, %on: i1) attributes {threads = 160 : i64} {
     %c0 = arith.constant 0 : index
     %feature, %token, %split = sf_tile.tile_id %tokens {feature_tiles = 1, tile_tokens = 8, splits = 1, raster = 1}

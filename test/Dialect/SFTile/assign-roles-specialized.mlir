@@ -10,56 +10,71 @@
 // a row of 128 bytes wide; the weight's copies need none.
 //
 // CHECK-LABEL: sf_tile.kernel @two_products
-// CHECK-SAME: %[[X:[a-z0-9]+]]: memref<?x256xf16>, %[[W:[a-z0-9]+]]: memref<1x4x2048xf16>, %[[M:[a-z0-9]+]]: memref<1x4x128xi32>, %[[STEPS:[a-z0-9]+]]: index, %[[MAP:[a-z0-9]+]]: !sf_tile.tensor_map<8x64xf16, of = 0>
+// CHECK-SAME: %[[X:[a-z0-9]+]]: memref<?x256xf16>, %[[W:[a-z0-9]+]]: memref<4x4x2048xf16>, %[[M:[a-z0-9]+]]: memref<4x4x128xi32>, %[[STEPS:[a-z0-9]+]]: index, %[[MAP:[a-z0-9]+]]: !sf_tile.tensor_map<8x64xf16, of = 0>
+// CHECK-SAME: attributes {persistent,
+// CHECK-NOT: sf_tile.tile_id
 // CHECK: %[[INIT:.*]] = sf_tile.splat
 // CHECK: %[[XRING:.*]] = sf_tile.ring : <3 x 8x64xf16
 // CHECK: %[[WRING:.*]] = sf_tile.ring : <3 x 64x32xf16
 // CHECK: %[[MRING:.*]] = sf_tile.ring : <3 x 64x16xi4
 // CHECK: %[[BARRIERS:.*]] = sf_tile.barriers {consumers = 4 : i64} : <3>
 //
-// The producer. A stage's first phase, empty, counts as over, hence parity 1; it flips when the stage returns to 0. The bytes
-// announced are those of the three parts: 1024 + 4096 + 512.
+// The producer. Blocks stay and take one tile after the other; the position in the ring goes on from tile to tile. A stage's first
+// phase, empty, counts as over, hence parity 1.
 // CHECK: sf_tile.role producer {
-// CHECK:   scf.for %[[K:.*]] = %{{.*}} to %[[STEPS]] step %{{.*}} iter_args(%[[S:.*]] = %c0{{.*}}, %[[P:.*]] = %c1_i32) -> (index, i32) {
-// CHECK-NEXT: sf_tile.acquire %[[BARRIERS]][%[[S]]] parity %[[P]] {bytes = 5632 : i64} : <3>
-// CHECK-NEXT: sf_tile.copy_async %[[MAP]][%{{.*}}, %[[K]]] [8, 64] to %[[XRING]][%[[S]]] signals %[[BARRIERS]] logical
-// CHECK-NEXT: sf_tile.copy_async %[[W]][%{{.*}}, %[[K]], %{{.*}}] [1, 1, 2048] to %[[WRING]][%[[S]]] signals %[[BARRIERS]] storage
-// CHECK-NEXT: sf_tile.copy_async %[[M]][%{{.*}}, %[[K]], %{{.*}}] [1, 1, 128] to %[[MRING]][%[[S]]] signals %[[BARRIERS]] storage
-// CHECK:      %[[NEXT:.*]] = arith.addi %[[S]], %{{.*}} : index
-// CHECK:      %[[WRAPS:.*]] = arith.cmpi eq, %[[NEXT]], %c3{{.*}} : index
-// CHECK:      %[[STAGE:.*]] = arith.select %[[WRAPS]], %c0{{.*}}, %[[NEXT]] : index
-// CHECK-NEXT: %[[FLIP:.*]] = arith.extui %[[WRAPS]] : i1 to i32
-// CHECK-NEXT: %[[PARITY:.*]] = arith.xori %[[P]], %[[FLIP]] : i32
-// CHECK-NEXT: scf.yield %[[STAGE]], %[[PARITY]] : index, i32
+// CHECK-NEXT: %[[FIRST:.*]], %[[END:.*]], %[[STEP:.*]] = sf_tile.tile_range %{{.*}} {feature_tiles = 4 : i64, splits = 1 : i64, tile_tokens = 8 : i64}
+// CHECK:      scf.for %[[TILE:.*]] = %[[FIRST]] to %[[END]] step %[[STEP]] iter_args(%[[S0:.*]] = %c0{{.*}}, %[[P0:.*]] = %c1_i32) -> (index, i32) {
+// CHECK-NEXT:   %[[FEATURE:.*]], %[[TOKEN:.*]], %{{.*}} = sf_tile.tile_id %{{.*}} number %[[TILE]] {feature_tiles = 4 : i64, raster = 2 : i64, splits = 1 : i64, tile_tokens = 8 : i64}
+// CHECK-NEXT:   %[[ROW:.*]] = arith.muli %[[TOKEN]], %{{.*}} : index
+//
+// In each step: wait until the stage is empty, announce the bytes of its three parts (1024 + 4096 + 512), issue the copies. The
+// parity flips where the stage returns to 0.
+// CHECK:        %[[FILLED:.*]]:2 = scf.for %[[K:.*]] = %{{.*}} to %[[STEPS]] step %{{.*}} iter_args(%[[S:.*]] = %[[S0]], %[[P:.*]] = %[[P0]]) -> (index, i32) {
+// CHECK-NEXT:     sf_tile.acquire %[[BARRIERS]][%[[S]]] parity %[[P]] {bytes = 5632 : i64} : <3>
+// CHECK-NEXT:     sf_tile.copy_async %[[MAP]][%[[ROW]], %[[K]]] [8, 64] to %[[XRING]][%[[S]]] signals %[[BARRIERS]] logical
+// CHECK-NEXT:     sf_tile.copy_async %[[W]][%[[FEATURE]], %[[K]], %{{.*}}] [1, 1, 2048] to %[[WRING]][%[[S]]] signals %[[BARRIERS]] storage
+// CHECK-NEXT:     sf_tile.copy_async %[[M]][%[[FEATURE]], %[[K]], %{{.*}}] [1, 1, 128] to %[[MRING]][%[[S]]] signals %[[BARRIERS]] storage
+// CHECK:          %[[NEXT:.*]] = arith.addi %[[S]], %{{.*}} : index
+// CHECK:          %[[WRAPS:.*]] = arith.cmpi eq, %[[NEXT]], %c3{{.*}} : index
+// CHECK:          %[[STAGE:.*]] = arith.select %[[WRAPS]], %c0{{.*}}, %[[NEXT]] : index
+// CHECK-NEXT:     %[[FLIP:.*]] = arith.extui %[[WRAPS]] : i1 to i32
+// CHECK-NEXT:     %[[PARITY:.*]] = arith.xori %[[P]], %[[FLIP]] : i32
+// CHECK-NEXT:     scf.yield %[[STAGE]], %[[PARITY]] : index, i32
+// CHECK:        scf.yield %[[FILLED]]#0, %[[FILLED]]#1 : index, i32
 // CHECK: } {consumers = 4 : i64}
 //
-// The consumers begin with parity 0. All loads come first, then the products between a fence and a commit, and nothing else
-// there. The wait gives back what the products write and what they read in registers: the sum and the metadata.
+// The consumers take the same tiles and begin with parity 0. All loads come first, then the products between a fence and a commit,
+// and nothing else there. The wait gives back what the products write and what they read in registers: the sum and the metadata.
 // CHECK: sf_tile.role consumer {
-// CHECK:   %[[LOOP:.*]]:3 = scf.for %{{.*}} = %{{.*}} to %[[STEPS]] step %{{.*}} iter_args(%[[SUM:.*]] = %[[INIT]], %[[S:.*]] = %c0{{.*}}, %[[P:.*]] = %c0_i32)
-// CHECK-NEXT: sf_tile.await %[[BARRIERS]][%[[S]]] parity %[[P]] : <3>
-// CHECK-NEXT: %[[B0:.*]] = sf_tile.load %[[XRING]][%[[S]]] start [0, 0]
-// CHECK-NEXT: %[[E:.*]] = sf_tile.load %[[MRING]][%[[S]]]
-// CHECK-NEXT: %[[A0:.*]] = sf_tile.load %[[WRING]][%[[S]]] start [0, 0]
-// CHECK-NEXT: %[[B1:.*]] = sf_tile.load %[[XRING]][%[[S]]] start [0, 32]
-// CHECK-NEXT: %[[A1:.*]] = sf_tile.load %[[WRING]][%[[S]]] start [0, 16]
-// CHECK-NEXT: sf_tile.mma_fence
-// CHECK-NEXT: %[[R0:.*]] = sf_tile.mma <"wgmma_sp_m64k32_f16"> %[[A0]], %[[B0]], %[[SUM]] metadata %[[E]] :
-// CHECK-NEXT: %[[R1:.*]] = sf_tile.mma <"wgmma_sp_m64k32_f16"> %[[A1]], %[[B1]], %[[R0]] metadata %[[E]] {metadata_start = 8 : i64} :
-// CHECK-NEXT: sf_tile.mma_commit
-// CHECK-NEXT: %[[DONE:.*]]:2 = sf_tile.mma_wait 0(%[[R1]], %[[E]] :
-// CHECK-NEXT: sf_tile.release %[[BARRIERS]][%[[S]]] : <3>
-// CHECK:      scf.yield %[[DONE]]#0, %{{.*}}, %{{.*}} : !sf_tile.tile<64x8xf32
+// CHECK:      scf.for %[[TILE:.*]] = %{{.*}} to %{{.*}} step %{{.*}} iter_args(%[[S0:.*]] = %c0{{.*}}, %[[P0:.*]] = %c0_i32) -> (index, i32) {
+// CHECK-NEXT:   sf_tile.tile_id %{{.*}} number %[[TILE]]
+// CHECK:        %[[LOOP:.*]]:3 = scf.for %{{.*}} = %{{.*}} to %[[STEPS]] step %{{.*}} iter_args(%[[SUM:.*]] = %[[INIT]], %[[S:.*]] = %[[S0]], %[[P:.*]] = %[[P0]])
+// CHECK-NEXT:     sf_tile.await %[[BARRIERS]][%[[S]]] parity %[[P]] : <3>
+// CHECK-NEXT:     %[[B0:.*]] = sf_tile.load %[[XRING]][%[[S]]] start [0, 0]
+// CHECK-NEXT:     %[[E:.*]] = sf_tile.load %[[MRING]][%[[S]]]
+// CHECK-NEXT:     %[[A0:.*]] = sf_tile.load %[[WRING]][%[[S]]] start [0, 0]
+// CHECK-NEXT:     %[[B1:.*]] = sf_tile.load %[[XRING]][%[[S]]] start [0, 32]
+// CHECK-NEXT:     %[[A1:.*]] = sf_tile.load %[[WRING]][%[[S]]] start [0, 16]
+// CHECK-NEXT:     sf_tile.mma_fence
+// CHECK-NEXT:     %[[R0:.*]] = sf_tile.mma <"wgmma_sp_m64k32_f16"> %[[A0]], %[[B0]], %[[SUM]] metadata %[[E]] :
+// CHECK-NEXT:     %[[R1:.*]] = sf_tile.mma <"wgmma_sp_m64k32_f16"> %[[A1]], %[[B1]], %[[R0]] metadata %[[E]] {metadata_start = 8 : i64} :
+// CHECK-NEXT:     sf_tile.mma_commit
+// CHECK-NEXT:     %[[DONE:.*]]:2 = sf_tile.mma_wait 0(%[[R1]], %[[E]] :
+// CHECK-NEXT:     sf_tile.release %[[BARRIERS]][%[[S]]] : <3>
+// CHECK:          scf.yield %[[DONE]]#0, %{{.*}}, %{{.*}} : !sf_tile.tile<64x8xf32
 //
-// What follows the pipeline is theirs.
-// CHECK:   sf_tile.map %[[LOOP]]#0
+// What follows the pipeline is theirs, tile by tile.
+// CHECK:        sf_tile.map %[[LOOP]]#0
+// CHECK:        scf.yield %[[LOOP]]#1, %[[LOOP]]#2 : index, i32
 // CHECK: } {consumers = 4 : i64}
 // CHECK-NEXT: sf_tile.return
 gpu.module @kernels {
-  sf_tile.kernel @two_products(%x: memref<?x256xf16>, %w: memref<1x4x2048xf16>, %m: memref<1x4x128xi32>, %steps: index) attributes {threads = 160 : i64} {
+  sf_tile.kernel @two_products(%x: memref<?x256xf16>, %w: memref<4x4x2048xf16>, %m: memref<4x4x128xi32>, %steps: index) attributes {threads = 160 : i64} {
     %c0 = arith.constant 0 : index
     %tokens = memref.dim %x, %c0 : memref<?x256xf16>
-    %feature, %token, %split = sf_tile.tile_id %tokens {feature_tiles = 1, tile_tokens = 8, splits = 1, raster = 1}
+    %feature, %token, %split = sf_tile.tile_id %tokens {feature_tiles = 4, tile_tokens = 8, splits = 1, raster = 2}
+    %c8 = arith.constant 8 : index
+    %row = arith.muli %token, %c8 : index
     %zero = arith.constant 0.0 : f32
     %init = sf_tile.splat %zero : f32 -> !sf_tile.tile<64x8xf32, #acc>
     %xring = sf_tile.ring : !sf_tile.ring<3 x 8x64xf16, #x>
@@ -68,9 +83,9 @@ gpu.module @kernels {
     %sum = sf_tile.pipeline %c0 to %steps init(%init : !sf_tile.tile<64x8xf32, #acc>)
         rings(%xring, %wring, %mring : !sf_tile.ring<3 x 8x64xf16, #x>, !sf_tile.ring<3 x 64x32xf16, #w>, !sf_tile.ring<3 x 64x16xi4, #m>) producer {
     ^bb0(%step: index, %stage: index):
-      sf_tile.copy_async %x[%token, %step] [8, 64] to %xring[%stage] logical : memref<?x256xf16> to <3 x 8x64xf16, #x>
-      sf_tile.copy_async %w[%feature, %step, %c0] [1, 1, 2048] to %wring[%stage] storage : memref<1x4x2048xf16> to <3 x 64x32xf16, #w>
-      sf_tile.copy_async %m[%feature, %step, %c0] [1, 1, 128] to %mring[%stage] storage : memref<1x4x128xi32> to <3 x 64x16xi4, #m>
+      sf_tile.copy_async %x[%row, %step] [8, 64] to %xring[%stage] logical : memref<?x256xf16> to <3 x 8x64xf16, #x>
+      sf_tile.copy_async %w[%feature, %step, %c0] [1, 1, 2048] to %wring[%stage] storage : memref<4x4x2048xf16> to <3 x 64x32xf16, #w>
+      sf_tile.copy_async %m[%feature, %step, %c0] [1, 1, 128] to %mring[%stage] storage : memref<4x4x128xi32> to <3 x 64x16xi4, #m>
       sf_tile.yield
     } consumer {
     ^bb0(%step: index, %stage: index, %carried: !sf_tile.tile<64x8xf32, #acc>):

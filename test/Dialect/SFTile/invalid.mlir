@@ -446,6 +446,15 @@ func.func @pipeline_terminator(%i: index) {
 
 // -----
 
+func.func @role_consumers() {
+  // expected-error @below {{expected whole warpgroups of 4 warps as consumers, got 6 warps}}
+  sf_tile.role consumer {
+  } {consumers = 6}
+  return
+}
+
+// -----
+
 // Arithmetic.
 
 func.func @splat(%value: f16) {
@@ -467,6 +476,38 @@ func.func @iota() {
 func.func @iota_negative() {
   // expected-error @below {{expected a tile of i32 that has dimension -1}}
   sf_tile.iota -1 : !sf_tile.tile<8xi32>
+  return
+}
+
+// -----
+
+func.func @slice_type(%t: !sf_tile.tile<64x8xf16>) {
+  // expected-error @below {{expected equal element types of 32 bits, got '!sf_tile.tile<64x8xf16>' and '!sf_tile.tile<64x4xf16>'}}
+  sf_tile.slice %t[0, 4] : !sf_tile.tile<64x8xf16> -> !sf_tile.tile<64x4xf16>
+  return
+}
+
+// -----
+
+func.func @slice_rank(%t: !sf_tile.tile<64x8xf32>) {
+  // expected-error @below {{expected tiles of equal rank and as many start coordinates, got '!sf_tile.tile<64x8xf32>' and '!sf_tile.tile<64xf32>'}}
+  sf_tile.slice %t[0] : !sf_tile.tile<64x8xf32> -> !sf_tile.tile<64xf32>
+  return
+}
+
+// -----
+
+func.func @slice_start(%t: !sf_tile.tile<64x8xf32>) {
+  // expected-error @below {{expected sizes that are powers of two and starts that are multiples of them inside the source, got 4 from 2 on of 8}}
+  sf_tile.slice %t[0, 2] : !sf_tile.tile<64x8xf32> -> !sf_tile.tile<64x4xf32>
+  return
+}
+
+// -----
+
+func.func @slice_outside(%t: !sf_tile.tile<64x8xf32>) {
+  // expected-error @below {{expected sizes that are powers of two and starts that are multiples of them inside the source, got 8 from 8 on of 8}}
+  sf_tile.slice %t[0, 8] : !sf_tile.tile<64x8xf32> -> !sf_tile.tile<64x8xf32>
   return
 }
 

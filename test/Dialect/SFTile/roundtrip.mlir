@@ -43,7 +43,17 @@ gpu.module @kernels {
     %tokens = memref.dim %x, %c0 : memref<?x64xf16, strided<[?, 1]>>
     // CHECK: %{{.*}}, %{{.*}}, %{{.*}} = sf_tile.tile_id %{{.*}} {feature_tiles = 4 : i64, raster = 2 : i64, splits = 3 : i64, tile_tokens = 16 : i64}
     %feature, %token, %split = sf_tile.tile_id %tokens {feature_tiles = 4, raster = 2, splits = 3, tile_tokens = 16}
+    // CHECK: %[[FIRST:.*]], %{{.*}}, %{{.*}} = sf_tile.tile_range %{{.*}} {feature_tiles = 4 : i64, splits = 3 : i64, tile_tokens = 16 : i64}
+    %first, %end, %step = sf_tile.tile_range %tokens {feature_tiles = 4, splits = 3, tile_tokens = 16}
+    // CHECK: sf_tile.tile_id %{{.*}} number %[[FIRST]] {feature_tiles = 4
+    %f, %t, %s = sf_tile.tile_id %tokens number %first {feature_tiles = 4, raster = 2, splits = 3, tile_tokens = 16}
     // CHECK: sf_tile.return
+    sf_tile.return
+  }
+
+  // CHECK-LABEL: sf_tile.kernel @persistent
+  // CHECK-SAME: attributes {persistent, threads = 160 : i64}
+  sf_tile.kernel @persistent() attributes {persistent, threads = 160 : i64} {
     sf_tile.return
   }
 
@@ -168,6 +178,8 @@ func.func @arithmetic(%dense: !sf_tile.tile<64x16xf16>, %x: !sf_tile.tile<8x16xf
                       %metadata: !sf_tile.tile<64x16xi4>, %acc: !sf_tile.tile<64x8xf32>, %scalar: f32) {
   // CHECK: sf_tile.splat %{{.*}} : f32 -> <64x8xf32>
   %0 = sf_tile.splat %scalar : f32 -> !sf_tile.tile<64x8xf32>
+  // CHECK: sf_tile.slice %{{.*}}[0, 4] : <64x8xf32> -> <64x4xf32>
+  %slice = sf_tile.slice %0[0, 4] : !sf_tile.tile<64x8xf32> -> !sf_tile.tile<64x4xf32>
   // CHECK: sf_tile.iota 1 : <64x8xi32>
   %1 = sf_tile.iota 1 : !sf_tile.tile<64x8xi32>
   // CHECK: sf_tile.mma <"mma_m16n8k16_f16"> %{{.*}}, %{{.*}}, %{{.*}} : <64x16xf16>, <8x16xf16>, <64x8xf32> -> <64x8xf32>

@@ -96,6 +96,34 @@ TEST(Cluster, distributed_shared_memory) {
       EXPECT_EQ(run.out[block * words + thread], (1 - block % 2) * 1000 + thread);
 }
 
+/// Each thread writes into the other block, and reads what that one wrote.
+std::string send(bool between) {
+  ClusterWriter w;
+  std::string rank = w.rank();
+  std::string mine = w.truncate(w.add(w.mul(rank, 1000), "%tid64"));
+  w.clusterBarrier();
+  std::string other = w.map(w.word("%tid64"), w.binary("xor", rank, w.constant(1)));
+  w.line("llvm.store " + mine + ", " + other + " : i32, !llvm.ptr<7>");
+  if (between)
+    w.clusterBarrier();
+  w.storeOut(w.value("llvm.load " + w.word("%tid64") + " : !llvm.ptr<3> -> i32"));
+  w.clusterBarrier();
+  return w.text;
+}
+
+TEST(Cluster, remote_writes) {
+  Execution run(send(true));
+  expectNoReport(run.report);
+  for (unsigned block = 0; block != blocks; ++block)
+    for (unsigned thread = 0; thread != words; ++thread)
+      EXPECT_EQ(run.out[block * words + thread], (1 - block % 2) * 1000 + thread);
+  Execution broken(send(false));
+  ASSERT_TRUE(broken.report);
+  EXPECT_TRUE(broken.report->kind == Kind::UninitializedShared ||
+              broken.report->kind == Kind::SharedRace)
+      << broken.report->str();
+}
+
 TEST(Cluster, dropped_barrier_before_a_remote_read) {
   Execution run(exchange(false, true));
   ASSERT_TRUE(run.report);
@@ -182,13 +210,17 @@ TEST(Cluster, multicast_reports) {
 }
 
 TEST(Cluster, grid_of_whole_clusters) {
-  auto module = compileOrFail(
-      "llvm.func @k() attributes {gpu.kernel, nvvm.kernel, nvvm.cluster_dim = array<i32: 3, 1, "
-      "1>} { llvm.return }");
-  ASSERT_TRUE(module);
-  EXPECT_EQ(llvm::toString(module->launch("k", {4}, {32}, 0, {})),
-            "emulator: kernel 'k': expected a grid of whole clusters of (3,1,1) blocks, got "
-            "(4,1,1)");
+  auto launchOf = [](const char *clusterDim) {
+    auto module = compileOrFail("llvm.func @k() attributes {gpu.kernel, nvvm.kernel, "
+                                "nvvm.cluster_dim = array<i32: " +
+                                std::string(clusterDim) + ">} { llvm.return }");
+    return module ? llvm::toString(module->launch("k", {4}, {32}, 0, {})) : "";
+  };
+  EXPECT_EQ(launchOf("4, 1, 1"), "");
+  EXPECT_EQ(launchOf("3, 1, 1"), "emulator: kernel 'k': expected a grid of whole clusters of "
+                                 "(3,1,1) blocks, got (4,1,1)");
+  EXPECT_EQ(launchOf("8, 4, 1"),
+            "emulator: kernel 'k': expected clusters of 1 to 16 blocks, got (8,4,1)");
 }
 
 } // namespace

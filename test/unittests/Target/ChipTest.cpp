@@ -12,13 +12,14 @@ TEST(Chip, a_known_gpu_runs_its_own) {
 
 TEST(Chip, a_newer_gpu_runs_the_newest_of_the_older) {
   EXPECT_EQ(findNewestRunnable(88)->name, "sm_87");
+  EXPECT_EQ(findNewestRunnable(92)->name, "sm_90");
   EXPECT_EQ(findNewestRunnable(103)->name, "sm_100");
   EXPECT_EQ(findNewestRunnable(121)->name, "sm_120");
   EXPECT_EQ(findNewestRunnable(999)->name, "sm_120");
 }
 
-TEST(Chip, kernels_of_one_chip_alone_are_not_chosen) {
-  EXPECT_EQ(findNewestRunnable(90)->name, "sm_90");
+TEST(Chip, kernels_of_one_chip_alone_are_chosen_there) {
+  EXPECT_EQ(findNewestRunnable(90)->name, "sm_90a");
 }
 
 TEST(Chip, an_older_gpu_runs_none) { EXPECT_EQ(findNewestRunnable(75), nullptr); }

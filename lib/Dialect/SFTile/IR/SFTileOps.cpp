@@ -247,6 +247,15 @@ LogicalResult PipelineOp::verify() {
   return verifyYield(*this, getConsumer(), getResultTypes(), "the consumer");
 }
 
+LogicalResult RoleOp::verify() {
+  constexpr int64_t warpgroupWarps = 4;
+  int64_t consumers = getConsumers();
+  if (consumers < 1 || consumers % warpgroupWarps)
+    return emitOpError("expected whole warpgroups of 4 warps as consumers, got ")
+           << consumers << " warps";
+  return success();
+}
+
 bool PipelineOp::hasAsynchronousProducts() {
   return getConsumer()
       .walk([](MmaOp mma) {

@@ -279,11 +279,13 @@ def SFTile_BarriersOp : SFTile_Op<"barriers", [MemoryEffects<[MemAlloc, MemWrite
 def SFTile_RoleOp : SFTile_Op<"role", [SingleBlock, NoTerminator, RecursiveMemoryEffects]> {
   let summary = "what some of the block's threads do";
   let description = [{
-    The first `consumer` warps of the block, or one thread of the warp behind them, the `producer`.
+    The first `consumers` warps of the block, which are whole warpgroups, or one thread of the warp behind them, the
+    `producer`.
   }];
   let arguments = (ins SFTile_RoleKindAttr:$kind, I64Attr:$consumers);
   let regions = (region SizedRegion<1>:$body);
   let assemblyFormat = "$kind $body attr-dict";
+  let hasVerifier = 1;
 }
 
 def SFTile_AcquireOp : SFTile_Op<"acquire", [MemoryEffects<[MemRead, MemWrite]>]> {
