@@ -67,8 +67,8 @@ private:
       SmallVector<Value> coordinates = {e.add(column, e.i32(panel * box[1])), row};
       NVVM::CpAsyncBulkTensorGlobalToSharedClusterOp::create(
           e.b, e.loc, toClusterPointer(e, target), adaptor.getSource()[0], coordinates, barrier,
-          /*im2colOffsets=*/ValueRange(), mask, /*l2CacheHint=*/Value(),
-          NVVM::TMALoadMode::TILE, /*isCTAOnly=*/false, /*group=*/nullptr, /*predicate=*/Value());
+          /*im2colOffsets=*/ValueRange(), mask, /*l2CacheHint=*/Value(), NVVM::TMALoadMode::TILE,
+          /*isCTAOnly=*/false, /*group=*/nullptr, /*predicate=*/Value());
     }
   }
 

@@ -169,7 +169,7 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
 
 int64_t MatmulSchedule::epilogueTokens(sf::KernelConfigAttr config) const {
   // A warp of a warpgroup has all tokens of its features, too many to hold operands for at once.
-  constexpr int64_t warpgroupTokens = 16;
+  constexpr int64_t warpgroupTokens = 8;
   int64_t tokens = config.getTileTokens();
   return config.isWarpSpecialized() ? std::min(tokens, warpgroupTokens) : tokens;
 }

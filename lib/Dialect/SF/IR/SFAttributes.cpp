@@ -141,8 +141,7 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
                                        std::optional<int64_t> maxTokens, int64_t tileFeatures,
                                        int64_t tileTokens, int64_t tileK, int64_t warpsFeatures,
                                        int64_t warpsTokens, std::optional<int64_t> stages,
-                                       int64_t splitK, int64_t cluster, int64_t raster,
-                                       Atom atom) {
+                                       int64_t splitK, int64_t cluster, int64_t raster, Atom atom) {
   if (maxTokens && *maxTokens < 1)
     return emitError() << "expected max_tokens to be at least 1, got " << *maxTokens
                        << "; leave it out for any number of tokens";
@@ -199,10 +198,11 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
     return emitError() << "expected no cluster for " << stringifyAtom(atom) << ", got " << cluster;
   if (!llvm::isPowerOf2_64(cluster) || cluster > kMaxCluster || raster % cluster != 0 ||
       tileTokens % (kAtomTokens * cluster) != 0)
-    return emitError() << "expected a cluster of 1, 2 or 4 blocks that divides raster and the tile's "
-                          "tokens into multiples of "
-                       << kAtomTokens << ", got " << cluster << " for raster " << raster << " and "
-                       << tileTokens << " tokens";
+    return emitError()
+           << "expected a cluster of 1, 2 or 4 blocks that divides raster and the tile's "
+              "tokens into multiples of "
+           << kAtomTokens << ", got " << cluster << " for raster " << raster << " and "
+           << tileTokens << " tokens";
   if (raster < 1 || raster > kMaxRaster)
     return emitError() << "expected raster from 1 to " << kMaxRaster << ", got " << raster;
   return success();
@@ -313,8 +313,7 @@ void KernelConfigAttr::print(AsmPrinter &printer) const {
   printer << ", split_k = " << getSplitK();
   if (getCluster() != 1)
     printer << ", cluster = " << getCluster();
-  printer << ", raster = " << getRaster()
-          << ", atom = " << stringifyAtom(getAtom()) << ">";
+  printer << ", raster = " << getRaster() << ", atom = " << stringifyAtom(getAtom()) << ">";
 }
 
 TargetAttr sf::getTarget(Operation *op) {

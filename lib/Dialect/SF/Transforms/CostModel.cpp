@@ -143,6 +143,15 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   int64_t perWave = residentBlocks * chip.multiprocessors;
   double clocks = (blocks / perWave) * waveClocks(residentBlocks) +
                   waveClocks(divideCeil(blocks % perWave, chip.multiprocessors));
+  // Blocks that share tokens wait for each other; when there are many waves of 8-bit tiles, which
+  // take twice as much from the L2 in the same time, sharing saves more. Both as measured.
+  constexpr double clusterLoss = 1.01, unsharedLoss = 1.05;
+  constexpr int64_t manyWaves = 6, byteBits = 8;
+  if (config.getCluster() > 1)
+    clocks *= clusterLoss;
+  else if (config.isWarpSpecialized() && shape.elementBits == byteBits &&
+           blocks >= manyWaves * perWave)
+    clocks *= unsharedLoss;
   double microseconds = clocks / (chip.clockGHz * 1e3);
 
   double weightRow = double(shape.inner) * shape.elementBits / 8 * (shape.isSparse ? 0.5 : 1) +
@@ -187,10 +196,12 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
         if (chunks > 1 && (shape.inner <= chunk || warpgroups))
           continue;
         int64_t raster = warpgroups ? 16 : 8;
-        auto config = KernelConfigAttr::get(
-            context, /*maxTokens=*/std::nullopt, tile.features, tile.tokens, chunks * chunk,
-            tile.warpsFeatures, tile.warpsTokens, /*stages=*/std::nullopt, split, /*cluster=*/1,
-            raster, atom);
+        auto makeConfig = [&](std::optional<int64_t> stages, int64_t cluster) {
+          return KernelConfigAttr::get(context, /*maxTokens=*/std::nullopt, tile.features,
+                                       tile.tokens, chunks * chunk, tile.warpsFeatures,
+                                       tile.warpsTokens, stages, split, cluster, raster, atom);
+        };
+        KernelConfigAttr config = makeConfig(/*stages=*/std::nullopt, /*cluster=*/1);
         // Two chunks of k a stage need fewer barriers and more registers: fragments and addresses
         // of both.
         int64_t accumulators = getAccumulatorsPerThread(config, shape.numWeights);
@@ -201,8 +212,16 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
         int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);
         if (accumulators <= maxAccumulators && !(chunks > 1 && isTight) &&
             (warpgroups || getTokenCopiesPerThread(shape, config) <= kMaxTokenCopiesPerThread) &&
-            chip.sharedMemoryPerBlock / stageBytes >= minStages)
+            chip.sharedMemoryPerBlock / stageBytes >= minStages) {
           candidates.push_back(config);
+          // Shallower rings let one more small block be resident, which may save a wave.
+          constexpr int64_t fewTokens = 64, shallowStages = 5, pair = 2;
+          if (warpgroups && tile.tokens <= fewTokens)
+            candidates.push_back(makeConfig(shallowStages, /*cluster=*/1));
+          if (warpgroups && tile.tokens > 2 * fewTokens && split == 1 &&
+              divideCeil(shape.features, tile.features) % pair == 0)
+            candidates.push_back(makeConfig(/*stages=*/std::nullopt, pair));
+        }
       }
   return candidates;
 }
