@@ -178,6 +178,8 @@ _ACTIVATIONS = {
 }
 # Arithmetic in f32, and the f32 accumulator relative to the sum of the products' magnitudes.
 _F32, _ACCUMULATOR = 2**-22, 2**-20
+# Hopper's tensor cores add products of 8-bit floats with about 14 bits.
+_NARROW_ACCUMULATOR = 2**-11
 
 
 def matmul(
@@ -194,11 +196,13 @@ def matmul(
 ) -> Bounded:
     """`Graph.matmul` in float64. Operands are arrays or tensors; scales and bias of the shapes that it takes."""
     is_exact = x.dtype == torch.int8
+    is_narrow = x.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) and device.name == "cuda"
+    accumulator = _NARROW_ACCUMULATOR if is_narrow else _ACCUMULATOR
 
     def product(weight: Any, *scales: Any) -> Bounded:
         wide, weight = device.double(x), device.double(weight)
         value = wide @ weight.T
-        slack = value.abs() * _F32 if is_exact else (wide.abs() @ weight.abs().T) * _ACCUMULATOR
+        slack = value.abs() * _F32 if is_exact else (wide.abs() @ weight.abs().T) * accumulator
         for scale in scales:
             if scale is not None:
                 factor = device.double(scale)

@@ -145,6 +145,8 @@ struct LowerRelease : OpConversionPattern<ReleaseOp> {
   LogicalResult matchAndRewrite(ReleaseOp op, OpAdaptor adaptor,
                                 ConversionPatternRewriter &rewriter) const override {
     Emitter e(rewriter, op.getLoc());
+    // One lane speaks for all: what they read comes before.
+    NVVM::SyncWarpOp::create(rewriter, e.loc, e.i32(-1));
     // Lane i tells block i.
     Value lane = e.laneId();
     Value tells = e.lessThan(lane, e.i32(op.getCluster()));

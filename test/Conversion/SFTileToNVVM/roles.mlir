@@ -39,11 +39,11 @@
 // CHECK:   %[[FULL:.*]] = llvm.getelementptr %{{.*}}[%{{.*}}] : (!llvm.ptr<3>, i32) -> !llvm.ptr<3>, i8
 // CHECK:   nvvm.mbarrier.try_wait %[[FULL]], %[[PARITY]]
 // CHECK:   %[[LANE:.*]] = arith.andi %[[THREAD]], %c31_i32
-// CHECK:   %[[ELECTED:.*]] = arith.cmpi eq, %[[LANE]], %c0_i32
+// CHECK:   %[[ELECTED:.*]] = arith.cmpi slt, %[[LANE]], %c1_i32
 // CHECK:   scf.if %[[ELECTED]] {
 // CHECK:     %[[EMPTY:.*]] = llvm.getelementptr %{{.*}}[16]
 // CHECK:     nvvm.mbarrier.arrive %[[EMPTY]]
-// CHECK:   %[[BOTH:.*]] = arith.andi %[[ELECTED]], %[[ON:.*]] : i1
+// CHECK:   %[[BOTH:.*]] = arith.andi %{{.*}}, %[[ON:.*]] : i1
 // CHECK:   scf.if %[[BOTH]] {
 // CHECK:     nvvm.mbarrier.arrive
 gpu.module @kernels {

@@ -14,15 +14,16 @@
 // CHECK: sf_tile.mma <"wgmma_sp_m64k32_f16">
 // CHECK: sf_tile.mma <"wgmma_sp_m64k32_f16"> {{.*}} {metadata_start = 8 : i64}
 // CHECK-NOT: sf_tile.mma
-// CHECK: %[[LOW:.*]] = sf_tile.slice %[[ACC]][0, 0] : <64x32xf32> -> <64x16xf32>
-// CHECK: %[[R0:.*]] = sf_tile.load %[[R:[a-z0-9]+]][%[[T0:.*]], %[[F:.*]]] dims [1, 0] : {{.*}} -> <64x16xf16>
+// CHECK: %[[LOW:.*]] = sf_tile.slice %[[ACC]][0, 0] : <64x32xf32> -> <64x8xf32>
+// CHECK: %[[R0:.*]] = sf_tile.load %[[R:[a-z0-9]+]][%[[T0:.*]], %[[F:.*]]] dims [1, 0] : {{.*}} -> <64x8xf16>
 // CHECK: %[[Y0:.*]] = sf_tile.map %[[LOW]], %[[R0]]
 // CHECK: sf_tile.store %[[Y0]], %[[Y:[a-z0-9]+]][%[[T0]], %[[F]]] dims [1, 0]
-// CHECK: %[[T1:.*]] = arith.addi %[[T0]], %c16
-// CHECK: %[[HIGH:.*]] = sf_tile.slice %[[ACC]][0, 16] : <64x32xf32> -> <64x16xf32>
+// CHECK: %[[T1:.*]] = arith.addi %[[T0]], %c8
+// CHECK: %[[HIGH:.*]] = sf_tile.slice %[[ACC]][0, 8] : <64x32xf32> -> <64x8xf32>
 // CHECK: %[[R1:.*]] = sf_tile.load %[[R]][%[[T1]], %[[F]]]
 // CHECK: %[[Y1:.*]] = sf_tile.map %[[HIGH]], %[[R1]]
 // CHECK: sf_tile.store %[[Y1]], %[[Y]][%[[T1]], %[[F]]] dims [1, 0]
+// CHECK-COUNT-2: sf_tile.store
 // CHECK-NOT: sf_tile.store
 module attributes {sf.target = #sf.target<"sm_90a">} {
   func.func @residual(%x: tensor<?x64xf16>, %w: tensor<64x64xf16, #sf.weight<sp24, pack = wgmma>>, %r: tensor<?x64xf16>) -> tensor<?x64xf16> {

@@ -35,7 +35,7 @@ func.func private @dense_not_packed(tensor<64x128xf16, #sf.weight<dense>>)
 
 // -----
 
-// expected-error@+1 {{expected one of max_tokens, tile, warps, stages, split_k, raster, atom, got 'tiles'}}
+// expected-error@+1 {{expected one of max_tokens, tile, warps, stages, split_k, cluster, raster, atom, got 'tiles'}}
 module attributes {a = #sf.kernel_config<tiles = 64x64x64>} {}
 
 // -----

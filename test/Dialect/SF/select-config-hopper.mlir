@@ -6,13 +6,13 @@
 // CHECK: module attributes {sf.target = #sf.target<"sm_90a">}
 // CHECK-LABEL: @sparse
 // CHECK-SAME: tensor<?x4096xf16>
-// CHECK: configs = [#sf.kernel_config<max_tokens = {{[0-9]+}}, tile = 64x{{8|16|32}}x64, warps = 4x1, split_k = 1, raster = 8, atom = wgmma_sp>
-// CHECK-SAME: #sf.kernel_config<tile = 128x256x64, warps = 8x1, split_k = 1, raster = 8, atom = wgmma_sp>]
+// CHECK: configs = [#sf.kernel_config<max_tokens = {{[0-9]+}}, tile = 64x{{8|16|32}}x64, warps = 4x1, split_k = 1, raster = 16, atom = wgmma_sp>
+// CHECK-SAME: #sf.kernel_config<tile = 128x256x64, warps = 8x1, split_k = 1, raster = 16, atom = wgmma_sp>]
 // PLAIN-LABEL: @sparse
 // PLAIN-NOT: wgmma
 // ROOMY-LABEL: @sparse
 // ROOMY-NOT: x256x64
-// ROOMY: #sf.kernel_config<tile = {{128x128x64, warps = 8x1|64x128x64, warps = 4x1}}, split_k = 1, raster = 8, atom = wgmma_sp>]
+// ROOMY: #sf.kernel_config<tile = {{128x128x64, warps = 8x1|64x128x64, warps = 4x1}}, split_k = 1, raster = 16, atom = wgmma_sp>]
 func.func @sparse(%x: tensor<?x4096xf16>, %w: tensor<4096x4096xf16, #sf.weight<sp24>>) -> tensor<?x4096xf16> {
   %0 = sf.matmul %x, %w : (tensor<?x4096xf16>, tensor<4096x4096xf16, #sf.weight<sp24>>) -> tensor<?x4096xf16>
   return %0 : tensor<?x4096xf16>
@@ -21,7 +21,7 @@ func.func @sparse(%x: tensor<?x4096xf16>, %w: tensor<4096x4096xf16, #sf.weight<s
 // -----
 
 // CHECK-LABEL: @dense
-// CHECK: #sf.kernel_config<tile = 128x256x128, warps = 8x1, split_k = 1, raster = 8, atom = wgmma>]
+// CHECK: #sf.kernel_config<tile = 128x256x128, warps = 8x1, split_k = 1, raster = 16, atom = wgmma>]
 func.func @dense(%x: tensor<?x4096xi8>, %w: tensor<4096x4096xi8>) -> tensor<?x4096xi32> {
   %0 = sf.matmul %x, %w : (tensor<?x4096xi8>, tensor<4096x4096xi8>) -> tensor<?x4096xi32>
   return %0 : tensor<?x4096xi32>
@@ -31,7 +31,7 @@ func.func @dense(%x: tensor<?x4096xi8>, %w: tensor<4096x4096xi8>) -> tensor<?x40
 
 // Two weights have two accumulators.
 // CHECK-LABEL: @gated
-// CHECK: #sf.kernel_config<tile = 128x128x64, warps = 8x1, split_k = 1, raster = 8, atom = wgmma_sp>]
+// CHECK: #sf.kernel_config<tile = 128x128x64, warps = 8x1, split_k = 1, raster = 16, atom = wgmma_sp>]
 func.func @gated(%x: tensor<?x4096xf16>, %w: tensor<4096x4096xf16, #sf.weight<sp24>>, %v: tensor<4096x4096xf16, #sf.weight<sp24>>) -> tensor<?x4096xf32> {
   %0 = sf.matmul %x, %w, %v epilogue {
   ^bb0(%a: f32, %b: f32):

@@ -615,14 +615,6 @@ func.func @mma_wait_types(%acc: !sf_tile.tile<64x8xf32>) {
 
 // -----
 
-func.func @mma_wait_pending(%acc: !sf_tile.tile<64x8xf32>) {
-  // expected-error @below {{expected nothing pending where registers are given back, got 1}}
-  %0 = sf_tile.mma_wait 1(%acc : !sf_tile.tile<64x8xf32>) -> !sf_tile.tile<64x8xf32>
-  return
-}
-
-// -----
-
 func.func @map_no_results(%x: !sf_tile.tile<8xf32>) {
   // expected-error @below {{expected at least one result}}
   "sf_tile.map"(%x) ({
