@@ -177,8 +177,10 @@ Value Emitter::sharedPointer(Value bytes) {
 Value Emitter::offsetPointer(Value pointer, int64_t bytes) {
   if (bytes == 0)
     return pointer;
+  // More than that and a constant index of a getelementptr wraps around without a word.
+  constexpr int64_t maxConstant = (int64_t(1) << (LLVM::kGEPConstantBitWidth - 1)) - 1;
   return LLVM::GEPOp::create(b, loc, pointer.getType(), b.getI8Type(), pointer,
-                             bytes <= INT32_MAX
+                             bytes <= maxConstant
                                  ? ArrayRef<LLVM::GEPArg>{static_cast<int32_t>(bytes)}
                                  : ArrayRef<LLVM::GEPArg>{i64(bytes)});
 }
