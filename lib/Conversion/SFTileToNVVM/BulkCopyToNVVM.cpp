@@ -76,15 +76,14 @@ private:
                                 Value stageBase, Value barrier) {
     GlobalMemory source(e, cast<MemRefType>(op.getSource().getType()), adaptor.getSource());
     ArrayRef<int64_t> sizes = op.getSizes();
-    auto mayLeave = [&](int64_t dim) {
-      return source.staticSizes[dim] % sizes[dim] ||
-             getKnownDivisor(op.getOffsets()[dim]) % sizes[dim];
+    auto leaves = [&](int64_t dim) {
+      return mayLeave(op.getOffsets()[dim], sizes[dim], source.staticSizes[dim]);
     };
     // Dimensions from `inner` on are contiguous in the source, and the box does not reach beyond.
     int64_t rank = sizes.size(), inner = rank - 1, elements = sizes[inner];
-    while (inner > 0 && sizes[inner] == source.staticSizes[inner] && !mayLeave(inner - 1))
+    while (inner > 0 && sizes[inner] == source.staticSizes[inner] && !leaves(inner - 1))
       elements *= sizes[--inner];
-    if (mayLeave(inner))
+    if (leaves(inner))
       return op.emitOpError("expected boxes that divide the source along dimension ")
              << inner << ", of " << source.staticSizes[inner] << ", got boxes of " << sizes[inner]
              << "; choose a smaller tile";

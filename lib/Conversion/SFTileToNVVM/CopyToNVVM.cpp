@@ -170,7 +170,7 @@ private:
                                         ? findStoragePosition(first, constant)
                                         : findLogicalPosition(first, constant);
       for (auto [dim, value] : llvm::enumerate(position))
-        if (mayLeave(dim)) {
+        if (mayLeave(op.getOffsets()[dim], op.getSizes()[dim], source.staticSizes[dim])) {
           Value index = e.add(offsets[dim], e.add(value, e.i64(constant[dim])));
           inside = e.both(inside, e.lessThan(index, source.sizes[dim]));
         }
@@ -207,13 +207,6 @@ private:
       Value bytes = e.mul(e.mul(index, source.strides[dim]), e.i64(source.elementBits / 8));
       return LLVM::GEPOp::create(e.b, e.loc, base.getType(), e.b.getI8Type(), base,
                                  ArrayRef<LLVM::GEPArg>{bytes});
-    }
-
-    /// Whether the box can reach beyond the source. Boxes start inside of it.
-    bool mayLeave(unsigned dim) {
-      int64_t extent = source.staticSizes[dim], size = op.getSizes()[dim];
-      return ShapedType::isDynamic(extent) || extent % size ||
-             getKnownDivisor(op.getOffsets()[dim]) % size;
     }
 
     /// Storage order: the box, flattened, is the stage.

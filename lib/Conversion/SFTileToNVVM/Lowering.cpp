@@ -246,7 +246,8 @@ GlobalMemory::GlobalMemory(Emitter &e, MemRefType type, ValueRange converted)
   }
 }
 
-int64_t sparseflow::getKnownDivisor(Value index) {
+/// Largest power of two that is known to divide an index.
+static int64_t getKnownDivisor(Value index) {
   constexpr int64_t any = int64_t(1) << 32;
   APInt constant;
   if (matchPattern(index, m_ConstantInt(&constant)))
@@ -258,4 +259,18 @@ int64_t sparseflow::getKnownDivisor(Value index) {
   if (auto add = index.getDefiningOp<arith::AddIOp>())
     return std::min(getKnownDivisor(add.getLhs()), getKnownDivisor(add.getRhs()));
   return 1;
+}
+
+bool sparseflow::mayLeave(Value start, int64_t size, int64_t extent) {
+  if (ShapedType::isDynamic(extent))
+    return true;
+  APInt constant;
+  if (matchPattern(start, m_ConstantInt(&constant)))
+    return constant.getSExtValue() + size > extent;
+  auto add = start.getDefiningOp<arith::AddIOp>();
+  if (add && matchPattern(add.getRhs(), m_ConstantInt(&constant))) {
+    int64_t whole = getKnownDivisor(add.getLhs());
+    return extent % whole || constant.getSExtValue() + size > whole;
+  }
+  return extent % size || getKnownDivisor(start) % size;
 }

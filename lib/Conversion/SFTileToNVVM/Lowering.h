@@ -98,8 +98,9 @@ struct GlobalMemory {
   int64_t byteOffset = 0; ///< Of a view in its buffer.
 };
 
-/// Largest power of two that is known to divide an index.
-int64_t getKnownDivisor(mlir::Value index);
+/// Whether `size` elements from `start` on may reach beyond `extent`, the static or dynamic size of
+/// a dimension. Tiles start inside; a part of a tile, at a constant behind its start, need not.
+bool mayLeave(mlir::Value start, int64_t size, int64_t extent);
 
 /// Spreads the reads of shared memory in front of a run of matrix products, which the run does not
 /// use, over the run.

@@ -125,11 +125,8 @@ public:
         index = e.add(index, arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(),
                                                     e.threadCoordinate(layout, dims[i])));
       start.push_back(index);
-      int64_t extent = memory.staticSizes[i], size = moves ? tile.getShape()[dims[i]] : 1;
-      // Tiles start inside, so a tile that divides the extent and starts at its multiple never
-      // leaves.
-      checked.push_back(moves && (ShapedType::isDynamic(extent) || extent % size ||
-                                  getKnownDivisor(indexSources[i]) % size));
+      checked.push_back(
+          moves && mayLeave(indexSources[i], tile.getShape()[dims[i]], memory.staticSizes[i]));
     }
     chooseVector();
   }

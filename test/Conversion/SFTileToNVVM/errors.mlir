@@ -57,11 +57,12 @@ gpu.module @kernels {
 gpu.module @kernels {
   sf_tile.kernel @part_of_chunk(%w: memref<2x3072xf16>) attributes {threads = 160 : i64} {
     %c0 = arith.constant 0 : index
+    %c2048 = arith.constant 2048 : index
     %ring = sf_tile.ring {offset = 0 : i64, stride = 4096 : i64} : !sf_tile.ring<2 x 64x32xf16>
     %barriers = sf_tile.barriers {consumers = 4, offset = 8192} : !sf_tile.barriers<2>
     // expected-error @below {{expected boxes that divide the source along dimension 1, of 3072, got boxes of 2048; choose a smaller tile}}
     // expected-error @below {{failed to legalize operation 'sf_tile.copy_async'}}
-    sf_tile.copy_async %w[%c0, %c0] [1, 2048] to %ring[%c0] signals %barriers storage : memref<2x3072xf16> to <2 x 64x32xf16>, !sf_tile.barriers<2>
+    sf_tile.copy_async %w[%c0, %c2048] [1, 2048] to %ring[%c0] signals %barriers storage : memref<2x3072xf16> to <2 x 64x32xf16>, !sf_tile.barriers<2>
     sf_tile.return
   }
 }
