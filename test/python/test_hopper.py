@@ -94,6 +94,12 @@ def test_configurations_that_the_compiler_chooses(rng, dtype):
         "tile = 128x64x{k}, warps = 8x1, stages = 4, raster = 1",
         "tile = 64x128x{k}, warps = 4x1",
         "tile = 128x256x{k}, warps = 8x1",
+        "tile = 64x24x{k}, warps = 4x1",
+        "tile = 128x80x{k}, warps = 8x1, split_k = 2",
+        "tile = 128x160x{k}, warps = 8x1",
+        "tile = 192x48x{k}, warps = 12x1",
+        "tile = 192x176x{k}, warps = 12x1",
+        "tile = 256x64x{k}, warps = 16x1",
     ],
 )
 def test_tile(rng, config):

@@ -44,6 +44,12 @@ enum class PackOrder { Mma, Wgmma };
 constexpr int64_t kPackedChunkFeatures = 64;
 /// For wgmma: the feature that each bit of an instruction's row stands for.
 constexpr uint64_t kWgmmaRowFeatures[] = {2, 4, 8, 1, 16, 32};
+/// Whether one wgmma multiplies so many tokens, whatever their type. PTX ISA, 9.7.15.5.1.
+constexpr int64_t kMaxWgmmaTokens = 256;
+constexpr bool isWgmmaTokens(int64_t tokens) {
+  return tokens == 8 || tokens == 24 ||
+         (tokens >= 16 && tokens <= kMaxWgmmaTokens && tokens % 16 == 0);
+}
 /// Bytes of one activation row that one chunk covers: one 128-byte swizzle span.
 constexpr int64_t kPackedChunkRowBytes = 128;
 

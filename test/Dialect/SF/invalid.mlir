@@ -55,6 +55,11 @@ module attributes {a = #sf.kernel_config<tile = 64x64x64, warps = 2x2>} {}
 
 // -----
 
+// expected-error@+1 {{expected 8, 24 or a multiple of 16 up to 256 tokens for wgmma, got 40}}
+module attributes {a = #sf.kernel_config<tile = 192x40x64, warps = 12x1, atom = wgmma>} {}
+
+// -----
+
 // expected-error@+1 {{expected 4x1 warps for wgmma and 64 features, a warpgroup for each 64, got 2x2}}
 module attributes {a = #sf.kernel_config<tile = 64x64x64, warps = 2x2, atom = wgmma>} {}
 

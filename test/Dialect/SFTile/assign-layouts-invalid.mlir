@@ -159,7 +159,7 @@ gpu.module @kernels {
     %acc = sf_tile.splat %zero : f32 -> !sf_tile.tile<64x8xf32>
     %ring = sf_tile.ring : !sf_tile.ring<2 x 8x32xf16>
     %0 = sf_tile.load %a[%i, %i] : memref<64x16xf16> -> !sf_tile.tile<64x16xf16>
-    // expected-error @below {{expected a stage of whole rows of 128 bytes and of power-of-two sizes, got '!sf_tile.ring<2 x 8x32xf16>'}}
+    // expected-error @below {{expected a stage of whole rows of 128 bytes, a power of two of them along k, got '!sf_tile.ring<2 x 8x32xf16>'}}
     %1 = sf_tile.load %ring[%i] : !sf_tile.ring<2 x 8x32xf16> -> !sf_tile.tile<8x16xf16>
     %2 = sf_tile.mma <"mma_m16n8k16_f16"> %0, %1, %acc
       : !sf_tile.tile<64x16xf16>, !sf_tile.tile<8x16xf16>, !sf_tile.tile<64x8xf32> -> !sf_tile.tile<64x8xf32>
@@ -176,7 +176,7 @@ gpu.module @kernels {
     %zero = arith.constant 0.0 : f32
     %acc = sf_tile.splat %zero : f32 -> !sf_tile.tile<64x8xf32>
     %ring = sf_tile.ring : !sf_tile.ring<2 x 64x96xf16>
-    // expected-error @below {{expected a stage of whole packed chunks and of power-of-two sizes, got '!sf_tile.ring<2 x 64x96xf16>'}}
+    // expected-error @below {{expected a stage of whole packed chunks, a power of two of them along k, got '!sf_tile.ring<2 x 64x96xf16>'}}
     %0 = sf_tile.load %ring[%i] : !sf_tile.ring<2 x 64x96xf16> -> !sf_tile.tile<64x16xf16>
     %1 = sf_tile.load %b[%i, %i] : memref<8x16xf16> -> !sf_tile.tile<8x16xf16>
     %2 = sf_tile.mma <"mma_m16n8k16_f16"> %0, %1, %acc

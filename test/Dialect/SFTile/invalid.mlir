@@ -498,7 +498,7 @@ func.func @slice_rank(%t: !sf_tile.tile<64x8xf32>) {
 // -----
 
 func.func @slice_start(%t: !sf_tile.tile<64x8xf32>) {
-  // expected-error @below {{expected sizes that are powers of two and starts that are multiples of them inside the source, got 4 from 2 on of 8}}
+  // expected-error @below {{expected whole dimensions, or sizes that are powers of two and starts that are multiples of them inside the source, got 4 from 2 on of 8}}
   sf_tile.slice %t[0, 2] : !sf_tile.tile<64x8xf32> -> !sf_tile.tile<64x4xf32>
   return
 }
@@ -506,7 +506,7 @@ func.func @slice_start(%t: !sf_tile.tile<64x8xf32>) {
 // -----
 
 func.func @slice_outside(%t: !sf_tile.tile<64x8xf32>) {
-  // expected-error @below {{expected sizes that are powers of two and starts that are multiples of them inside the source, got 8 from 8 on of 8}}
+  // expected-error @below {{expected whole dimensions, or sizes that are powers of two and starts that are multiples of them inside the source, got 8 from 8 on of 8}}
   sf_tile.slice %t[0, 8] : !sf_tile.tile<64x8xf32> -> !sf_tile.tile<64x8xf32>
   return
 }

@@ -133,7 +133,7 @@ PackOrder KernelConfigAttr::getPackOrder() const {
 static constexpr int64_t kChunkFeatures = kPackedChunkFeatures;
 static constexpr int64_t kChunkElements = packedChunkInner(/*elementBytes=*/2);
 static constexpr int64_t kAtomFeatures = 16, kAtomTokens = 8;
-static constexpr int64_t kMaxWarpgroupTokens = 256, kMaxCluster = 4;
+static constexpr int64_t kMaxCluster = 4;
 static constexpr int64_t kMaxWarps = 16, kMaxStages = 16, kMaxSplitK = 64, kMaxRaster = 64,
                          kMaxTile = 1024;
 
@@ -161,14 +161,17 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
     return emitError() << "expected the tile's k to be a multiple of " << kChunkElements
                        << " elements, got " << tileK
                        << "; a chunk is 128 bytes: 64 elements of 16 bits, 128 of 8 bits";
-  // Layouts are linear over GF(2): every side is a power of two.
-  if (!llvm::isPowerOf2_64(tileFeatures) || !llvm::isPowerOf2_64(tileTokens) ||
-      !llvm::isPowerOf2_64(tileK))
+  // Layouts are linear over GF(2), so sides are powers of two, except that of the accumulators of a
+  // warpgroup and of the stages it reads the last bits may leave some out.
+  bool isWarpgroup = atom == Atom::Wgmma || atom == Atom::WgmmaSp;
+  if (!llvm::isPowerOf2_64(tileK) ||
+      (!isWarpgroup && (!llvm::isPowerOf2_64(tileFeatures) || !llvm::isPowerOf2_64(tileTokens))))
     return emitError() << "expected powers of two for the tile, got " << tileFeatures << "x"
                        << tileTokens << "x" << tileK << "; use " << llvm::PowerOf2Ceil(tileFeatures)
                        << "x" << llvm::PowerOf2Ceil(tileTokens) << "x" << llvm::PowerOf2Ceil(tileK);
-  if (warpsFeatures < 1 || warpsTokens < 1 || !llvm::isPowerOf2_64(warpsFeatures) ||
-      !llvm::isPowerOf2_64(warpsTokens) || warpsFeatures * warpsTokens > kMaxWarps)
+  if (warpsFeatures < 1 || warpsTokens < 1 ||
+      (!isWarpgroup && !llvm::isPowerOf2_64(warpsFeatures)) || !llvm::isPowerOf2_64(warpsTokens) ||
+      warpsFeatures * warpsTokens > kMaxWarps)
     return emitError() << "expected powers of two with a product of at most " << kMaxWarps
                        << " for the warps, got " << warpsFeatures << "x" << warpsTokens;
   if (tileFeatures % (warpsFeatures * kAtomFeatures) != 0)
@@ -179,15 +182,15 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
     return emitError() << "expected each warp to get a multiple of " << kAtomTokens
                        << " tokens, got " << tileTokens << " tokens for " << warpsTokens
                        << " warps; use fewer warps along the tokens";
-  if (atom == Atom::Wgmma || atom == Atom::WgmmaSp) {
+  if (isWarpgroup) {
     if (warpsTokens != 1 || tileFeatures != warpsFeatures * kAtomFeatures || warpsFeatures % 4 != 0)
       return emitError() << "expected " << tileFeatures / kAtomFeatures << "x1 warps for "
                          << stringifyAtom(atom) << " and " << tileFeatures
                          << " features, a warpgroup for each 64, got " << warpsFeatures << "x"
                          << warpsTokens;
-    if (tileTokens > kMaxWarpgroupTokens)
-      return emitError() << "expected at most " << kMaxWarpgroupTokens << " tokens for "
-                         << stringifyAtom(atom) << ", got " << tileTokens;
+    if (!isWgmmaTokens(tileTokens))
+      return emitError() << "expected 8, 24 or a multiple of 16 up to " << kMaxWgmmaTokens
+                         << " tokens for " << stringifyAtom(atom) << ", got " << tileTokens;
   }
   if (stages && (*stages < 2 || *stages > kMaxStages))
     return emitError() << "expected from 2 to " << kMaxStages << " stages, got " << *stages

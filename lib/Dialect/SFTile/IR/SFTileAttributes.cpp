@@ -5,6 +5,7 @@
 #include "mlir/IR/DialectImplementation.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/MathExtras.h"
 
 using namespace mlir;
 using namespace sparseflow;
@@ -26,18 +27,20 @@ void SFTileDialect::registerAttributes() {
 // LayoutAttr
 //===----------------------------------------------------------------------===//
 
-// `<register = [[0, 1], [8, 0]], lane = [...], warps = [4, 2], along = [0, -1]>`
+// `<register = [[0, 1], [8, 0]], lane = [...], warps = [4, 2], along = [0, -1], used = 3>`
 Attribute LayoutAttr::parse(AsmParser &parser, Type) {
   MLIRContext *context = parser.getContext();
   SmallVector<StringAttr> inputs;
   SmallVector<DenseI32ArrayAttr> bases;
   SmallVector<int64_t> warps, along;
-  unsigned rank = 0;
+  unsigned rank = 0, used = 0;
   SMLoc loc = parser.getCurrentLocation();
   auto parseEntry = [&]() -> ParseResult {
     std::string name;
     if (parser.parseKeywordOrString(&name) || parser.parseEqual())
       return failure();
+    if (name == "used")
+      return parser.parseInteger(used);
     if (name == "warps" || name == "along")
       return parser.parseCommaSeparatedList(AsmParser::Delimiter::Square, [&] {
         return parser.parseInteger((name == "warps" ? warps : along).emplace_back());
@@ -80,7 +83,12 @@ Attribute LayoutAttr::parse(AsmParser &parser, Type) {
     return parser.emitError(loc, "expected positive `warps` and, for each, a dimension from -1 to ")
                << int64_t(rank) - 1 << " in `along`",
            Attribute();
-  return LayoutAttr::get(context, inputs, bases, rank, warps, along);
+  auto layout = LayoutAttr::get(context, inputs, bases, rank, warps, along);
+  if (used > layout.getNumRegisters())
+    return parser.emitError(loc, "expected `used` to be at most ")
+               << layout.getNumRegisters() << ", as many registers as there are, got " << used,
+           Attribute();
+  return layout.withRegisters(used ? used : layout.getNumRegisters());
 }
 
 void LayoutAttr::print(AsmPrinter &printer) const {
@@ -103,6 +111,8 @@ void LayoutAttr::print(AsmPrinter &printer) const {
     llvm::interleaveComma(getAlong(), printer);
     printer << ']';
   }
+  if (getUsed())
+    printer << ", used = " << getUsed();
   printer << '>';
 }
 
@@ -124,13 +134,32 @@ SmallVector<int32_t> LayoutAttr::apply(StringRef input, unsigned value) const {
   return coords;
 }
 
+LayoutAttr LayoutAttr::withRegisters(unsigned count) const {
+  unsigned all = 1u << getBases("register").size();
+  return LayoutAttr::get(getContext(), getInputs(), getBases(), getRank(), getWarps(), getAlong(),
+                         count == all ? 0 : count);
+}
+
 SmallVector<int64_t> LayoutAttr::getWarpTile() const {
-  SmallVector<int64_t> extent(getRank(), 0);
-  for (DenseI32ArrayAttr bases : getBases())
-    for (auto [i, coord] : llvm::enumerate(bases.asArrayRef()))
-      extent[i % getRank()] |= coord;
-  for (int64_t &e : extent)
-    e = int64_t(1) << (e ? llvm::Log2_64(e) + 1 : 0);
+  // The last coordinate along each dimension: of all inputs' bits but the registers', and of the
+  // register that reaches farthest.
+  SmallVector<int64_t> rest(getRank(), 0), last(getRank(), 0);
+  for (auto [name, bases] : llvm::zip_equal(getInputs(), getBases()))
+    if (name != "register")
+      for (auto [i, coord] : llvm::enumerate(bases.asArrayRef()))
+        rest[i % getRank()] |= coord;
+  if (getUsed()) {
+    for (unsigned i = 0; i < getUsed(); ++i)
+      for (auto [farthest, coord] : llvm::zip_equal(last, apply("register", i)))
+        farthest = std::max<int64_t>(farthest, coord);
+  } else {
+    for (ArrayRef<int32_t> basis : getBases("register"))
+      for (auto [farthest, coord] : llvm::zip_equal(last, basis))
+        farthest |= coord;
+  }
+  SmallVector<int64_t> extent;
+  for (auto [a, b] : llvm::zip_equal(rest, last))
+    extent.push_back(getUsed() ? (a | b) + 1 : llvm::PowerOf2Ceil((a | b) + 1));
   return extent;
 }
 
@@ -144,23 +173,31 @@ SmallVector<int64_t> LayoutAttr::getBlockTile() const {
 
 LayoutAttr LayoutAttr::slice(ArrayRef<bool> kept) const {
   SmallVector<DenseI32ArrayAttr> bases;
+  unsigned used = getUsed();
   for (StringAttr name : getInputs()) {
     SmallVector<int32_t> flat;
+    bool isIdle = false;
     for (ArrayRef<int32_t> basis : getBases(name.getValue())) {
       SmallVector<int32_t> sliced(basis);
       for (auto [coord, keep] : llvm::zip_equal(sliced, kept))
         coord = keep ? coord : 0;
       // A lane that tells nothing apart still exists; a register does not need to.
-      if (name != "register" || llvm::any_of(sliced, [](int32_t c) { return c != 0; }))
+      isIdle = name == "register" && llvm::all_of(sliced, [](int32_t c) { return c == 0; });
+      if (isIdle)
+        used /= 2;
+      else
         llvm::append_range(flat, sliced);
     }
+    // Registers that do not exist differ from others in the last bit.
+    if (isIdle)
+      used = 0;
     bases.push_back(DenseI32ArrayAttr::get(getContext(), flat));
   }
   SmallVector<int64_t> along(getAlong());
   for (int64_t &dim : along)
     if (dim >= 0 && !kept[dim])
       dim = -1;
-  return LayoutAttr::get(getContext(), getInputs(), bases, getRank(), getWarps(), along);
+  return LayoutAttr::get(getContext(), getInputs(), bases, getRank(), getWarps(), along, used);
 }
 
 static std::string dimName(unsigned i) { return "dim" + llvm::utostr(i); }
@@ -175,7 +212,7 @@ LinearLayout LayoutAttr::toLinearLayout() const {
   }
   std::vector<LinearLayout::OutDim> outs;
   for (auto [i, size] : llvm::enumerate(getWarpTile()))
-    outs.emplace_back(dimName(i), size);
+    outs.emplace_back(dimName(i), llvm::PowerOf2Ceil(size));
   return LinearLayout(ins, outs);
 }
 

@@ -2,6 +2,8 @@
 
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
 
+#include "sparseflow/Support/PackedLayout.h"
+
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/IR/OpImplementation.h"
 #include "mlir/Interfaces/FunctionImplementation.h"
@@ -284,9 +286,10 @@ LogicalResult SliceOp::verify() {
            << source << " and " << result;
   for (auto [start, size, whole] :
        llvm::zip_equal(getStart(), result.getShape(), source.getShape()))
-    if (!llvm::isPowerOf2_64(size) || start < 0 || start % size || start + size > whole)
-      return emitOpError("expected sizes that are powers of two and starts that are multiples of "
-                         "them inside the source, got ")
+    if (start < 0 || start + size > whole ||
+        (size != whole && (!llvm::isPowerOf2_64(size) || start % size)))
+      return emitOpError("expected whole dimensions, or sizes that are powers of two and starts "
+                         "that are multiples of them inside the source, got ")
              << size << " from " << start << " on of " << whole;
   return success();
 }
@@ -330,6 +333,9 @@ LogicalResult MmaOp::verify() {
     return emitOpError("expected a: features x k")
            << (atom.sparse ? "/2" : "") << ", b: tokens x k, acc: features x tokens, got " << a
            << ", " << b << ", " << acc;
+  if (atom.isWarpgroup() && !isWgmmaTokens(b.getShape()[0]))
+    return emitOpError("expected 8, 24 or a multiple of 16 up to ")
+           << kMaxWgmmaTokens << " tokens, got " << b.getShape()[0];
   if (b.getShape()[1] != atom.k)
     return emitOpError("expected one step of ") << atom.k << " along k, got " << b.getShape()[1];
   if (atom.sparse != static_cast<bool>(getMetadata()))

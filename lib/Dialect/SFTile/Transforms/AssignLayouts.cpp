@@ -78,14 +78,17 @@ static LayoutAttr getStreamingLayout(MLIRContext *context, ArrayRef<int64_t> sha
 /// Bases of a stage's elements from the lowest offset bit on.
 static LayoutAttr getStageLayout(MLIRContext *context, ArrayRef<LinearLayout::Basis> bases,
                                  ArrayRef<int64_t> shape) {
-  LinearLayout map({{"offset", std::vector<LinearLayout::Basis>(bases)}},
-                   {{"dim0", shape[0]}, {"dim1", shape[1]}});
+  LinearLayout map(
+      {{"offset", std::vector<LinearLayout::Basis>(bases)}},
+      {{"dim0", llvm::PowerOf2Ceil(shape[0])}, {"dim1", llvm::PowerOf2Ceil(shape[1])}});
   return LayoutAttr::fromLinearLayout(context, map, {}, {});
 }
 
+/// Whether a stage consists of blocks of so many rows and columns. Of those along the rows, the
+/// last in memory, there may be any number.
 static bool isMadeOf(RingType ring, int64_t rows, int64_t columns) {
-  return ring.getShape()[0] >= rows && ring.getShape()[1] >= columns &&
-         llvm::all_of(ring.getShape(), [](int64_t size) { return llvm::isPowerOf2_64(size); });
+  return ring.getShape()[0] % rows == 0 && ring.getShape()[1] >= columns &&
+         llvm::isPowerOf2_64(ring.getShape()[1]);
 }
 
 /// A stage of `b`: panels of 128 bytes along k; in a panel one row after the other, its 16-byte
@@ -94,7 +97,9 @@ static LayoutAttr getSwizzledStage(RingType ring) {
   unsigned bytes = ring.getElementType().getIntOrFloatBitWidth() / 8;
   uint64_t rows = ring.getShape()[0], columns = ring.getShape()[1], piece = 16 / bytes,
            panel = packedChunkInner(bytes);
-  if (!isMadeOf(ring, 1, panel))
+  // Panels stand one behind the other, so that where there are several their size is a power of
+  // two.
+  if (!isMadeOf(ring, 1, panel) || (columns > panel && !llvm::isPowerOf2_64(rows)))
     return {};
   std::vector<LinearLayout::Basis> bases;
   for (uint64_t c = 1; c < panel; c *= 2)
@@ -245,7 +250,7 @@ private:
     LayoutAttr layout = getLayout(ring);
     if (!layout)
       return load.emitOpError("expected a stage of whole ")
-             << parts << " and of power-of-two sizes, got " << ring;
+             << parts << ", a power of two of them along k, got " << ring;
     if (ring.getLayout() && ring.getLayout() != layout)
       return load.emitOpError("expected one layout for the ring, got ")
              << ring.getLayout() << " and " << layout;
@@ -269,7 +274,11 @@ private:
     auto layout = [&](const LinearLayout &map, ArrayRef<int64_t> along) {
       return LayoutAttr::fromLinearLayout(context, map, warps, along);
     };
-    if (failed(assign(mma.getAcc(), layout(atom.accLayout(features, tokens), {0, 1}))))
+    // Tokens are the accumulators' last bits.
+    int64_t countable = llvm::PowerOf2Ceil(tokens);
+    LayoutAttr accumulators = layout(atom.accLayout(features, countable), {0, 1});
+    accumulators = accumulators.withRegisters(accumulators.getNumRegisters() * tokens / countable);
+    if (failed(assign(mma.getAcc(), accumulators)))
       return failure();
     if (!atom.isWarpgroup() &&
         (failed(assign(mma.getA(), layout(atom.aLayout(features), {0, -1}))) ||

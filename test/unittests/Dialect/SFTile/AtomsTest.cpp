@@ -6,9 +6,10 @@
 //
 //===----------------------------------------------------------------------===//
 
-#include "sparseflow/Dialect/SFTile/IR/Atoms.h"
+#include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
 #include "sparseflow/Support/PackedLayout.h"
 
+#include "mlir/IR/MLIRContext.h"
 #include "llvm/ADT/STLExtras.h"
 #include "gtest/gtest.h"
 
@@ -176,6 +177,21 @@ TEST_P(WarpgroupAtomTest, AccumulatorIsTheInstructions) {
       EXPECT_EQ(where[0].second, 2 * (row % 8) + row / 8);
       EXPECT_EQ(where[1].second, token);
     }
+}
+
+// Tokens are the last bits of a register's number, so what a power of two has more is left out at
+// the end.
+TEST_P(WarpgroupAtomTest, TilesNeedNotBePowersOfTwo) {
+  using Extent = llvm::SmallVector<int64_t>;
+  mlir::MLIRContext context;
+  context.loadDialect<SFTileDialect>();
+  auto all = LayoutAttr::fromLinearLayout(&context, GetParam().accLayout(16, 128), {12, 1}, {0, 1});
+  LayoutAttr layout = all.withRegisters(all.getNumRegisters() * 96 / 128);
+  EXPECT_EQ(layout.getNumRegisters(), 48u);
+  EXPECT_EQ(layout.getBlockTile(), (Extent{192, 96}));
+  EXPECT_EQ(layout.slice({false, true}).getWarpTile(), (Extent{1, 96}));
+  EXPECT_EQ(layout.slice({true, false}).getWarpTile(), (Extent{16, 1}));
+  EXPECT_EQ(layout.withRegisters(64), all);
 }
 
 // PTX ISA, 9.7.15.6.1: 16-bit types take two of each four lanes, which the selector names: lane

@@ -24,6 +24,9 @@ def SFTile_LayoutAttr : SFTile_Attr<"Layout", "layout"> {
     grid of warps that repeats it over the tile (row-major: the last dimension varies fastest with the warp index).
     A stage in shared memory has the input `offset`, counted in elements.
 
+    Bases tell powers of two apart. A tile that is not as large leaves the last registers out: of those of
+    `m64n96`, whose bases count 64 of a lane, `used = 48` exist. A stage leaves out its last offsets.
+
     ```mlir
     // The accumulator of mma.m16n8: two adjacent columns a register pair, rows r and r + 8.
     #c = #sf_tile.layout<register = [[0, 1], [8, 0]], lane = [[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]], warps = [4, 2], along = [0, 1]>
@@ -34,7 +37,15 @@ def SFTile_LayoutAttr : SFTile_Attr<"Layout", "layout"> {
     ArrayRefParameter<"::mlir::DenseI32ArrayAttr">:$bases,
     "unsigned":$rank,
     ArrayRefParameter<"int64_t">:$warps,
-    ArrayRefParameter<"int64_t">:$along);
+    ArrayRefParameter<"int64_t">:$along,
+    DefaultValuedParameter<"unsigned", "0", "registers that exist; 0: all that the bases tell apart">:$used);
+  let builders = [
+    AttrBuilder<(ins "::llvm::ArrayRef<::mlir::StringAttr>":$inputs,
+                     "::llvm::ArrayRef<::mlir::DenseI32ArrayAttr>":$bases, "unsigned":$rank,
+                     "::llvm::ArrayRef<int64_t>":$warps, "::llvm::ArrayRef<int64_t>":$along), [{
+      return $_get($_ctxt, inputs, bases, rank, warps, along, 0);
+    }]>
+  ];
   let hasCustomAssemblyFormat = 1;
   let extraClassDeclaration = [{
     /// The linear map of one warp's tile (or of a shared-memory stage); output dimensions are named dim0, dim1, ...
@@ -54,7 +65,9 @@ def SFTile_LayoutAttr : SFTile_Attr<"Layout", "layout"> {
     ::llvm::SmallVector<int64_t> getWarpTile() const;
     /// The extent of what the block covers, by dimension.
     ::llvm::SmallVector<int64_t> getBlockTile() const;
-    unsigned getNumRegisters() const { return 1u << getBases("register").size(); }
+    unsigned getNumRegisters() const { return getUsed() ? getUsed() : 1u << getBases("register").size(); }
+    /// The same map with the first `count` registers only.
+    LayoutAttr withRegisters(unsigned count) const;
     bool isDistributed() const { return !getWarps().empty(); }
   }];
 }

@@ -335,7 +335,7 @@ def SFTile_SliceOp : SFTile_Op<"slice", [Pure]> {
   let description = [{
     The elements from the coordinates `start` on. Nothing moves: every thread keeps what it holds of the part.
 
-    Preconditions: elements of 32 bits; sizes that are powers of two, and starts that are multiples of them. A dimension
+    Preconditions: elements of 32 bits; whole dimensions, or sizes that are powers of two and starts that are multiples of them. A dimension
     that warps divide is whole.
 
     Example: `%h = sf_tile.slice %t[0, 64] : !sf_tile.tile<128x256xf32> -> !sf_tile.tile<128x64xf32>`
