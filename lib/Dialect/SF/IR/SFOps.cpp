@@ -7,6 +7,7 @@
 
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
 
+#include "sparseflow/Dialect/SF/IR/SFScalar.h"
 #include "sparseflow/Support/PackedLayout.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
@@ -267,13 +268,9 @@ LogicalResult MatmulOp::verifyRegions() {
                            << ") to be " << expected << ", got " << argument.getType();
   }
   for (Operation &nested : block.without_terminator()) {
-    bool isScalarArithmetic =
-        isa_and_nonnull<arith::ArithDialect, math::MathDialect>(nested.getDialect()) &&
-        llvm::all_of(nested.getOperandTypes(), [](Type type) { return type.isIntOrFloat(); }) &&
-        llvm::all_of(nested.getResultTypes(), [](Type type) { return type.isIntOrFloat(); });
-    if (!isScalarArithmetic)
-      return nested.emitOpError("expected scalar operations of arith and math in an epilogue; "
-                                "compute anything else on tensors, outside of sf.matmul");
+    if (!isScalarOperation(&nested))
+      return nested.emitOpError("expected an operation on scalars that kernels can compute: ")
+             << scalarOperationsHelp << ", on numbers of up to 64 bits";
   }
   auto yield = dyn_cast<YieldOp>(block.getTerminator());
   if (!yield)
