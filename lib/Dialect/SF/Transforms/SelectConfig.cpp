@@ -161,7 +161,7 @@ private:
       return op.verify();
     }
     if (op.getConfigs()) {
-      for (Attribute attr : *op.getConfigs())
+      for (Attribute attr : op.getConfigsAttr())
         if (auto given = dyn_cast<KernelConfigAttr>(attr);
             given && failed(checkAtom(op, targetAttr, given)))
           return failure();
