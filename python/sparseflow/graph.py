@@ -114,8 +114,8 @@ class Graph:
         for axis, extent in enumerate(shape):
             if extent is None and axis == 0 and len(shape) == 2:
                 continue
-            is_number = isinstance(extent, (int, np.integer)) and not isinstance(extent, bool)
-            if not is_number or not 1 <= extent <= _MAX_EXTENT:
+            is_truth = isinstance(extent, bool)
+            if is_truth or not isinstance(extent, (int, np.integer)) or not 1 <= extent <= _MAX_EXTENT:
                 raise InvalidArgumentError(
                     f"input '{name}': expected extents from 1 to 2^30, or None for the tokens (the first of two), "
                     f"got shape {shape}"

@@ -85,9 +85,21 @@ BAD = {
         "ptxas",
         lambda w: compile(TEXT, constants={"w": w}, ptxas="/nowhere/ptxas", cache_dir=""),
     ),
-    "no target": (sf.InvalidArgumentError, r"expected target to be chips .* got \[\]", lambda w: compile(TEXT, target=[])),
-    "an empty target": (sf.InvalidArgumentError, "expected target to be chips .* got ''", lambda w: compile(TEXT, target="")),
-    "a number for a target": (sf.InvalidArgumentError, "expected target to be chips .* got 80", lambda w: compile(TEXT, target=80)),
+    "no target": (
+        sf.InvalidArgumentError,
+        r"expected target to be chips .* got \[\]",
+        lambda w: compile(TEXT, target=[]),
+    ),
+    "an empty target": (
+        sf.InvalidArgumentError,
+        "expected target to be chips .* got ''",
+        lambda w: compile(TEXT, target=""),
+    ),
+    "a number for a target": (
+        sf.InvalidArgumentError,
+        "expected target to be chips .* got 80",
+        lambda w: compile(TEXT, target=80),
+    ),
     "an unknown device": (
         sf.InvalidArgumentError,
         "expected a device .*, got 'tpu'",
