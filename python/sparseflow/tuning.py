@@ -12,6 +12,7 @@ import json
 import os
 import statistics
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -197,6 +198,7 @@ def tune(
     target: str | None = None,
     database: str | os.PathLike[str] | None = None,
     candidates: int = 12,
+    seconds: float | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     workers: int | None = None,
     timer: Timer | None = None,
@@ -211,6 +213,7 @@ def tune(
         target: the chip; default: that of the first GPU.
         database: path of the tuning database; default: tuning.sqlite in $SPARSEFLOW_CACHE_DIR, else in ~/.cache/sparseflow.
         candidates: how many of the cost model's best are compiled for a number of tokens.
+        seconds: products that are not begun by then are left out; default: none are.
         progress: called with products done, their number, and what is worked on.
         workers: threads that compile; default: two fewer than there are processors.
         timer: what runs and times; default: the GPU, through PyTorch.
@@ -237,8 +240,9 @@ def tune(
     else:
         products = products_of(model, target)
     if workers is None:
-        workers = max(1, (os.cpu_count() or 1) - 2)
+        workers = max(1, len(os.sched_getaffinity(0)) - 2)
     opened = _open(database)
+    begin = time.monotonic()
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
     with (
@@ -247,6 +251,9 @@ def tune(
     ):
         jobs = [_Job(product, wanted, candidates, compiling) for product in dict.fromkeys(products)]
         for done, job in enumerate(jobs):
+            if seconds is not None and time.monotonic() - begin > seconds:
+                skipped[str(job.product)] = f"{seconds:g} seconds were over"
+                continue
             if progress:
                 progress(done, len(jobs), str(job.product))
             try:

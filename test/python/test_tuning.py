@@ -252,3 +252,9 @@ def test_what_the_timer_runs_is_the_product(target: str, dtype: str, epilogue: s
     assert torch.isfinite(results[0]).all()
     assert results[0].float().std() > 0.5
     assert runner.difference(results[1], results[0]) <= 0.01
+
+
+def test_time_that_is_over_leaves_products_out(database: Path) -> None:
+    report = tune(database, FakeTimer({}), seconds=0)
+    assert "seconds were over" in next(iter(report.skipped.values()))
+    assert not report.rows

@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--candidates", type=cli.positive, default=12, help="compiled for each product and count (default 12)"
     )
+    made.add_argument("--seconds", type=cli.positive, help="leave out the products that are not begun by then")
     made.add_argument("--database", metavar="FILE", help="default: tuning.sqlite in the cache folder")
     made.add_argument("--export", metavar="FILE", help="also write the whole database to one file, to be shipped")
     return made
@@ -74,6 +75,7 @@ def _command(options: argparse.Namespace) -> int:
         target=target,
         database=options.database,
         candidates=options.candidates,
+        seconds=options.seconds,
         progress=show,
     )
     if progress:
