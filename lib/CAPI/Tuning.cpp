@@ -1,7 +1,7 @@
 // Tuning: candidates, and the database of what was measured.
+#include "sparseflow/Dialect/SF/Transforms/Tuning.h"
 #include "Handles.h"
 #include "sparseflow/Dialect/SF/IR/SFDialect.h"
-#include "sparseflow/Dialect/SF/Transforms/Tuning.h"
 #include "sparseflow/Pipelines/Compiler.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
@@ -158,9 +158,9 @@ SfStatus sfTuningLookup(SfTuning *database, const SfTuningKey *key, char **json)
         *json = nullptr;
         if (!*entry)
           return Error::success();
-        return copyJSON(json::Object{{"config", (*entry)->config},
-                                     {"microseconds", (*entry)->microseconds}},
-                        json);
+        return copyJSON(
+            json::Object{{"config", (*entry)->config}, {"microseconds", (*entry)->microseconds}},
+            json);
       },
       Status::InvalidArgument);
 }

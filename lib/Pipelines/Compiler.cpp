@@ -510,9 +510,8 @@ static llvm::Expected<ChipProgram> compileForChip(const Shared &shared, const Ch
   if (llvm::Error error = openForChip(session, shared, chip))
     return std::move(error);
   std::vector<ProductChoice> choices;
-  session.module().walk([&](sf::MatmulOp op) {
-    choices.emplace_back().isGiven = op.getConfigs().has_value();
-  });
+  session.module().walk(
+      [&](sf::MatmulOp op) { choices.emplace_back().isGiven = op.getConfigs().has_value(); });
   PipelineOptions pipeline = getPipelineOptions(shared, chip);
   if (llvm::Error error = session.run(Phase::Select, Phase::Select, pipeline, dumper, timing))
     return std::move(error);
@@ -880,8 +879,8 @@ llvm::Expected<LoadedModule> sparseflow::loadSource(const rt::ProgramFile &file)
   return keep(session, std::move(pieces));
 }
 
-llvm::Expected<std::vector<tuning::TuningKey>>
-sparseflow::listProducts(const rt::ProgramFile &file, StringRef targetName) {
+llvm::Expected<std::vector<tuning::TuningKey>> sparseflow::listProducts(const rt::ProgramFile &file,
+                                                                        StringRef targetName) {
   const rt::StoredTensor *source = file.find(chipSourceName(targetName));
   if (!source)
     return rt::makeError(rt::Status::NotFound,

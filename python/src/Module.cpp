@@ -5,8 +5,8 @@
 // What needs no speed (graphs, reports, the sentence of an error) is Python, in the package beside
 // it.
 #include "Executable.h"
-#include <pybind11/numpy.h>
 #include <optional>
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 #include <tuple>
 

@@ -37,8 +37,7 @@ class Selector {
 public:
   Selector(MatmulOp op, TargetAttr target, int64_t maxAccumulators, TunedConfigs &tuned)
       : op(op), target(target), maxAccumulators(maxAccumulators), tuned(tuned), shape(getShape(op)),
-        candidates(
-            getCandidates(op.getContext(), shape, target.getInfo(), maxAccumulators)) {}
+        candidates(getCandidates(op.getContext(), shape, target.getInfo(), maxAccumulators)) {}
 
   /// The fastest configuration as far as that was measured, else by the cost model; then
   /// `preferred` if it is not slower by more than `tolerance`. Null if none fits.
@@ -98,7 +97,8 @@ struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass>
     TunedConfigs tuned(getOperation(), tuning, shippedTuning);
     Float8Widener widener;
     WalkResult result = getOperation()->walk([&](MatmulOp op) {
-      return failed(legalize(op, targetAttr, widener)) || failed(select(op, targetAttr, forced, tuned))
+      return failed(legalize(op, targetAttr, widener)) ||
+                     failed(select(op, targetAttr, forced, tuned))
                  ? WalkResult::interrupt()
                  : WalkResult::advance();
     });

@@ -22,7 +22,7 @@ TunedConfigs::TunedConfigs(Operation *root, StringRef user, StringRef shipped) :
   // Opening would begin a new one.
   if (!user.empty() && !llvm::sys::fs::exists(user)) {
     root->emitWarning() << "expected a tuning database at '" << user
-                         << "', got no such file; going on without it";
+                        << "', got no such file; going on without it";
     user = "";
   }
   if (user.empty() && shipped.empty())

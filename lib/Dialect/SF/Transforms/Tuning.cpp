@@ -96,8 +96,8 @@ static llvm::Error invalid(const char *what, const llvm::Twine &wanted, StringRe
 static llvm::Expected<MatmulShape> readKey(const tuning::TuningKey &key) {
   MatmulShape shape;
   std::optional<DType> dtype = parseDType(key.dtype);
-  if (!dtype || (*dtype != DType::f16 && *dtype != DType::bf16 && *dtype != DType::i8 &&
-                 !isFloat8(*dtype)))
+  if (!dtype ||
+      (*dtype != DType::f16 && *dtype != DType::bf16 && *dtype != DType::i8 && !isFloat8(*dtype)))
     return invalid("a dtype of", "f16, bf16, i8, e4m3 or e5m2", key.dtype);
   shape.elementBits = 8 * getByteWidth(*dtype);
   StringRef weights = key.weights;
