@@ -45,6 +45,25 @@ def test_linear_with_bias_and_activation(rng, device, dtype, activation):
     check(y, reference.matmul(array, w, bias=bias, activation=activation))
 
 
+# A packed weight of fewer chunks than the tile reads: what comes from beyond has to be legal metadata.
+@pytest.mark.parametrize(
+    ("shape", "config"),
+    [
+        ((16, 64, 416), None),
+        ((16, 64, 64), "tile = 128x16x64, warps = 2x2, atom = mma_sp"),
+        ((16, 64, 64), "tile = 64x16x128, warps = 1x2, atom = mma_sp"),
+        ((40, 200, 700), "tile = 256x128x64, warps = 4x2, atom = mma_sp"),
+    ],
+)
+def test_tiles_reach_beyond_the_weight(rng, shape, config):
+    tokens, n, k = shape
+    w = pruned(rng, n, k).astype(np.float16)
+    g = sf.Graph()
+    g.output(g.matmul(g.input("x", (None, k), sf.f16), w))
+    x = rng.standard_normal((tokens, k)).astype(np.float16)
+    check(sf.compile(g, target="sm_80", device="emulator", config=config)(x), reference.matmul(x, w))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_gated_product_with_residual(rng, device):
     w0, w1 = (pruned(rng, 48, 64).astype(np.float16) for _ in range(2))

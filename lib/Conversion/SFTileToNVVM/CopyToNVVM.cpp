@@ -169,11 +169,18 @@ private:
       SmallVector<Value> position = op.getOrder() == CopyOrder::Storage
                                         ? findStoragePosition(first, constant)
                                         : findLogicalPosition(first, constant);
-      for (auto [dim, value] : llvm::enumerate(position))
-        if (mayLeave(op.getOffsets()[dim], op.getSizes()[dim], source.staticSizes[dim])) {
-          Value index = e.add(offsets[dim], e.add(value, e.i64(constant[dim])));
+      for (auto [dim, value] : llvm::enumerate(position)) {
+        if (!mayLeave(op.getOffsets()[dim], op.getSizes()[dim], source.staticSizes[dim]))
+          continue;
+        Value index = e.add(offsets[dim], e.add(value, e.i64(constant[dim])));
+        if (op.getClamped()) {
+          Value last = arith::SubIOp::create(e.b, e.loc, source.sizes[dim], e.i64(1));
+          value = arith::SubIOp::create(e.b, e.loc, e.minimum(index, last), offsets[dim]);
+          constant[dim] = 0;
+        } else {
           inside = e.both(inside, e.lessThan(index, source.sizes[dim]));
         }
+      }
       // Further rounds differ by rows: one addition from the last address. Laundered, so that LLVM
       // does not turn the additions around and keep an address for every round in registers over
       // the whole loop.

@@ -255,14 +255,13 @@ SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::Kerne
   Value firstChunkK = s.mul(step, tileK / chunkK);
   for (auto [view, ring] : sources) {
     int64_t length = cast<MemRefType>(view.getType()).getDimSize(2);
-    CopyAsyncOp::create(s.b, s.loc, view, ValueRange{firstChunkF, firstChunkK, s.index(0)}, ring,
-                        stage, /*predicate=*/Value(), /*barriers=*/Value(),
-                        ArrayRef<int64_t>{tileF / kPackedChunkFeatures, tileK / chunkK, length},
-                        CopyOrder::Storage);
+    auto copy = CopyAsyncOp::create(
+        s.b, s.loc, view, ValueRange{firstChunkF, firstChunkK, s.index(0)}, ring, stage,
+        {tileF / kPackedChunkFeatures, tileK / chunkK, length}, CopyOrder::Storage);
+    copy.setClamped(cast<RingType>(ring.getType()).getElementType() == i4);
   }
   CopyAsyncOp::create(s.b, s.loc, arguments[0], ValueRange{firstToken, s.mul(step, tileK)},
-                      rings[0], stage, /*predicate=*/Value(), /*barriers=*/Value(),
-                      ArrayRef<int64_t>{tileT, tileK}, CopyOrder::Logical);
+                      rings[0], stage, {tileT, tileK}, CopyOrder::Logical);
   YieldOp::create(s.b, s.loc, ValueRange());
 
   llvm::append_range(argTypes, ValueRange(inits).getTypes());

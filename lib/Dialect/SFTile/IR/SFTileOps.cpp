@@ -85,6 +85,12 @@ static int64_t product(ArrayRef<int64_t> sizes) {
   return result;
 }
 
+void CopyAsyncOp::build(OpBuilder &builder, OperationState &state, Value source, ValueRange offsets,
+                        Value ring, Value stage, ArrayRef<int64_t> sizes, CopyOrder order) {
+  build(builder, state, source, offsets, ring, stage, /*predicate=*/Value(), /*barriers=*/Value(),
+        sizes, order);
+}
+
 LogicalResult CopyAsyncOp::verify() {
   RingType ring = getRing().getType();
   if (auto map = dyn_cast<TensorMapType>(getSource().getType())) {

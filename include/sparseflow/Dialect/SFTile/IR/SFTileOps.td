@@ -129,7 +129,8 @@ def SFTile_CopyAsyncOp : SFTile_Op<"copy_async", [MemoryEffects<[MemRead, MemWri
   let summary = "copies a box of global memory to a stage, asynchronously";
   let description = [{
     Copies the box of `sizes` elements at `offsets` of `source` to stage `stage` of `ring`. Elements outside of
-    `source`, and everything when `predicate` is false, arrive as zeros. `order = logical` keeps coordinates (the box has
+    `source`, and everything when `predicate` is false, arrive as zeros; with `clamped`, elements outside are copies of
+    others, since zeros are no legal metadata. `order = logical` keeps coordinates (the box has
     the stage's shape); `order = storage` keeps bytes: the box, flattened, is the stage in storage order, which is
     how packed weights travel.
 
@@ -145,7 +146,12 @@ def SFTile_CopyAsyncOp : SFTile_Op<"copy_async", [MemoryEffects<[MemRead, MemWri
   }];
   let arguments = (ins AnyType:$source, Variadic<Index>:$offsets, SFTile_RingType:$ring, Index:$stage,
                        Optional<I1>:$predicate, Optional<SFTile_BarriersType>:$barriers, DenseI64ArrayAttr:$sizes,
-                       SFTile_CopyOrderAttr:$order, DefaultValuedAttr<I64Attr, "1">:$multicast);
+                       SFTile_CopyOrderAttr:$order, DefaultValuedAttr<I64Attr, "1">:$multicast,
+                       UnitAttr:$clamped);
+  let builders = [
+    OpBuilder<(ins "::mlir::Value":$source, "::mlir::ValueRange":$offsets, "::mlir::Value":$ring,
+                   "::mlir::Value":$stage, "::llvm::ArrayRef<int64_t>":$sizes, "CopyOrder":$order)>
+  ];
   let assemblyFormat = [{
     $source `[` $offsets `]` $sizes `to` $ring `[` $stage `]` (`if` $predicate^)? (`signals` $barriers^)? $order attr-dict
     `:` type($source) `to` type($ring) (`,` type($barriers)^)?
