@@ -163,6 +163,14 @@ class Executable(_sparseflow.Executable):
         """
         self._reserve(self._named(function), [tokens] if isinstance(tokens, int) else list(tokens), stream)
 
+    def warm_up(self, tokens: int | Sequence[int], *, function: str | None = None) -> None:
+        """Lets the libraries that a call with so many tokens goes to (cuBLASLt, where dense is faster) find their fastest
+        algorithms, which a call by itself does not: it takes the one that they propose. Waits until it is done.
+
+        Programs of kernels alone, and host devices, have nothing to warm up; `capture` does it by itself.
+        """
+        self._warm_up(self._named(function), [tokens] if isinstance(tokens, int) else list(tokens))
+
     def capture(self, *inputs: Any, **options: Any) -> _sparseflow.CapturedCall:
         """Captures a call with these GPU tensors as one CUDA graph; ``.launch(stream=None)`` replays it.
 
