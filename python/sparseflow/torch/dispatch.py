@@ -139,7 +139,7 @@ def _measure(layer: SparseLinear, tokens: Sequence[int], flush: torch.Tensor) ->
 
 def warmup(
     model: nn.Module,
-    tokens: Sequence[int] = DEFAULT_TOKENS,
+    tokens: int | Sequence[int] = DEFAULT_TOKENS,
     *,
     measure: bool | None = None,
     allow_dense: bool = True,
@@ -152,9 +152,7 @@ def warmup(
     only compiles. A layer that goes dense at some count holds its weight twice; ``allow_dense=False`` keeps all of them sparse,
     for the memory. Call it before ``torch.compile`` and before a CUDA graph is captured.
     """
-    counts = sorted({int(count) for count in tokens})
-    if not counts or counts[0] < 1:
-        raise InvalidArgumentError(f"expected token counts of at least 1, got {list(tokens)}")
+    counts = sorted(set(_counts(tokens)))
     layers = sparse_layers(model)
     groups: dict[str, list[SparseLinear]] = {}
     for layer in layers.values():
@@ -185,6 +183,14 @@ def warmup(
     if entries:
         _write(entries)
     return Explanation(model, counts)
+
+
+def _counts(tokens: int | Sequence[int]) -> list[int]:
+    """Token counts as a list, checked."""
+    counts = [tokens] if isinstance(tokens, int) else list(tokens)
+    if not counts or not all(isinstance(count, int) and count >= 1 for count in counts):
+        raise InvalidArgumentError(f"expected token counts of at least 1, got {tokens!r}")
+    return counts
 
 
 class Explanation:
@@ -264,7 +270,7 @@ def _explain_layer(name: str, layer: SparseLinear, tokens: int) -> dict[str, Any
 
 def explain(model: nn.Module, tokens: int | Sequence[int] = DEFAULT_TOKENS, *, quiet: bool = False) -> Explanation:
     """Prints which path each 2:4 layer takes at these token counts, and why, and returns the same as data."""
-    explanation = Explanation(model, [tokens] if isinstance(tokens, int) else tokens)
+    explanation = Explanation(model, _counts(tokens))
     if not quiet:
         print(explanation)
     return explanation

@@ -70,9 +70,9 @@ class _Parts(nn.Module):
 class _Skeleton(nn.Module):
     """Stands for a 2:4 layer while its checkpoint is read."""
 
-    def __init__(self, linear: nn.Linear, scheme: str):
+    def __init__(self, linear: nn.Linear, scheme: str, dtype: torch.dtype):
         super().__init__()
-        self.scheme, self.dtype = scheme, linear.weight.dtype
+        self.scheme, self.dtype = scheme, dtype
         shape = (linear.out_features, linear.in_features)
         self.weight = _Parts(SparseWeight.empty(shape, scheme, self.dtype, "meta"))
         self.bias = linear.bias
@@ -81,6 +81,15 @@ class _Skeleton(nn.Module):
         parts = {name: parameter.data for name, parameter in self.weight.named_parameters()}
         weight = SparseWeight.from_canonical(**parts, scheme=self.scheme, dtype=self.dtype)
         return SparseLinear(weight, None if self.bias is None else self.bias.data)
+
+
+def _dtype_of(model: PreTrainedModel, name: str, linear: nn.Linear) -> torch.dtype:
+    """What the weight of a layer will pass for: some models keep layers in f32 (T5's `wo`), and look at that when they run."""
+    dtype = linear.weight.dtype
+    kept = set(model._keep_in_fp32_modules_strict or ()) if dtype is not torch.float32 else set()
+    if dtype is torch.float16:
+        kept |= set(model._keep_in_fp32_modules or ())
+    return torch.float32 if kept & set(name.split(".")) else dtype
 
 
 @register_quantizer(QUANT_METHOD)
@@ -117,7 +126,7 @@ class SparseFlowQuantizer(HfQuantizer):
                     f"says, got {'none' if module is None else type(module).__name__}"
                 )
             with torch.device("meta"):
-                model.set_submodule(name, _Skeleton(module, scheme))
+                model.set_submodule(name, _Skeleton(module, scheme, _dtype_of(model, name, module)))
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
