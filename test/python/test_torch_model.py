@@ -9,6 +9,8 @@ import sparseflow as sf
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
 
+from torch.nn.utils import prune as torch_prune  # noqa: E402
+
 import sparseflow.torch as st  # noqa: E402
 from sparseflow.torch import dispatch  # noqa: E402
 from sparseflow.torch.pruning import Statistics, prune  # noqa: E402
@@ -166,7 +168,7 @@ def test_what_stays_dense_says_why():
     model.broken.weight.data[0, 0] = float("inf")
     model.far = torch.nn.Linear(32, 8, device="meta")
     model.attention = torch.nn.MultiheadAttention(32, 2)
-    model.normed = torch.nn.utils.prune.random_unstructured(torch.nn.Linear(32, 8), "weight", 0.5)
+    model.normed = torch_prune.random_unstructured(torch.nn.Linear(32, 8), "weight", 0.5)
     model.experts = Experts()
     report = sf.sparsify_model(model)
     reasons = {row.name: row.reason for row in report if row.reason}

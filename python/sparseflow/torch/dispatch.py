@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ..errors import InvalidArgumentError
+from .gated import gated_blocks
 from .linear import DEFAULT_TOKENS, UNBOUNDED, SparseLinear
 from .model import sparse_layers
 from .progress import progress
@@ -180,6 +181,8 @@ def warmup(
             ranges = ranges_of(known) if allow_dense else []
             for layer in group:
                 layer.use_dense_for(ranges)
+        for block in gated_blocks(model):
+            block.compile()
     if entries:
         _write(entries)
     return Explanation(model, counts)

@@ -12,6 +12,7 @@ from torch import nn
 from ..errors import InvalidArgumentError
 from . import layout
 from .calibration import LayerInputs, calibrate
+from .gated import fuse_gated_blocks
 from .linear import DEFAULT_TOKENS, QuantizedLinear, SparseLinear
 from .progress import progress
 from .pruning import METHODS
@@ -94,17 +95,18 @@ def _other_products(model: nn.Module) -> list[LayerReport]:
     rows = []
     for module_name, module in model.named_modules():
         for name, weight in module.named_parameters(module_name, recurse=False):
-            reason, shape = "", tuple(weight.shape)
+            reason, shape = "", list(weight.shape)
             if type(module).__name__ == "Conv1D" and weight.dim() == 2:
                 reason, shape = "is a Conv1D, whose weight stands as [K, N]; make it an nn.Linear first", shape[::-1]
             elif isinstance(module, nn.MultiheadAttention) and weight.dim() == 2:
                 reason = "belongs to nn.MultiheadAttention, which multiplies by it without a layer"
             elif weight.dim() == 3 and shape[0] > 1 and not type(module).__module__.startswith("torch.nn."):
                 reason = f"holds {shape[0]} weights in one tensor; only nn.Linear layers are converted"  # experts, say
-                shape = (shape[0] * shape[1], shape[2])
+                shape = [shape[0] * shape[1], shape[2]]
             if reason:
                 size = weight.nbytes
-                rows.append(LayerReport(name, *shape, "dense", reason, bytes_before=size, bytes_after=size))
+                features, inner = shape
+                rows.append(LayerReport(name, features, inner, "dense", reason, bytes_before=size, bytes_after=size))
     return rows
 
 
@@ -241,6 +243,7 @@ def sparsify_model(
         return SparseLinear.from_dense(candidate.layer, method, scheme, inputs)
 
     report = _convert(model, make, scheme.name, True, calibration, method, skip, show_progress)
+    fuse_gated_blocks(model)
     if any(each.__module__.startswith("transformers.") for each in type(model).__mro__):
         from .transformers import note_conversion
 

@@ -21,6 +21,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import InvalidArgumentError
+from .gated import fuse_gated_blocks
 from .linear import SparseLinear
 from .schemes import SCHEMES, scheme_named
 from .tensor import SparseWeight
@@ -144,6 +145,7 @@ class SparseFlowQuantizer(HfQuantizer):
                             f"expected {name}.weight.{missing[0]} in the checkpoint, got none; a shard may be missing"
                         )
                     model.set_submodule(name, module.finished().train(model.training))
+            fuse_gated_blocks(model)
         else:
             from .model import sparsify_model
 
