@@ -275,6 +275,91 @@ func.func @matmul_config_last(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
 
 // -----
 
+// expected-error@+1 {{expected max_tokens to be at least 1, got 0; leave it out for any number of tokens}}
+module attributes {a = #sf.library_config<cublaslt, max_tokens = 0>} {}
+
+// -----
+
+func.func @matmul_config_library_last(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
+  // expected-error@+1 {{'sf.matmul' op expected a kernel as the last configuration, for where the library is missing, got #sf.library_config<cublaslt>}}
+  %0 = sf.matmul %x, %w {configs = [#sf.library_config<cublaslt>]}
+    : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf16>
+  return
+}
+
+// -----
+
+func.func @matmul_config_behind_library(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
+  // expected-error@+1 {{'sf.matmul' op expected ascending max_tokens, got 16 after none}}
+  %0 = sf.matmul %x, %w {configs = [#sf.library_config<cublaslt>,
+                                    #sf.kernel_config<max_tokens = 16, tile = 64x64x64, warps = 2x2, atom = mma>,
+                                    #sf.kernel_config<tile = 64x64x64, warps = 2x2, atom = mma>]}
+    : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf16>
+  return
+}
+
+// -----
+
+func.func @matmul_config_library_behind_kernel(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
+  // expected-error@+1 {{'sf.matmul' op expected ascending max_tokens, got 16 after 16}}
+  %0 = sf.matmul %x, %w {configs = [#sf.kernel_config<max_tokens = 16, tile = 64x64x64, warps = 2x2, atom = mma>,
+                                    #sf.library_config<cublaslt, max_tokens = 16>,
+                                    #sf.kernel_config<tile = 64x64x64, warps = 2x2, atom = mma>]}
+    : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf16>
+  return
+}
+
+// -----
+
+func.func @matmul_library_types(%x: tensor<?x128xf8E5M2>, %w: tensor<64x128xf8E5M2>) {
+  // expected-error@+1 {{'sf.matmul' op expected operands of f16, bf16, i8 or e4m3, got e5m2 in a library's product; leave #sf.library_config out}}
+  %0 = sf.matmul %x, %w {configs = [#sf.library_config<cublaslt>,
+                                    #sf.kernel_config<tile = 64x64x128, warps = 2x2, atom = mma>]}
+    : (tensor<?x128xf8E5M2>, tensor<64x128xf8E5M2>) -> tensor<?x64xf16>
+  return
+}
+
+// -----
+
+func.func @matmul_library_weights_missing(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weight<dense, pack = mma>>) {
+  // expected-error@+1 {{'sf.matmul' op expected 1 weights for the library beside packed ones, got 0; sf-pack-weights makes them}}
+  %0 = sf.matmul %x, %w {configs = [#sf.library_config<cublaslt>,
+                                    #sf.kernel_config<tile = 64x64x64, warps = 2x2, atom = mma>]}
+    : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<dense, pack = mma>>) -> tensor<?x64xf16>
+  return
+}
+
+// -----
+
+func.func @matmul_library_weights_early(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
+  // expected-error@+1 {{'sf.matmul' op expected 0 weights for the library beside weights that are not packed, got 1; sf-pack-weights makes them}}
+  %0 = sf.matmul %x, %w {configs = [#sf.library_config<cublaslt>,
+                                    #sf.kernel_config<tile = 64x64x64, warps = 2x2, atom = mma>]} library(%w : tensor<64x128xf16>)
+    : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf16>
+  return
+}
+
+// -----
+
+func.func @matmul_library_weights_unused(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
+  // expected-error@+1 {{'sf.matmul' op expected weights for a library only beside #sf.library_config, got them without}}
+  %0 = sf.matmul %x, %w {configs = [#sf.kernel_config<tile = 64x64x64, warps = 2x2, atom = mma>]} library(%w : tensor<64x128xf16>)
+    : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf16>
+  return
+}
+
+// -----
+
+func.func @matmul_library_weights_type(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weight<dense, pack = mma>>, %d: tensor<64x64xf16>) {
+  // expected-error@+1 {{'sf.matmul' op expected the library's weights to be 'tensor<64x128xf16>', got 'tensor<64x64xf16>'}}
+  %0 = sf.matmul %x, %w {configs = [#sf.library_config<cublaslt>,
+                                    #sf.kernel_config<tile = 64x64x64, warps = 2x2, atom = mma>]} library(%d : tensor<64x64xf16>)
+    : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<dense, pack = mma>>) -> tensor<?x64xf16>
+  return
+}
+
+// -----
+
 func.func @compress_result(%w: tensor<64x128xf16>) {
   // expected-error@+1 {{'sf.compress' op expected a result with the encoding #sf.weight<sp24>, got 'tensor<64x128xf16>'}}
   %0 = sf.compress %w : tensor<64x128xf16> -> tensor<64x128xf16>

@@ -33,6 +33,32 @@ func.func @matmul(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24>
   return %0, %1 : tensor<?x64xf16>, tensor<?x64xf32>
 }
 
+// A kernel stands for the library's calls alone, and several libraries' ranges may follow.
+// CHECK-LABEL: @library
+func.func @library(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24, pack = mma>>,
+                   %dense: tensor<64x128xf16>, %bias: tensor<64xf16>) -> tensor<?x64xf32> {
+  // CHECK: sf.matmul %{{.*}}, %{{.*}}, %{{.*}} {configs = [#sf.library_config<cublaslt, max_tokens = 16>,
+  // CHECK-SAME: #sf.kernel_config<max_tokens = 16, tile = 64x16x64, warps = 2x2, split_k = 1, raster = 8, atom = mma_sp>,
+  // CHECK-SAME: #sf.library_config<cublaslt>,
+  // CHECK-SAME: #sf.kernel_config<tile = 64x16x64, warps = 2x2, split_k = 1, raster = 8, atom = mma_sp>],
+  // CHECK-SAME: sf.times = [#sf.times<sparse = 1.250000e+01 : f64, dense = 9.750000e+00 : f64>, #sf.times<sparse = 3.000000e+01 : f64>]
+  // CHECK-SAME: library(%{{.*}}, %{{.*}} : tensor<64x128xf16>, tensor<64x128xf16>) epilogue(%{{.*}} : tensor<64xf16>) {
+  %0 = sf.matmul %x, %w, %w {
+    configs = [
+      #sf.library_config<cublaslt, max_tokens = 16>,
+      #sf.kernel_config<max_tokens = 16, tile = 64x16x64, warps = 2x2, atom = mma_sp>,
+      #sf.library_config<cublaslt>,
+      #sf.kernel_config<tile = 64x16x64, warps = 2x2, atom = mma_sp>
+    ],
+    sf.times = [#sf.times<sparse = 12.5, dense = 9.75>, #sf.times<sparse = 30.0>]
+  } library(%dense, %dense : tensor<64x128xf16>, tensor<64x128xf16>) epilogue(%bias : tensor<64xf16>) {
+  ^bb0(%a: f32, %b: f32, %c: f16):
+    %1 = arith.mulf %a, %b : f32
+    sf.yield %1 : f32
+  } : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24, pack = mma>>, tensor<64x128xf16, #sf.weight<sp24, pack = mma>>) -> tensor<?x64xf32>
+  return %0 : tensor<?x64xf32>
+}
+
 // CHECK-LABEL: @epilogue
 func.func @epilogue(%x: tensor<?x128xi8>, %w0: tensor<64x128xi8, #sf.weight<sp24>>,
                     %w1: tensor<64x128xi8, #sf.weight<sp24>>, %feature: tensor<64xf32>,

@@ -19,6 +19,7 @@ using namespace mlir;
 using namespace sparseflow;
 using namespace sparseflow::sf;
 
+#include "sparseflow/Dialect/SF/IR/SFAttrInterfaces.cpp.inc"
 #include "sparseflow/Dialect/SF/IR/SFEnums.cpp.inc"
 #define GET_ATTRDEF_CLASSES
 #include "sparseflow/Dialect/SF/IR/SFAttributes.cpp.inc"
@@ -137,14 +138,21 @@ static constexpr int64_t kMaxWarpgroupTokens = 256, kMaxCluster = 4;
 static constexpr int64_t kMaxWarps = 16, kMaxStages = 16, kMaxSplitK = 64, kMaxRaster = 64,
                          kMaxTile = 1024;
 
+static LogicalResult verifyMaxTokens(function_ref<InFlightDiagnostic()> emitError,
+                                     std::optional<int64_t> maxTokens) {
+  if (maxTokens && *maxTokens < 1)
+    return emitError() << "expected max_tokens to be at least 1, got " << *maxTokens
+                       << "; leave it out for any number of tokens";
+  return success();
+}
+
 LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitError,
                                        std::optional<int64_t> maxTokens, int64_t tileFeatures,
                                        int64_t tileTokens, int64_t tileK, int64_t warpsFeatures,
                                        int64_t warpsTokens, std::optional<int64_t> stages,
                                        int64_t splitK, int64_t cluster, int64_t raster, Atom atom) {
-  if (maxTokens && *maxTokens < 1)
-    return emitError() << "expected max_tokens to be at least 1, got " << *maxTokens
-                       << "; leave it out for any number of tokens";
+  if (failed(verifyMaxTokens(emitError, maxTokens)))
+    return failure();
   for (int64_t size : {tileFeatures, tileTokens, tileK})
     if (size > kMaxTile)
       return emitError() << "expected a tile of at most " << kMaxTile << " along each side, got "
@@ -314,6 +322,15 @@ void KernelConfigAttr::print(AsmPrinter &printer) const {
   if (getCluster() != 1)
     printer << ", cluster = " << getCluster();
   printer << ", raster = " << getRaster() << ", atom = " << stringifyAtom(getAtom()) << ">";
+}
+
+//===----------------------------------------------------------------------===//
+// LibraryConfigAttr
+//===----------------------------------------------------------------------===//
+
+LogicalResult LibraryConfigAttr::verify(function_ref<InFlightDiagnostic()> emitError, Library,
+                                        std::optional<int64_t> maxTokens) {
+  return verifyMaxTokens(emitError, maxTokens);
 }
 
 TargetAttr sf::getTarget(Operation *op) {

@@ -7,6 +7,9 @@
 
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
 
+#include "sparseflow/Dialect/SF/IR/SFConstants.h"
+#include "sparseflow/Runtime/ElementType.h"
+#include "sparseflow/Runtime/LibraryMatmul.h"
 #include "sparseflow/Support/PackedLayout.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
@@ -68,8 +71,8 @@ static void printEpilogue(OpAsmPrinter &printer, Operation *, OperandRange opera
 
 void MatmulOp::build(OpBuilder &builder, OperationState &state, Type result, Value x,
                      ValueRange weights) {
-  build(builder, state, result, x, weights, /*epilogueOperands=*/ValueRange(),
-        /*configs=*/ArrayAttr());
+  build(builder, state, result, x, weights, /*libraryWeights=*/ValueRange(),
+        /*epilogueOperands=*/ValueRange(), /*configs=*/ArrayAttr());
 }
 
 //===----------------------------------------------------------------------===//
@@ -88,6 +91,27 @@ Type MatmulOp::getAccumulatorType() {
   if (getXType().getElementType().isInteger())
     return builder.getI32Type();
   return builder.getF32Type();
+}
+
+SmallVector<KernelConfigAttr> MatmulOp::getKernelConfigs() {
+  SmallVector<KernelConfigAttr> kernels;
+  if (ArrayAttr configs = getConfigsAttr())
+    for (Attribute config : configs)
+      if (auto kernel = dyn_cast<KernelConfigAttr>(config))
+        kernels.push_back(kernel);
+  return kernels;
+}
+
+bool MatmulOp::callsLibrary() {
+  ArrayAttr configs = getConfigsAttr();
+  return configs && llvm::any_of(configs, llvm::IsaPred<LibraryConfigAttr>);
+}
+
+std::optional<std::string> MatmulOp::findLibraryFault(Type result) {
+  auto dtypeOf = [](Type type) { return runtime::fromElementType(*getDType(type)); };
+  return runtime::MatmulType{dtypeOf(getXType().getElementType()), dtypeOf(result),
+                             dtypeOf(getAccumulatorType()), getNumFeatures(), getInnerSize()}
+      .findFault();
 }
 
 /// Nothing when the shape fits no broadcast.
@@ -196,55 +220,108 @@ static LogicalResult verifyEpilogueOperands(MatmulOp op) {
   return success();
 }
 
+/// `configuration` is its place in the list.
+static LogicalResult verifyKernelConfig(MatmulOp op, KernelConfigAttr config, PackOrder order,
+                                        size_t configuration) {
+  int64_t chunkElements = packedChunkInner(op.getXType().getElementTypeBitWidth() / 8);
+  if (config.getPackOrder() != order)
+    return op.emitOpError() << "expected configurations whose atoms read one packed weight, got "
+                            << stringifyAtom(config.getAtom()) << " in configuration "
+                            << configuration;
+  if (config.isSparse() != op.hasSparseWeights())
+    return op.emitOpError() << "expected atom "
+                            << (op.hasSparseWeights() ? "mma_sp or wgmma_sp" : "mma or wgmma")
+                            << " for a " << (op.hasSparseWeights() ? "2:4" : "dense")
+                            << " weight, got " << stringifyAtom(config.getAtom())
+                            << " in configuration " << configuration;
+  if (config.getTileK() % chunkElements != 0)
+    return op.emitOpError() << "expected the tile's k to be a multiple of " << chunkElements
+                            << " elements of " << op.getXType().getElementType()
+                            << " (128 bytes), got " << config.getTileK() << " in configuration "
+                            << configuration;
+  return success();
+}
+
+/// Every call has a kernel, and every variant has calls.
+static LogicalResult verifyRanges(MatmulOp op) {
+  constexpr int64_t unbounded = std::numeric_limits<int64_t>::max();
+  ArrayRef<Attribute> configs = op.getConfigsAttr().getValue();
+  if (!isa<KernelConfigAttr>(configs.back()))
+    return op.emitOpError() << "expected a kernel as the last configuration, for where the library "
+                               "is missing, got "
+                            << configs.back();
+  int64_t previous = 0;
+  bool isBehindLibrary = false;
+  for (auto [i, attr] : llvm::enumerate(configs)) {
+    std::optional<int64_t> maxTokens = cast<VariantConfig>(attr).getMaxTokens();
+    bool isLast = i + 1 == configs.size(), isLibrary = isa<LibraryConfigAttr>(attr);
+    if (isLast ? maxTokens.has_value() : !maxTokens && !isLibrary)
+      return op.emitOpError() << "expected max_tokens in every configuration but the last, got "
+                              << (isLast ? "it in the last" : "none") << " in configuration " << i;
+    int64_t end = maxTokens.value_or(unbounded);
+    if (end < previous || (end == previous && (isLibrary || !isBehindLibrary)))
+      return op.emitOpError() << "expected ascending max_tokens, got "
+                              << (maxTokens ? std::to_string(end) : "none") << " after "
+                              << (previous == unbounded ? "none" : std::to_string(previous));
+    previous = end;
+    isBehindLibrary = isLibrary;
+  }
+  return success();
+}
+
 static LogicalResult verifyConfigs(MatmulOp op) {
-  if (!op.getConfigs())
+  ArrayAttr configs = op.getConfigsAttr();
+  if (!configs)
     return success();
-  ArrayRef<Attribute> configs = op.getConfigs()->getValue();
   if (configs.empty())
     return op.emitOpError("expected at least one kernel configuration, got an empty list; leave "
                           "`configs` out to have it chosen");
-  int64_t chunkElements = packedChunkInner(op.getXType().getElementTypeBitWidth() / 8);
-  PackOrder order = cast<KernelConfigAttr>(configs.front()).getPackOrder();
+  if (failed(verifyRanges(op)))
+    return failure();
+  KernelConfigAttr first = op.getKernelConfigs().front();
+  PackOrder order = first.getPackOrder();
   WeightAttr encoding = op.getWeightEncoding();
   if (std::optional<PackOrder> given = encoding ? encoding.getPackOrder() : std::nullopt;
       given && given != order)
     return op.emitOpError() << "expected weights packed for the atom of the configurations, got "
-                            << op.getWeightType() << " and "
-                            << stringifyAtom(cast<KernelConfigAttr>(configs.front()).getAtom());
-  int64_t previous = 0;
-  for (auto [i, attr] : llvm::enumerate(configs)) {
-    auto config = cast<KernelConfigAttr>(attr);
-    if (config.getPackOrder() != order)
-      return op.emitOpError() << "expected configurations whose atoms read one packed weight, got "
-                              << stringifyAtom(config.getAtom()) << " in configuration " << i;
-    if (config.isSparse() != op.hasSparseWeights())
-      return op.emitOpError() << "expected atom "
-                              << (op.hasSparseWeights() ? "mma_sp or wgmma_sp" : "mma or wgmma")
-                              << " for a " << (op.hasSparseWeights() ? "2:4" : "dense")
-                              << " weight, got " << stringifyAtom(config.getAtom())
-                              << " in configuration " << i;
-    if (config.getTileK() % chunkElements != 0)
-      return op.emitOpError() << "expected the tile's k to be a multiple of " << chunkElements
-                              << " elements of " << op.getXType().getElementType()
-                              << " (128 bytes), got " << config.getTileK() << " in configuration "
-                              << i;
-    bool isLast = i + 1 == configs.size();
-    if (config.getMaxTokens().has_value() == isLast)
-      return op.emitOpError() << "expected max_tokens in every configuration but the last, got "
-                              << (isLast ? "it in the last" : "none") << " in configuration " << i;
-    if (!isLast && *config.getMaxTokens() <= previous)
-      return op.emitOpError() << "expected ascending max_tokens, got " << *config.getMaxTokens()
-                              << " after " << previous;
-    previous = config.getMaxTokens().value_or(0);
+                            << op.getWeightType() << " and " << stringifyAtom(first.getAtom());
+  for (auto [i, attr] : llvm::enumerate(configs))
+    if (auto config = dyn_cast<KernelConfigAttr>(attr);
+        config && failed(verifyKernelConfig(op, config, order, i)))
+      return failure();
+  return success();
+}
+
+/// A library's weights come with the packed ones of the kernels.
+static LogicalResult verifyLibrary(MatmulOp op) {
+  size_t count = op.getLibraryWeights().size();
+  if (!op.callsLibrary()) {
+    if (count)
+      return op.emitOpError("expected weights for a library only beside #sf.library_config, got "
+                            "them without");
+    return success();
   }
+  if (std::optional<std::string> fault = op.findLibraryFault(op.getAccumulatorType()))
+    return op.emitOpError() << *fault << " in a library's product; leave #sf.library_config out";
+  WeightAttr encoding = op.getWeightEncoding();
+  size_t expected = encoding && encoding.isPacked() ? op.getWeights().size() : 0;
+  if (count != expected)
+    return op.emitOpError() << "expected " << expected << " weights for the library beside "
+                            << (expected ? "packed ones" : "weights that are not packed")
+                            << ", got " << count << "; sf-pack-weights makes them";
+  RankedTensorType type = op.getWeightType().dropEncoding();
+  for (Value weight : op.getLibraryWeights())
+    if (weight.getType() != type)
+      return op.emitOpError() << "expected the library's weights to be " << type << ", got "
+                              << weight.getType();
   return success();
 }
 
 LogicalResult MatmulOp::verify() {
   if (failed(verifyOperands(*this)) || failed(verifyResultType(*this)) ||
-      failed(verifyEpilogueOperands(*this)))
+      failed(verifyEpilogueOperands(*this)) || failed(verifyConfigs(*this)))
     return failure();
-  return verifyConfigs(*this);
+  return verifyLibrary(*this);
 }
 
 LogicalResult MatmulOp::verifyRegions() {
@@ -309,8 +386,9 @@ struct DropIdentityEpilogue : OpRewritePattern<MatmulOp> {
     }
     if (yielded != block.getArgument(0))
       return rewriter.notifyMatchFailure(op, "the epilogue computes something");
-    auto replacement = MatmulOp::create(rewriter, op.getLoc(), op.getType(), op.getX(),
-                                        op.getWeights(), ValueRange(), op.getConfigsAttr());
+    auto replacement =
+        MatmulOp::create(rewriter, op.getLoc(), op.getType(), op.getX(), op.getWeights(),
+                         op.getLibraryWeights(), ValueRange(), op.getConfigsAttr());
     replacement->setDiscardableAttrs(op->getDiscardableAttrDictionary());
     rewriter.replaceOp(op, replacement);
     return success();
@@ -354,11 +432,15 @@ struct SimplifyEpilogueOperands : OpRewritePattern<MatmulOp> {
       for (auto [from, to] : merged)
         rewriter.replaceAllUsesWith(from, to);
       block.eraseArguments(dead);
-      SmallVector<Value> weights, operands;
+      SmallVector<Value> weights, libraryWeights, operands;
       for (auto [i, input] : llvm::enumerate(inputs))
         if (!dead[i])
           (i < numWeights ? weights : operands).push_back(input);
+      for (auto [i, weight] : llvm::enumerate(op.getLibraryWeights()))
+        if (!dead[i])
+          libraryWeights.push_back(weight);
       op.getWeightsMutable().assign(weights);
+      op.getLibraryWeightsMutable().assign(libraryWeights);
       op.getEpilogueOperandsMutable().assign(operands);
     });
     return success();

@@ -136,8 +136,9 @@ Value sf::createMatmul(OpBuilder &builder, Location loc, Value x, Value weight, 
   if (isZeroTensor(init))
     return cast(MatmulOp::create(builder, loc, resultType, x, weight), initType);
 
-  auto matmul = MatmulOp::create(builder, loc, resultType, x, weight,
-                                 /*epilogueOperands=*/cast(operand, resultType), ArrayAttr());
+  auto matmul =
+      MatmulOp::create(builder, loc, resultType, x, weight, /*libraryWeights=*/ValueRange(),
+                       /*epilogueOperands=*/cast(operand, resultType), /*configs=*/ArrayAttr());
   Type accumulator = matmul.getAccumulatorType();
   OpBuilder::InsertionGuard guard(builder);
   Block *block = builder.createBlock(&matmul.getEpilogue(), {}, {accumulator, element}, {loc, loc});

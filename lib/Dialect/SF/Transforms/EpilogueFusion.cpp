@@ -197,8 +197,9 @@ MatmulOp EpilogueBuilder::create() {
   SmallVector<Location> locations = {first.getLoc()};
   for (Operation *op : absorbed)
     locations.push_back(op->getLoc());
-  auto fused = MatmulOp::create(at, at.getFusedLoc(locations), sink.getType(), product.x,
-                                product.weights, epilogueOperands, first.getConfigsAttr());
+  auto fused =
+      MatmulOp::create(at, at.getFusedLoc(locations), sink.getType(), product.x, product.weights,
+                       first.getLibraryWeights(), epilogueOperands, first.getConfigsAttr());
   fused->setDiscardableAttrs(first->getDiscardableAttrDictionary());
   fused.getEpilogue().takeBody(region);
   return fused;

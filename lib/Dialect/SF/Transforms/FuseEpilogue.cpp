@@ -73,7 +73,8 @@ void absorbProducers(MatmulOp root, llvm::SetVector<Operation *> &absorbed,
     auto isElementUse = [&](OpOperand &use) {
       auto consumer = dyn_cast<MatmulOp>(use.getOwner());
       return absorbed.contains(use.getOwner()) &&
-             (!consumer || use.getOperandNumber() > consumer.getWeights().size());
+             (!consumer || use.getOperandNumber() >
+                               consumer.getWeights().size() + consumer.getLibraryWeights().size());
     };
     if (!op || op->getBlock() != root->getBlock() || absorbed.contains(op) ||
         !llvm::all_of(op->getUses(), isElementUse))

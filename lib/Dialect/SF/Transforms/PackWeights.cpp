@@ -32,7 +32,7 @@ Pack getPack(PackOrder order) { return order == PackOrder::Mma ? Pack::Mma : Pac
 PackOrder getPackOrder(MatmulOp op) {
   if (!op.getConfigs())
     return PackOrder::Mma;
-  return cast<KernelConfigAttr>(op.getConfigs()->getValue().front()).getPackOrder();
+  return op.getKernelConfigs().front().getPackOrder();
 }
 
 RankedTensorType getPackedType(RankedTensorType type, PackOrder order) {

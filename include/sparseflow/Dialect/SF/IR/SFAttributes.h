@@ -51,6 +51,7 @@ std::string listChips();
 
 } // namespace sparseflow::sf
 
+#include "sparseflow/Dialect/SF/IR/SFAttrInterfaces.h.inc"
 #include "sparseflow/Dialect/SF/IR/SFEnums.h.inc"
 #define GET_ATTRDEF_CLASSES
 #include "sparseflow/Dialect/SF/IR/SFAttributes.h.inc"

@@ -31,6 +31,10 @@ def SF_Atom : SF_I32Enum<"Atom", "Tensor-core instruction family", [
   I32EnumCase<"WgmmaSp", 3, "wgmma_sp">
 ]>;
 
+def SF_Library : SF_I32Enum<"Library", "A library with dense products", [
+  I32EnumCase<"CublasLt", 0, "cublaslt">
+]>;
+
 def SF_CompressMode : SF_I32Enum<"CompressMode", "What happens to a group with more than two non-zeros", [
   I32EnumCase<"Verify", 0, "verify">,
   I32EnumCase<"Prune", 1, "prune">
@@ -132,7 +136,16 @@ def SF_TargetAttr : SF_Attr<"Target", "target"> {
   }];
 }
 
-def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config"> {
+def SF_VariantConfig : AttrInterface<"VariantConfig"> {
+  let cppNamespace = "::sparseflow::sf";
+  let description = "How one variant of a matmul is computed, and for which calls.";
+  let methods = [
+    InterfaceMethod<"The variant serves calls of at most so many tokens; none: any number.",
+                    "std::optional<int64_t>", "getMaxTokens">
+  ];
+}
+
+def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config", [SF_VariantConfig]> {
   let summary = "how one matmul kernel is tiled";
   let description = [{
     One variant of a matmul's kernel.
@@ -196,6 +209,48 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config"> {
     /// Bytes of one stage of the ring for `numWeights` weights whose elements have `elementBits` bits.
     int64_t getStageBytes(unsigned elementBits, unsigned numWeights) const;
   }];
+}
+
+def SF_LibraryConfigAttr : SF_Attr<"LibraryConfig", "library_config", [SF_VariantConfig]> {
+  let summary = "a matmul's products come from a library of dense ones";
+  let description = [{
+    One variant of a matmul that multiplies the same weights, pruned ones with their zeros, by a library: where
+    dense is faster, dense runs. What the library does not compute itself, a kernel behind it does: the epilogue.
+
+    | field | meaning | default |
+    |---|---|---|
+    | (first) | the library: `cublaslt`, opened at run time | |
+    | `max_tokens` | the variant serves calls of at most so many tokens | any number |
+
+    ```mlir
+    module attributes {sf.example = #sf.library_config<cublaslt, max_tokens = 256>} {
+    }
+    ```
+  }];
+  let parameters = (ins
+    "::sparseflow::sf::Library":$library,
+    OptionalParameter<"std::optional<int64_t>">:$maxTokens
+  );
+  let assemblyFormat = "`<` $library (`,` `max_tokens` `=` $maxTokens^)? `>`";
+  let genVerifyDecl = 1;
+}
+
+def SF_TimesAttr : SF_Attr<"Times", "times"> {
+  let summary = "what was measured when a variant was chosen";
+  let description = [{
+    Microseconds of the fastest sparse kernel and of the dense product, for calls such as the variant serves. A
+    matmul may carry one for each of its `configs`, as `sf.times`; they go into the manifest, for reports.
+
+    ```mlir
+    module attributes {sf.example = [#sf.times<sparse = 12.5, dense = 9.75>, #sf.times<sparse = 30.0>]} {
+    }
+    ```
+  }];
+  let parameters = (ins
+    OptionalParameter<"::mlir::FloatAttr">:$sparse,
+    OptionalParameter<"::mlir::FloatAttr">:$dense
+  );
+  let assemblyFormat = "`<` struct(params) `>`";
 }
 
 #endif // SPARSEFLOW_DIALECT_SF_IR_SFATTRIBUTES_TD

@@ -59,11 +59,16 @@ def SF_MatmulOp : SF_Op<"matmul", [
     | `i8` | `i32` | `i32`, `i8` | `i32`, `i8`, `f16`, `bf16`, `f32`, `f8E4M3FN`, `f8E5M2` |
 
     A weight is dense (no encoding), 2:4 (`#sf.weight<sp24>`), or packed; all weights of one matmul
-    have one type. `configs` lists the kernel's variants in ascending `max_tokens`; the last one serves
-    any number of tokens.
+    have one type.
+
+    `configs` lists the variants in ascending `max_tokens`: kernels (`#sf.kernel_config`), and products by a
+    library (`#sf.library_config`). The last is a kernel that serves any number of tokens. A library may be
+    missing where the program runs, and its calls are then served by the next variant that can: a kernel that
+    stands for no other calls may have the same `max_tokens` as the library before it. A library reads the
+    weights row by row, with the zeros; `sf-pack-weights` puts them behind `library`, for a matmul that calls one.
 
     Preconditions: N and K are static and K of x equals K of the weights; K is a multiple of 4 for a
-    2:4 weight.
+    2:4 weight. A library takes `f16`, `bf16`, `i8` and `f8E4M3FN`.
 
     Postconditions: the result has the shape `[M,N]`. Equal inputs give equal bits.
 
@@ -87,18 +92,30 @@ def SF_MatmulOp : SF_Op<"matmul", [
       } : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
       return %y : tensor<?x64xf16>
     }
+
+    func.func @dense_up_to_256_tokens(%x: tensor<?x128xf16>, %w: tensor<64x128xf16, #sf.weight<sp24, pack = mma>>,
+                                      %dense: tensor<64x128xf16>) -> tensor<?x64xf16> {
+      %y = sf.matmul %x, %w {configs = [
+          #sf.library_config<cublaslt, max_tokens = 256>,
+          #sf.kernel_config<tile = 64x64x64, warps = 2x2, split_k = 1, raster = 8, atom = mma_sp>]}
+        library(%dense : tensor<64x128xf16>)
+        : (tensor<?x128xf16>, tensor<64x128xf16, #sf.weight<sp24, pack = mma>>) -> tensor<?x64xf16>
+      return %y : tensor<?x64xf16>
+    }
     ```
   }];
   let arguments = (ins
     SF_OperandMatrix:$x,
     Variadic<SF_OperandMatrix>:$weights,
+    Variadic<SF_OperandMatrix>:$libraryWeights,
     Variadic<SF_EpilogueTensor>:$epilogueOperands,
-    OptionalAttr<TypedArrayAttrBase<SF_KernelConfigAttr, "kernel variants">>:$configs
+    OptionalAttr<TypedArrayAttrBase<SF_VariantConfig, "variants">>:$configs
   );
   let regions = (region MaxSizedRegion<1>:$epilogue);
   let results = (outs SF_AnyMatrix:$result);
   let assemblyFormat = [{
     $x `,` $weights attr-dict
+    (`library` `(` $libraryWeights^ `:` type($libraryWeights) `)`)?
     (custom<Epilogue>($epilogueOperands, type($epilogueOperands), $epilogue)^)?
     `:` `(` type($x) `,` type($weights) `)` `->` type($result)
   }];
@@ -126,6 +143,12 @@ def SF_MatmulOp : SF_Op<"matmul", [
     bool hasEpilogue() { return !getEpilogue().empty(); }
     /// f32, or i32 for i8 operands.
     ::mlir::Type getAccumulatorType();
+    /// The variants that are kernels; none as long as nothing is chosen.
+    ::llvm::SmallVector<::sparseflow::sf::KernelConfigAttr> getKernelConfigs();
+    /// Whether some variant is a library's.
+    bool callsLibrary();
+    /// Why no library has the products with results of that element type; nothing: one may.
+    std::optional<std::string> findLibraryFault(::mlir::Type result);
     /// How the i-th epilogue operand is broadcast.
     ::sparseflow::sf::Broadcast getEpilogueBroadcast(unsigned i);
   }];
