@@ -297,7 +297,7 @@ def run_model(name: str, options: argparse.Namespace, device: torch.device) -> d
         for tokens in options.breakdown:
             x = dense.inputs(tokens).to(device, torch.float16)
             parts = {
-                label: breakdown(lambda model=model: model(x), options.rounds)
+                label: breakdown(lambda model=model, x=x: model(x), options.rounds)
                 for label, model in models.items()
                 if label not in missing
             }

@@ -149,12 +149,13 @@ def _gated_linear(
 ) -> torch.Tensor:
     rows = _rows(x)
     inner = rows.shape[1]
+    for weight, bitmask in ((gate, gate_bitmask), (up, up_bitmask)):
+        _check(x, weight, 0 if bitmask is None else 2 * weight.shape[1], features, scheme, sparse=True)
     target = kernels.linear_target(scheme, inner, x.device)
     if target is None or not rows.shape[0] or x.dtype is torch.float32:
         # An f32 tile beside the accumulators leaves too few registers.
         gates = _linear(x, gate, gate_bitmask, gate_scale, gate_bias, None, features, scheme, order, [], activation)
         return gates * _linear(x, up, up_bitmask, up_scale, up_bias, None, features, scheme, order)
-    _check(x, inner)
     packed = (
         _packed(gate, gate_bitmask, features, inner, scheme, order, target),
         _packed(up, up_bitmask, features, inner, scheme, order, target),
