@@ -50,6 +50,7 @@ struct LaunchSite {
 /// One way to do a step.
 struct VariantSite {
   std::optional<int64_t> max;
+  std::string reason;
   SmallVector<LaunchSite> launches;
 };
 
@@ -180,6 +181,10 @@ LogicalResult FunctionBuilder::collectSteps() {
         if (failed(addVariant(step, block.begin(), std::prev(block.end()),
                               isLast ? std::nullopt : std::optional<int64_t>(max), end)))
           return failure();
+        if (auto reasons = dispatch->getAttrOfType<ArrayAttr>("sf.reasons"))
+          if (region.getRegionNumber() < reasons.size())
+            if (auto reason = dyn_cast<StringAttr>(reasons[region.getRegionNumber()]))
+              step.variants.back().reason = reason.str();
         for (auto [yielded, result] :
              llvm::zip(block.getTerminator()->getOperands(), dispatch.getResults())) {
           if (yielded.getParentBlock() != &block)
@@ -626,7 +631,11 @@ LogicalResult FunctionBuilder::addSteps() {
         variant.launches.push_back(std::move(*launch));
       }
       variant.path = getPath(program.kernels, variant.launches);
-      variant.reason = site.reason;
+      // Of the range of tokens, then of the product.
+      variant.reason = variantSite.reason;
+      if (!variant.reason.empty() && !site.reason.empty())
+        variant.reason += "; ";
+      variant.reason += site.reason;
       step.variants.push_back(std::move(variant));
     }
     if (step.label.empty())

@@ -223,6 +223,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
     dump_intermediates: str | os.PathLike[str] | None = None,
     reproducer: str | os.PathLike[str] | None = None,
     ptxas: str | os.PathLike[str] | None = None,
+    tuning: str | os.PathLike[str] | None = None,
     aot: bool = False,
 ) -> Any:
     """Compiles a model to kernels; returns an `Executable`.
@@ -240,6 +241,8 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         aot: for an exported program: an operation without a kernel is an error, and the result an `Executable`.
         ptxas: path of ptxas. Default: $SPARSEFLOW_PTXAS, $CUDA_HOME, $CUDA_PATH, PATH, the nvidia-cuda-nvcc package,
             /usr/local/cuda.
+        tuning: path of the tuning database (see `tune`). Default: the user's, and what it does not have from the one that
+            comes with the package; "" asks none.
 
     Raises:
         InvalidProgramError: for malformed MLIR, with its position.
@@ -251,6 +254,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
 
         options: dict[str, Any] = {"config": config, "cache_dir": cache_dir, "dump_intermediates": dump_intermediates}
         options |= {"reproducer": reproducer, "ptxas": ptxas, "target": target, "device": device}
+        options["tuning"] = tuning
         return compile_exported(model, aot=aot, **options)
     is_file = False
     blobs = {name: interop.as_numpy(array, name) for name, array in (constants or {}).items()}
@@ -275,6 +279,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         "dump_intermediates": dump_intermediates,
         "reproducer": reproducer,
         "ptxas": ptxas if ptxas is not None else _find_ptxas(),
+        "tuning": tuning,
     }
     given = {key: os.fspath(value) for key, value in native.items() if value is not None}
     arrays = [(name, np.ascontiguousarray(array)) for name, array in blobs.items()]
