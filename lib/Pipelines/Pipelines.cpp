@@ -61,7 +61,8 @@ static constexpr PassEntry entries[] = {
        StringRef config = StringRef(options.config).trim();
        if (config.consume_front("#sf.kernel_config<"))
          config.consume_back(">");
-       select.config = config.str();
+       // A configuration without fields is still one that somebody wrote.
+       select.config = config.empty() ? options.config : config.str();
        if (options.maxAccumulators)
          select.maxAccumulators = *options.maxAccumulators;
        select.tuning = options.tuning;

@@ -150,8 +150,10 @@ LogicalResult FunctionBuilder::addVariant(StepSite &step, Block::iterator begin,
       continue;
     auto launch = dyn_cast<sf_tile::LaunchOp>(op);
     if (!launch)
-      return op.emitOpError("expected only sf_tile.launch in a function that was compiled; this "
-                            "operation has no kernel");
+      return op.emitOpError(
+          "expected operations on tensors for which there is a kernel (of sf, and "
+          "elementwise ones of linalg, arith and math), got one without; inline "
+          "calls, and compute anything else outside of the function");
     variant.launches.push_back({launch, position++});
   }
   return success();
