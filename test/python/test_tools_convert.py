@@ -409,6 +409,7 @@ def test_an_output_that_exists_is_kept_unless_forced(model, tmp_path, capsys):
         (["--format", "dense", "--scheme", "int8"], "for --format dense, got int8"),
         (["--method", "wanda"], "expected --calibration"),
         (["--calibration", "x.jsonl"], "expected --calibration"),
+        (["--skip", "lm_haed"], "expected --skip to be part of a layer's name, got lm_haed, which no name has"),
     ],
 )
 def test_options_that_do_not_fit(model, tmp_path, capsys, more, message):

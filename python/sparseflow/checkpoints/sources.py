@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,7 +108,8 @@ class TorchSource:
         options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
         semi_structured: list[Any] = [SparseSemiStructuredTensorCUTLASS, SparseSemiStructuredTensorCUSPARSELT]
         try:
-            with torch.serialization.safe_globals(semi_structured):
+            # What PyTorch warns of on the way (another pickle protocol) is said by the error, if it matters.
+            with torch.serialization.safe_globals(semi_structured), warnings.catch_warnings(action="ignore"):
                 # Mapped, so that a tensor is read when it is used; files from before PyTorch 1.6 cannot be.
                 try:
                     content = torch.load(path, mmap=True, **options)

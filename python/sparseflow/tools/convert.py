@@ -40,7 +40,7 @@ _Result = TypeVar("_Result")
 
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?", text)
-    if not match:
+    if not match or not float(match[1]):
         raise argparse.ArgumentTypeError(f"expected a size such as 4GiB, got {text}")
     factors = {None: 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
     return max(1, int(float(match[1]) * factors[match[2]]))
@@ -100,6 +100,9 @@ def _command(options: argparse.Namespace) -> int:
     with open_checkpoint(options.input) as checkpoint:
         for names in checkpoint.tied:
             cli.note(f"{NAME}: {' and '.join(names)} share their memory in {options.input}; each is written")
+        for part in options.skip:
+            if not any(part in entry.name for entry in checkpoint.entries):
+                raise cli.Failure(f"expected --skip to be part of a layer's name, got {part}, which no name has")
         scanning = cli.Progress(len(checkpoint.entries), "entries looked at")
         steps = plan(checkpoint, wanted, scanning.show)
         scanning.clear()
