@@ -34,7 +34,8 @@ Compiles sf IR (or what imports into it) for one or more GPUs. INPUT may be - fo
                              sf, sf-tile, nvvm: the IR at that point
                              llvm, ptx, cubin: each kernel (OUTPUT is a folder when there are several)
   --config='#sf.kernel_config<...>'
-                             use this configuration for every matmul
+                             use this configuration for every matmul; --config=cublaslt: dense
+                             products by the library
   --constants=FILE.safetensors
                              bytes of the constants that the IR names as dense_resource
   --dump-intermediates=DIR   write the IR after every pass, numbered, and each kernel's .ll, .ptx, .cubin

@@ -395,6 +395,12 @@ static std::map<int64_t, std::string> findSpilling(ModuleOp module, const ChipPr
   return products;
 }
 
+/// Whether the options say which kernel computes every matmul; a library leaves the kernels open.
+static bool isKernelGiven(Session &session, const PipelineOptions &pipeline) {
+  return !pipeline.config.empty() && isa_and_present<sf::KernelConfigAttr>(sf::parseVariantConfig(
+                                         session.module().getContext(), pipeline.config));
+}
+
 /// From packed weights, in `session`, to kernels that do not spill; in sessions of its own where
 /// the first choice of configurations does. `chipSource` is the IR that tells the choice.
 static llvm::Expected<ChipProgram> buildWithoutSpills(Session &session, const Shared &shared,
@@ -413,7 +419,7 @@ static llvm::Expected<ChipProgram> buildWithoutSpills(Session &session, const Sh
     return program;
   };
   // A configuration that somebody wants is not replaced.
-  pipeline.allowSpills = pipeline.config.empty();
+  pipeline.allowSpills = !isKernelGiven(session, pipeline);
   llvm::Expected<ChipProgram> program = build(session);
   if (!program)
     return program;
@@ -466,7 +472,8 @@ static llvm::Expected<ChipProgram> compileForChip(const Shared &shared, const Ch
   std::string chipSource = printModule(session.module(), Print::Source);
   if (llvm::Error error = session.run(Phase::Pack, Phase::Pack, pipeline, dumper, timing))
     return std::move(error);
-  // Packing does not depend on configurations, so these serve whatever is built.
+  // Weights are packed alike for whatever kernels are built, and a spill changes only those: who
+  // calls a library, and reads dense weights, stays.
   std::vector<ResourceConstant> resources = getResourceConstants(session.module());
 
   DiskCache cache(dumper.enabled() ? "" : shared.cacheDir);

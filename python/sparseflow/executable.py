@@ -230,7 +230,8 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         model: a `Graph`, the path of a ``.mlir`` file, MLIR text, or a ``torch.export.ExportedProgram``. The latter gives
             an `ExportedModel`, in which PyTorch runs what has no kernel (see docs/PyTorch.md).
         target: chips, such as "sm_80" or ["sm_80", "sm_90"]. Default: that of the first GPU, else sm_80.
-        config: ``#sf.kernel_config<...>`` text that overrides the choice for every matmul.
+        config: overrides the choice for every matmul: ``#sf.kernel_config<...>`` text, or ``"cublaslt"`` for dense products
+            by the library (where it is missing, kernels compute them).
         cache_dir: where compiled kernels are kept. Default: $SPARSEFLOW_CACHE_DIR, else ~/.cache/sparseflow; "" keeps none.
         device: "auto" (the first GPU that can run it, else the emulator), "cuda", "cuda:1", "emulator", "reference".
         constants: arrays for the ``dense_resource`` names of MLIR text or of a file; a graph brings its own.

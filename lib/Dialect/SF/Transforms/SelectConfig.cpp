@@ -5,12 +5,12 @@
 //===----------------------------------------------------------------------===//
 
 #include "CostModel.h"
+#include "LibraryProduct.h"
 #include "WidenFloat8.h"
 
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
 #include "sparseflow/Dialect/SF/Transforms/Passes.h"
 
-#include "mlir/AsmParser/AsmParser.h"
 #include "llvm/ADT/STLExtras.h"
 
 namespace sparseflow::sf {
@@ -93,13 +93,16 @@ struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass>
       // Later passes ask the module which chip its configurations were chosen for.
       getOperation()->setAttr("sf.target", targetAttr);
     }
-    KernelConfigAttr forced;
+    VariantConfig forced;
     if (!config.empty() && failed(parseConfig(forced)))
       return signalPassFailure();
+    auto kernel = dyn_cast_or_null<KernelConfigAttr>(forced);
+    auto library = dyn_cast_or_null<LibraryConfigAttr>(forced);
 
     Float8Widener widener;
     WalkResult result = getOperation()->walk([&](MatmulOp op) {
-      return failed(legalize(op, targetAttr, widener)) || failed(select(op, targetAttr, forced))
+      return failed(legalize(op, targetAttr, widener)) || failed(select(op, targetAttr, kernel)) ||
+                     (library && failed(preferLibrary(op, library)))
                  ? WalkResult::interrupt()
                  : WalkResult::advance();
     });
@@ -108,16 +111,13 @@ struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass>
   }
 
 private:
-  LogicalResult parseConfig(KernelConfigAttr &forced) {
+  LogicalResult parseConfig(VariantConfig &forced) {
     // The text comes from a command line; the parser's own diagnostic points into it.
-    constexpr StringLiteral prefix = "#sf.kernel_config<";
-    StringRef text = StringRef(config).trim();
-    std::string attribute = text.starts_with(prefix) ? text.str() : (prefix + text + ">").str();
-    forced = dyn_cast_or_null<KernelConfigAttr>(parseAttribute(attribute, &getContext()));
+    forced = parseVariantConfig(&getContext(), config);
     if (!forced)
       return emitError(getOperation()->getLoc())
              << "expected a kernel configuration such as 'tile = 256x128x64, warps = 4x2, atom = "
-                "mma_sp', got '"
+                "mma_sp', or 'cublaslt', got '"
              << config << "'";
     return success();
   }
@@ -172,6 +172,22 @@ private:
       }
     std::reverse(configs.begin(), configs.end());
     op.setConfigsAttr(builder.getArrayAttr(configs));
+    return success();
+  }
+
+  /// Puts the library before the kernels that serve its calls where it is missing; those that only
+  /// serve fewer tokens go.
+  LogicalResult preferLibrary(MatmulOp op, LibraryConfigAttr library) {
+    if (std::optional<std::string> fault = findLibraryFault(op))
+      return op.emitOpError() << *fault << "; without `" << config << "` kernels compute it";
+    auto endOf = [](VariantConfig config) {
+      return config.getMaxTokens().value_or(std::numeric_limits<int64_t>::max());
+    };
+    SmallVector<Attribute> configs = {library};
+    for (KernelConfigAttr kernel : op.getKernelConfigs())
+      if (endOf(kernel) >= endOf(library))
+        configs.push_back(kernel);
+    op.setConfigsAttr(ArrayAttr::get(op.getContext(), configs));
     return success();
   }
 };
