@@ -73,11 +73,14 @@ class Report:
             + (f", {self.data['target']}" if self.data.get("target") else "")
         ]
         for step in self.steps:
-            line = f"{step.get('label', '')}: {step.get('path', '')}"
-            if step.get("reason"):
-                line += f" ({step['reason']})"
-            lines.append(line)
+            times = [f"{form} {us:g} µs" for form, us in step.get("time_us", {}).items() if us is not None]
+            notes = [step["reason"]] if step.get("reason") else []
+            notes += [", ".join(times)] if times else []
+            lines.append(f"{step.get('label', '')}: {step.get('path', '')}" + (f" ({'; '.join(notes)})" if notes else ""))
             for kernel in step.get("kernels", []):
+                if not any(kernel["block"]):  # a library's product
+                    lines.append(f"  {kernel['name']}: {kernel['binary']}")
+                    continue
                 lines.append(
                     f"  {kernel['name']}: {kernel.get('registers', 0)} registers, {kernel.get('spill_bytes', 0)} B spilled, "
                     f"{kernel.get('mma_sp', 0)} mma.sp"
