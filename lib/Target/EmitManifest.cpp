@@ -9,6 +9,7 @@
 
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
+#include "sparseflow/Dialect/SF/Transforms/Tuning.h"
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
 #include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Runtime/LibraryMatmul.h"
@@ -18,6 +19,7 @@
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/DialectResourceBlobManager.h"
 #include "llvm/ADT/EquivalenceClasses.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringSet.h"
 #include "llvm/Config/llvm-config.h"
 
@@ -51,6 +53,7 @@ struct LaunchSite {
 /// One way to do a step.
 struct VariantSite {
   std::optional<int64_t> max;
+  std::string reason;
   SmallVector<LaunchSite> launches;
   rt::MeasuredTimes times = {};
 };
@@ -162,7 +165,7 @@ LogicalResult FunctionBuilder::addVariant(StepSite &step, Block::iterator begin,
 static FailureOr<SmallVector<rt::MeasuredTimes>> getTimes(sf_tile::DispatchOp dispatch) {
   size_t count = dispatch.getVariants().size();
   SmallVector<rt::MeasuredTimes> times(count);
-  Attribute attribute = dispatch->getAttr("sf.times");
+  Attribute attribute = dispatch->getAttr(sf::kTimesAttrName);
   if (!attribute)
     return times;
   auto list = dyn_cast<ArrayAttr>(attribute);
@@ -206,6 +209,10 @@ LogicalResult FunctionBuilder::collectSteps() {
                               isUnbounded ? std::nullopt : std::optional<int64_t>(max), end)))
           return failure();
         step.variants.back().times = measured;
+        if (auto reasons = dispatch->getAttrOfType<ArrayAttr>(sf::kReasonsAttrName))
+          if (region.getRegionNumber() < reasons.size())
+            if (auto reason = dyn_cast<StringAttr>(reasons[region.getRegionNumber()]))
+              step.variants.back().reason = reason.str();
         for (auto [yielded, result] :
              llvm::zip(block.getTerminator()->getOperands(), dispatch.getResults())) {
           if (yielded.getParentBlock() != &block)
@@ -659,14 +666,16 @@ static std::string getPath(ArrayRef<rt::Kernel> kernels, const rt::Variant &vari
   return "elementwise";
 }
 
-/// Why a variant runs what it runs, given why the product's configurations are not the first
-/// choice.
-static std::string getReason(StringRef product, const rt::MeasuredTimes &times) {
-  std::string reason = product.str();
-  if (times.sparse && times.dense)
-    reason += llvm::formatv("{0}{1} was measured faster", reason.empty() ? "" : "; ",
-                            *times.dense < *times.sparse ? "dense" : "sparse");
-  return reason;
+/// Why this variant: what is said of its range of tokens, then of the product, then by the times.
+static std::string getReason(const StepSite &step, const VariantSite &variant) {
+  SmallVector<StringRef> reasons;
+  for (StringRef reason : {StringRef(variant.reason), StringRef(step.reason)})
+    if (!reason.empty())
+      reasons.push_back(reason);
+  if (const rt::MeasuredTimes &times = variant.times; times.sparse && times.dense)
+    reasons.push_back(*times.dense < *times.sparse ? "dense was measured faster"
+                                                   : "sparse was measured faster");
+  return llvm::join(reasons, "; ");
 }
 
 LogicalResult FunctionBuilder::addSteps() {
@@ -686,7 +695,7 @@ LogicalResult FunctionBuilder::addSteps() {
       }
       variant.path = getPath(program.kernels, variant);
       variant.times = variantSite.times;
-      variant.reason = getReason(site.reason, variant.times);
+      variant.reason = getReason(site, variantSite);
       step.variants.push_back(std::move(variant));
     }
     if (step.label.empty())

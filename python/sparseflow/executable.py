@@ -76,7 +76,9 @@ class Report:
             times = [f"{form} {us:g} µs" for form, us in step.get("time_us", {}).items() if us is not None]
             notes = [step["reason"]] if step.get("reason") else []
             notes += [", ".join(times)] if times else []
-            lines.append(f"{step.get('label', '')}: {step.get('path', '')}" + (f" ({'; '.join(notes)})" if notes else ""))
+            lines.append(
+                f"{step.get('label', '')}: {step.get('path', '')}" + (f" ({'; '.join(notes)})" if notes else "")
+            )
             for kernel in step.get("kernels", []):
                 if not any(kernel["block"]):  # a library's product
                     lines.append(f"  {kernel['name']}: {kernel['binary']}")
@@ -203,8 +205,9 @@ def _find_ptxas() -> str | None:
     """The ptxas of NVIDIA's Python package, for a machine that has no CUDA toolkit; None leaves the search to the library."""
     import shutil
 
-    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin", "ptxas")
-    if os.environ.get("SPARSEFLOW_PTXAS") or shutil.which("ptxas") or toolkit.exists():
+    toolkits = [os.environ.get(variable) for variable in ("CUDA_HOME", "CUDA_PATH")]
+    installed = any(Path(folder, "bin", "ptxas").exists() for folder in [*filter(None, toolkits), "/usr/local/cuda"])
+    if os.environ.get("SPARSEFLOW_PTXAS") or shutil.which("ptxas") or installed:
         return None
     for folder in sys.path:
         for package in ("cu13", "cuda_nvcc"):
@@ -225,6 +228,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
     dump_intermediates: str | os.PathLike[str] | None = None,
     reproducer: str | os.PathLike[str] | None = None,
     ptxas: str | os.PathLike[str] | None = None,
+    tuning: str | os.PathLike[str] | None = None,
     aot: bool = False,
 ) -> Any:
     """Compiles a model to kernels; returns an `Executable`.
@@ -241,7 +245,10 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         dump_intermediates: a folder for the IR after each pass, the PTX and the cubins.
         reproducer: a file to write when a pass fails, which replays the failure.
         aot: for an exported program: an operation without a kernel is an error, and the result an `Executable`.
-        ptxas: path of ptxas. Default: $SPARSEFLOW_PTXAS, $CUDA_HOME, PATH, the nvidia-cuda-nvcc package, /usr/local/cuda.
+        ptxas: path of ptxas. Default: $SPARSEFLOW_PTXAS, $CUDA_HOME, $CUDA_PATH, PATH, the nvidia-cuda-nvcc package,
+            /usr/local/cuda.
+        tuning: path of the tuning database (see `tune`). Default: the user's, and what it does not have from the one that
+            comes with the package; "" asks none.
 
     Raises:
         InvalidProgramError: for malformed MLIR, with its position.
@@ -253,6 +260,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
 
         options: dict[str, Any] = {"config": config, "cache_dir": cache_dir, "dump_intermediates": dump_intermediates}
         options |= {"reproducer": reproducer, "ptxas": ptxas, "target": target, "device": device}
+        options["tuning"] = tuning
         return compile_exported(model, aot=aot, **options)
     is_file = False
     blobs = {name: interop.as_numpy(array, name) for name, array in (constants or {}).items()}
@@ -277,6 +285,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         "dump_intermediates": dump_intermediates,
         "reproducer": reproducer,
         "ptxas": ptxas if ptxas is not None else _find_ptxas(),
+        "tuning": tuning,
     }
     given = {key: os.fspath(value) for key, value in native.items() if value is not None}
     arrays = [(name, np.ascontiguousarray(array)) for name, array in blobs.items()]
