@@ -154,8 +154,10 @@ LogicalResult FunctionBuilder::addVariant(StepSite &step, Block::iterator begin,
     if (isa<arith::ConstantOp>(op))
       continue;
     if (!isa<sf_tile::LaunchOp, sf_tile::LibraryMatmulOp>(op))
-      return op.emitOpError("expected only sf_tile.launch in a function that was compiled; this "
-                            "operation has no kernel");
+      return op.emitOpError(
+          "expected operations on tensors for which there is a kernel (of sf, and "
+          "elementwise ones of linalg, arith and math), got one without; inline "
+          "calls, and compute anything else outside of the function");
     variant.launches.push_back({&op, position++});
   }
   return success();

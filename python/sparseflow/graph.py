@@ -15,7 +15,7 @@ import numpy as np
 from . import dtypes, interop
 from .dtypes import DType
 from .errors import InvalidArgumentError
-from .scalars import ACTIVATIONS, BINARY, Scalars, literal
+from .scalars import ACTIVATIONS, BINARY, UNARY, Scalars, literal
 from .weights import QuantizedWeight, Weight24, compress, validate_24
 
 Shape = tuple["int | None", ...]
@@ -23,6 +23,7 @@ Shape = tuple["int | None", ...]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 # What the bodies of elementwise operations call their scalars; an input of that name gets a suffix in the text.
 _SCALAR_NAME = re.compile(r"[ae][0-9]+\Z|init\Z")
+_MAX_EXTENT = 1 << 30  # kernels count rows and columns in 32 bits
 _MATMUL_DTYPES = (dtypes.f16, dtypes.bf16, dtypes.i8, dtypes.e4m3, dtypes.e5m2)
 _QUANTIZED = (dtypes.i8, dtypes.e4m3, dtypes.e5m2)
 
@@ -105,15 +106,18 @@ class Graph:
         self._checked_name(name, "the input's name")
         if name in [other for other, _ in self._inputs]:
             raise InvalidArgumentError(f"expected a new input name, got '{name}' twice")
+        if not isinstance(shape, Sequence) or isinstance(shape, str):
+            raise InvalidArgumentError(f"input '{name}': expected a shape such as (None, 4096), got {shape!r}")
         shape = tuple(shape)
         if not 1 <= len(shape) <= 2:
             raise InvalidArgumentError(f"input '{name}': expected rank 1 or 2, got shape {shape}")
         for axis, extent in enumerate(shape):
             if extent is None and axis == 0 and len(shape) == 2:
                 continue
-            if not isinstance(extent, (int, np.integer)) or extent < 1:
+            is_truth = isinstance(extent, bool)
+            if is_truth or not isinstance(extent, (int, np.integer)) or not 1 <= extent <= _MAX_EXTENT:
                 raise InvalidArgumentError(
-                    f"input '{name}': expected extents of at least 1, or None for the tokens (the first of two), "
+                    f"input '{name}': expected extents from 1 to 2^30, or None for the tokens (the first of two), "
                     f"got shape {shape}"
                 )
         ref = f"%{name}$" if _SCALAR_NAME.match(name) else f"%{name}"
@@ -372,13 +376,14 @@ class Graph:
     def elementwise(self, function: str, *operands: Any, out_dtype: Any = None) -> Value:
         """An elementwise function, computed in f32 and rounded to `out_dtype` (default: the first tensor's dtype).
 
-        function: add, sub, mul, div, maximum, minimum (two operands); relu, gelu, gelu_tanh, silu, cast (one).
+        function: add, sub, mul, div, maximum, minimum (two operands); relu, gelu, gelu_tanh, silu, sigmoid, tanh, exp, sqrt,
+        rsqrt, neg, abs, cast (one).
         Operands are Values, arrays or numbers, and broadcast against the largest: [M, N] with [N] (a feature),
         [M, 1] (a token) or a scalar.
         """
-        arity = 2 if function in BINARY else 1 if function in ACTIVATIONS or function == "cast" else 0
+        arity = 2 if function in BINARY else 1 if function in UNARY or function == "cast" else 0
         if arity == 0:
-            known = ", ".join([*BINARY, *ACTIVATIONS, "cast"])
+            known = ", ".join([*BINARY, *UNARY, "cast"])
             raise InvalidArgumentError(f"expected one of {known}, got {function!r}")
         if len(operands) != arity:
             raise InvalidArgumentError(f"{function}: expected {arity} operands, got {len(operands)}")
@@ -414,7 +419,7 @@ class Graph:
         if function in BINARY:
             v = block.binary(BINARY[function], *scalars)
         else:
-            v = scalars[0] if function == "cast" else ACTIVATIONS[function](block, scalars[0])
+            v = scalars[0] if function == "cast" else UNARY[function](block, scalars[0])
         v = block.from_f32(v, dtype)
 
         sizes = ""

@@ -72,6 +72,9 @@ const Signature &Executable::signature(py::handle name) const {
                            ", got no name; the program holds more than one function");
     return signatures.front();
   }
+  if (!py::isinstance<py::str>(name))
+    raiseInvalidArgument("expected function to be one of " + join(names) + ", got " +
+                         py::repr(name).cast<std::string>());
   auto wanted = name.cast<std::string>();
   for (const Signature &entry : signatures)
     if (entry.name == wanted)
