@@ -207,6 +207,26 @@ def test_dense_ranges_from_times():
     assert dispatch.ranges_of(times(t16=2)) == [0, 2**62]
 
 
+def test_times_are_of_one_build_and_target(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path))
+    layer = sf.nn.SparseLinear.from_dense(torch.nn.Linear(64, 64).half().requires_grad_(False))
+    measured = {16: {"sparse": 2.0, "dense": 1.0}}
+    dispatch._write({dispatch._key(layer): measured})
+    dispatch._write({"another": measured})
+    assert dispatch.recall(layer) == measured
+    with st.emulation("sm_89"):
+        assert dispatch.recall(layer) == {}
+    other = tmp_path / "libsparseflow.so"
+    other.write_bytes(b"another build")
+    for owner, name, value in ((torch, "__version__", "0.0"), (dispatch.native, "library", lambda: str(other))):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, value)
+            dispatch._builds.cache_clear()
+            assert dispatch.recall(layer) == {}
+    dispatch._builds.cache_clear()
+    assert dispatch.recall(layer) == measured
+
+
 def test_the_path_does_not_change_the_result():
     layer = sf.nn.SparseLinear.from_dense(torch.nn.Linear(64, 64).half().requires_grad_(False))
     x = torch.randn(8, 64).half()

@@ -27,6 +27,11 @@ class Source(Protocol):
 
     specs: dict[str, Spec]
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files that tensors are read from."""
+        ...
+
     def read(self, name: str) -> np.ndarray: ...
     def close(self) -> None: ...
 
@@ -81,6 +86,10 @@ class ShardedSource:
             )
         return source
 
+    @property
+    def paths(self) -> list[Path]:
+        return [file.path for file in self._files]
+
     def read(self, name: str) -> np.ndarray:
         return self._owner[name].read(name)
 
@@ -128,6 +137,7 @@ class TorchSource:
             raise InvalidProgramError(
                 f"{path}: expected a file of torch.save, got something else or half of one"
             ) from None
+        self.paths = [path]
         self._tensors = self._state_dict(path, content, torch)
         # PyTorch's own 2:4 tensors, by the names that they have in SparseFlow's checkpoints: decoded when they are read.
         self._parts: dict[str, tuple[str, str]] = {}

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..checkpoints import open_checkpoint
 from ..checkpoints.checkpoint import Checkpoint
@@ -130,12 +131,13 @@ def _write_checkpoint(
 ) -> list[Row]:
     progress = cli.Progress(len(steps), "entries")
     # The files' identity as well as the options: a conversion never goes on with another's output.
-    sources = [options.input] if options.input.is_file() else sorted(options.input.iterdir())
-    identity = {
+    identity: dict[str, Any] = {
         "options": dataclasses.asdict(wanted),
-        "input": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources],
-        "calibration": options.calibration and options.calibration.read_bytes().hex()[:4096],
+        "input": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in checkpoint.paths],
     }
+    if options.calibration:  # its tokens are made by the tokenizer beside the model
+        read = [(options.calibration.name, options.calibration.read_bytes()), *companions(checkpoint)]
+        identity["calibration"] = [[name, hashlib.sha256(content).hexdigest()] for name, content in read]
     with ResumableWriter(
         options.output,
         {step.entry.name: step.specs for step in steps},

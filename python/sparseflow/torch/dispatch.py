@@ -1,17 +1,18 @@
 """Sparse or dense, by the number of tokens: measured once on this GPU, remembered, and explained.
 
 Both paths multiply by the same pruned weights, so the choice changes how long a call takes and not what it returns (int8: the
-same bits). What was measured is kept in ``torch-dispatch.json`` in the compile cache, one entry a GPU, shape and scheme; layers
-that are made later find it there.
+same bits). What was measured is kept in ``torch-dispatch.json`` in the compile cache, one entry a GPU, shape and scheme, and
+builds of this library and of PyTorch, whose kernels it timed; layers that are made later find it there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import statistics
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import _sparseflow
 from ..errors import InvalidArgumentError
+from ..files import locked, replacing
+from ..tools import native
 from .linear import DEFAULT_TOKENS, UNBOUNDED, SparseLinear
 from .model import sparse_layers
 from .progress import progress
@@ -29,7 +33,7 @@ _WORTH = 0.97
 _REPEATS = 20
 _FLUSH_BYTES = 256 << 20  # more than any L2 cache
 _FLUSHES = 3  # one empties the cache; all together keep the GPU busy until the call is enqueued
-_FORMAT = 1
+_FORMAT = 2
 
 Measured = dict[int, dict[str, float]]
 
@@ -62,20 +66,27 @@ def _write(entries: dict[str, Measured]) -> None:
         return
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = _read()
-        data["entries"] |= entries
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(data, file, indent=1)
-        os.replace(file.name, path)
+        with locked(path), replacing(path) as partial:
+            data = _read()
+            data["entries"] |= entries
+            partial.write_text(json.dumps(data, indent=1) + "\n")
+
+
+@functools.cache
+def _builds() -> str:
+    """Which sparse and which dense kernels are timed: the library's version and a digest of its bytes, and PyTorch's version."""
+    with open(native.library(), "rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=6)).hexdigest()
+    return f"sparseflow {_sparseflow.version()}-{digest} torch {torch.__version__}"
 
 
 def _key(layer: SparseLinear) -> str:
     weight = layer.local_weight
     device = torch.cuda.get_device_name(weight.device) if weight.device.type == "cuda" else weight.device.type
     bias = "" if layer.bias is None else " bias"
-    return f"{device} {weight.features}x{weight.inner_size} {weight.scheme.name} {_dtype(layer)}{bias}".replace(
-        "torch.", ""
-    )
+    dtype = str(_dtype(layer)).removeprefix("torch.")
+    shape = f"{weight.features}x{weight.inner_size}"
+    return f"{device} {weight.target} {shape} {weight.scheme.name} {dtype}{bias} {_builds()}"
 
 
 def _dtype(layer: SparseLinear) -> torch.dtype:

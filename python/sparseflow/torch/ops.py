@@ -43,8 +43,8 @@ def _check(x: torch.Tensor, weight: torch.Tensor, inner: int, features: int, sch
     """Refuses an x that does not fit the weight. `inner` is K; 0 for a packed weight, whose size tells K up to its padding."""
     if inner and x.shape[-1] != inner:
         raise InvalidArgumentError(f"expected activations [..., {inner}], got {list(x.shape)}")
-    size = layout.packed_bytes(features, x.shape[-1], SCHEMES[scheme].storage.itemsize, sparse=sparse)
-    if not inner and weight.numel() != size:
+    itemsize = SCHEMES[scheme].storage.itemsize
+    if not inner and weight.numel() != layout.packed_bytes(features, x.shape[-1], itemsize, sparse=sparse):
         raise InvalidArgumentError(
             f"expected activations [..., K] that fit a packed weight of {features} features and {weight.numel()} bytes, "
             f"got {list(x.shape)}"
