@@ -1,5 +1,5 @@
-/* A program of the first ABI version: built against the header as it was then (v1/), run with
- * today's library.
+/* A program of some ABI version of the past: built against the header as it was then (v1/, v2/),
+ * run with today's library.
  *
  * It takes the address of every function, so that a removed one fails to link, and uses what works
  * without a GPU. Plain C99, as a user of the ABI would write it.
@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if SF_ABI_VERSION != 1
-#error "this test must see the frozen header of version 1"
+#if SF_ABI_VERSION != FROZEN_ABI_VERSION
+#error "this test must see the frozen header of its version"
 #endif
 
 static int failures = 0;
@@ -68,6 +68,16 @@ static const Function everyFunction[] = {(Function)sfVersion,
                                          (Function)sfDecompress24,
                                          (Function)sfPackedSize,
                                          (Function)sfPackWeight,
+#if SF_ABI_VERSION >= 2
+                                         (Function)sfTuningBuckets,
+                                         (Function)sfTuningProducts,
+                                         (Function)sfTuningCandidates,
+                                         (Function)sfTuningOpen,
+                                         (Function)sfTuningClose,
+                                         (Function)sfTuningRecord,
+                                         (Function)sfTuningLookup,
+                                         (Function)sfTuningExport,
+#endif
                                          (Function)sfOptMain,
                                          (Function)sfCompileMain,
                                          (Function)sfRunMain};
@@ -165,7 +175,29 @@ static void versions(void) {
   CHECK(sfPrune24(&tensor, &tensor) == SF_INVALID_ARGUMENT);
 }
 
+#if SF_ABI_VERSION >= 2
+static void tuning(void) {
+  SfTuningKey key;
+  char *text = NULL;
+  SF_INIT(key);
+  key.target = "sm_90a";
+  key.dtype = "i8";
+  key.weights = "sp24";
+  key.epilogue = "plain";
+  key.features = key.inner = 4096;
+  CHECK(sfTuningCandidates(&key, 1, &text) == SF_INVALID_ARGUMENT); /* no tokens */
+  key.tokens = 1;
+  CHECK(sfTuningCandidates(&key, 1, &text) == SF_OK);
+  CHECK(text != NULL && strstr(text, "#sf.kernel_config<") != NULL);
+  sfFree(text);
+  CHECK(sfTuningOpen(NULL, NULL, NULL) == SF_INVALID_ARGUMENT);
+}
+#endif
+
 int main(void) {
+#if SF_ABI_VERSION >= 2
+  tuning();
+#endif
   library();
   weights();
   programs();
