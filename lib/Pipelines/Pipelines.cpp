@@ -57,11 +57,7 @@ static constexpr PassEntry entries[] = {
      [](OpPassManager &manager, const PipelineOptions &options) {
        sf::SFSelectConfigPassOptions select;
        select.target = options.target;
-       // The pass wants what stands between the brackets; people write the attribute.
-       StringRef config = StringRef(options.config).trim();
-       if (config.consume_front("#sf.kernel_config<"))
-         config.consume_back(">");
-       select.config = config.str();
+       select.config = options.config;
        if (options.maxAccumulators)
          select.maxAccumulators = *options.maxAccumulators;
        select.tuning = options.tuning;
@@ -166,7 +162,8 @@ struct CommandLineOptions : PassPipelineOptions<CommandLineOptions> {
                              llvm::cl::init("sm_80")};
   Option<std::string> config{
       *this, "config",
-      llvm::cl::desc("#sf.kernel_config<...> for every matmul instead of the compiler's choice")};
+      llvm::cl::desc("#sf.kernel_config<...>, or cublaslt, for every matmul instead of the "
+                     "compiler's choice")};
   Option<std::string> format{*this, "format", llvm::cl::desc("Where to stop: ptx or cubin"),
                              llvm::cl::init("cubin")};
   Option<std::string> ptxas{*this, "ptxas", llvm::cl::desc("Path of ptxas")};

@@ -14,8 +14,9 @@
 
 namespace sparseflow::sf {
 
-/// On a product, beside `configs`: a string for each, why it was chosen.
-inline constexpr llvm::StringLiteral kReasonsAttrName = "sf.reasons";
+/// On a product, beside `configs` and for each of them: a string, why it was chosen, and an
+/// #sf.times.
+inline constexpr llvm::StringLiteral kReasonsAttrName = "sf.reasons", kTimesAttrName = "sf.times";
 
 /// The numbers of tokens that configurations are chosen for, ascending. Each stands for those from
 /// the one before; the last for all larger ones too.
@@ -28,6 +29,9 @@ int64_t getTokenBucket(int64_t tokens);
 /// counts by the weights it takes and the bytes it moves, as it does in the cost model, not by its
 /// arithmetic.
 tuning::TuningKey getTuningKey(MatmulOp op, TargetAttr target);
+
+/// The entry of the dense product that cuBLASLt computes in place of an entry's kernels.
+tuning::TuningKey getLibraryKey(tuning::TuningKey key);
 
 /// A product that somebody described, as it is entered: checked, its tokens rounded up to a bucket,
 /// for this compiler.
