@@ -76,7 +76,9 @@ class Report:
             times = [f"{form} {us:g} µs" for form, us in step.get("time_us", {}).items() if us is not None]
             notes = [step["reason"]] if step.get("reason") else []
             notes += [", ".join(times)] if times else []
-            lines.append(f"{step.get('label', '')}: {step.get('path', '')}" + (f" ({'; '.join(notes)})" if notes else ""))
+            lines.append(
+                f"{step.get('label', '')}: {step.get('path', '')}" + (f" ({'; '.join(notes)})" if notes else "")
+            )
             for kernel in step.get("kernels", []):
                 if not any(kernel["block"]):  # a library's product
                     lines.append(f"  {kernel['name']}: {kernel['binary']}")

@@ -96,7 +96,10 @@ def test_bias_activation_and_residual(rng, device):
     g.output(g.matmul(x, w, bias=bias, activation="gelu", residual=residual))
     exe = compile(g, device)
     a, r = draw(rng, sf.f16, 37, 136), draw(rng, sf.f16, 37, 200)
-    check(exe(a, r), reference.matmul(a, w, bias=bias.astype(np.float64), activation="gelu", residual=r.astype(np.float64)))
+    check(
+        exe(a, r),
+        reference.matmul(a, w, bias=bias.astype(np.float64), activation="gelu", residual=r.astype(np.float64)),
+    )
 
 
 def test_gated_product_reads_two_weights(rng, device):
@@ -145,7 +148,10 @@ def test_kernels_in_the_cache_serve_other_weights(rng, device, tmp_path):
 
     def run():
         w = pruned(rng, sf.f16, 64, 128)
-        check(compile(make_graph(sf.f16, w, bias=np.ones(64, np.float16)), device, cache_dir=tmp_path)(x), reference.matmul(x, w, bias=1))
+        check(
+            compile(make_graph(sf.f16, w, bias=np.ones(64, np.float16)), device, cache_dir=tmp_path)(x),
+            reference.matmul(x, w, bias=1),
+        )
         return sorted(path.name for path in tmp_path.rglob("*"))
 
     assert run() == run()
@@ -172,7 +178,10 @@ def test_report_says_what_was_measured(rng):
     exe = sf.compile(MEASURED, target="sm_80", device="emulator", constants={"w": w})
     few, many = exe.report(tokens=16), exe.report(tokens=17)
     assert few.steps[0]["time_us"] == {"sparse": 12.5, "dense": 9.75}
-    assert "dense cublasLt (dense was measured faster; dense 9.75 µs, sparse 12.5 µs)\n  cublaslt: a plain product" in str(few)
+    assert (
+        "dense cublasLt (dense was measured faster; dense 9.75 µs, sparse 12.5 µs)\n  cublaslt: a plain product"
+        in str(few)
+    )
     assert "sparse mma.sp (sparse was measured faster; dense 31.5 µs, sparse 20 µs)" in str(many)
     for tokens in (3, 40):
         x = draw(rng, sf.f16, tokens, 128)
@@ -201,6 +210,8 @@ def test_kernels_run_where_the_library_is_missing(rng, tmp_path):
         "numpy.save('y.npy', exe(numpy.load('x.npy'))); print(exe.report())"
     )
     environment = os.environ | {"SPARSEFLOW_LIBCUBLASLT": str(tmp_path / "absent.so")}
-    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
     check(np.load(tmp_path / "y.npy"), reference.matmul(x, w))
     assert "not 'dense cublasLt': expected libcublasLt" in ran.stdout
