@@ -28,6 +28,7 @@
 #include "llvm/ADT/StringSet.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/JSON.h"
 #include "llvm/Support/MemoryBufferRef.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/Threading.h"
@@ -383,9 +384,10 @@ static constexpr int64_t fewerAccumulators[] = {64, 32, 16};
 /// What is known about the products of a module while their configurations are sought. Attributes
 /// are text, which outlives their session.
 struct ProductChoice {
-  std::string configs;        // "" while there is something to choose
-  std::string reasons, times; // of each configuration; "": none are known
-  std::string reason;         // why it is not what was chosen first
+  std::string configs; // "" while there is something to choose
+  std::string reasons; // of each configuration; "": none are known
+  std::string times;   // likewise
+  std::string reason;  // why it is not what was chosen first
   bool isGiven = false;
 };
 
@@ -628,6 +630,34 @@ static std::string getCacheDir(const CompileOptions &options) {
   return options.cacheDir ? *options.cacheDir : DiskCache::defaultDirectory();
 }
 
+/// A name that a manifest, which is JSON, and a command line can carry.
+static bool isName(StringRef name) {
+  auto isControl = [](unsigned char c) { return c < 0x20 || c == 0x7f; };
+  return !name.empty() && llvm::json::isUTF8(name) && llvm::none_of(name, isControl);
+}
+
+/// Checks the names that a function's inputs or outputs are asked for.
+static LogicalResult checkNames(func::FuncOp function, std::optional<ArrayAttr> attributes,
+                                StringRef what) {
+  llvm::StringSet<> seen;
+  for (auto [i, dictionary] :
+       llvm::enumerate(attributes.value_or(ArrayAttr::get(function.getContext(), {}))
+                           .getAsRange<DictionaryAttr>())) {
+    Attribute attribute = dictionary.get("sf.name");
+    if (!attribute)
+      continue;
+    auto name = dyn_cast<StringAttr>(attribute);
+    if (!name || !isName(name))
+      return function.emitError() << "expected sf.name of " << what << " " << i << " of '"
+                                  << function.getSymName()
+                                  << "' to be text without control characters, got " << attribute;
+    if (!seen.insert(name).second)
+      return function.emitError() << "expected each " << what << " of '" << function.getSymName()
+                                  << "' to have an sf.name of its own, got " << name << " twice";
+  }
+  return success();
+}
+
 /// What the compiler can take: functions of tensors whose element types have a name at run time.
 /// Said here, by the functions' own types, rather than by the first pass that stumbles over them.
 static LogicalResult checkFunctions(ModuleOp module) {
@@ -636,6 +666,13 @@ static LogicalResult checkFunctions(ModuleOp module) {
     if (function.isExternal() || !function.isPublic())
       continue;
     ++count;
+    if (!isName(function.getSymName()))
+      return function.emitError()
+             << "expected a function's name to be text without control characters, got "
+             << function.getSymNameAttr();
+    if (failed(checkNames(function, function.getArgAttrs(), "argument")) ||
+        failed(checkNames(function, function.getResAttrs(), "result")))
+      return failure();
     auto check = [&](TypeRange types, StringRef what) -> LogicalResult {
       for (auto [i, type] : llvm::enumerate(types)) {
         auto tensor = dyn_cast<RankedTensorType>(type);

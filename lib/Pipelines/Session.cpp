@@ -82,12 +82,14 @@ llvm::Error Dumper::dump(const llvm::Twine &name, ModuleOp module) {
 // Diagnostics
 //===----------------------------------------------------------------------===//
 
-/// "model.mlir:3:8", or "" for a location without a place.
+/// "model.mlir:3:8", "model.mlir" for the module around its text, or "" for a location without a
+/// place.
 static std::string placeOf(Location location) {
   if (auto place = location->findInstanceOf<FileLineColLoc>())
-    return llvm::formatv("{0}:{1}:{2}", place.getFilename().getValue(), place.getLine(),
-                         place.getColumn())
-        .str();
+    return place.getLine() == 0 ? place.getFilename().str()
+                                : llvm::formatv("{0}:{1}:{2}", place.getFilename().getValue(),
+                                                place.getLine(), place.getColumn())
+                                      .str();
   return "";
 }
 
@@ -187,11 +189,43 @@ static unsigned findDeepNesting(StringRef source) {
   return 0;
 }
 
+/// Whether text begins with a list of numbers in brackets.
+static bool beginsWithNumbers(StringRef text) {
+  size_t end = text.find(']');
+  if (end == StringRef::npos || !text.consume_front("["))
+    return false;
+  StringRef numbers = text.take_front(end - 1).trim();
+  return numbers.empty() || llvm::all_of(llvm::split(numbers, ','), [](StringRef number) {
+           int64_t value;
+           return !number.trim().getAsInteger(10, value);
+         });
+}
+
+/// The line of a list of dimensions that is no list of numbers; 0 if there is none. The parsers of
+/// linalg.transpose, reduce and broadcast go on without the list, and crash.
+static unsigned findBrokenDimensions(StringRef source) {
+  for (StringRef keyword : {"permutation", "dimensions"})
+    for (size_t at = source.find(keyword); at != StringRef::npos;
+         at = source.find(keyword, at + 1)) {
+      StringRef rest = source.substr(at + keyword.size()).ltrim();
+      bool isList = rest.consume_front("=") && !(rest = rest.ltrim()).starts_with("array<");
+      if (isList && !beginsWithNumbers(rest))
+        return 1 + source.take_front(at).count('\n');
+    }
+  return 0;
+}
+
 llvm::Error Session::parse(StringRef source, StringRef name) {
-  if (unsigned line = isBytecode(llvm::MemoryBufferRef(source, name)) ? 0 : findDeepNesting(source))
+  bool isText = !isBytecode(llvm::MemoryBufferRef(source, name));
+  if (unsigned line = isText ? findDeepNesting(source) : 0)
     return rt::makeError(rt::Status::InvalidProgram,
                          llvm::formatv("{0}:{1}: expected brackets to nest at most {2} deep", name,
                                        line, maxNesting));
+  if (unsigned line = isText ? findBrokenDimensions(source) : 0)
+    return rt::makeError(rt::Status::InvalidProgram,
+                         llvm::formatv("{0}:{1}: expected a list of dimensions such as [1, 0], got "
+                                       "something else",
+                                       name, line));
   ParserConfig config(loaded->context.get());
   loaded->module = parseSourceString<ModuleOp>(source, config, name);
   if (!loaded->module)

@@ -9,6 +9,7 @@
 
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
+#include "sparseflow/Dialect/SF/Transforms/Tuning.h"
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
 #include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Runtime/LibraryMatmul.h"
@@ -18,6 +19,7 @@
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/DialectResourceBlobManager.h"
 #include "llvm/ADT/EquivalenceClasses.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringSet.h"
 #include "llvm/Config/llvm-config.h"
 
@@ -152,8 +154,10 @@ LogicalResult FunctionBuilder::addVariant(StepSite &step, Block::iterator begin,
     if (isa<arith::ConstantOp>(op))
       continue;
     if (!isa<sf_tile::LaunchOp, sf_tile::LibraryMatmulOp>(op))
-      return op.emitOpError("expected only sf_tile.launch in a function that was compiled; this "
-                            "operation has no kernel");
+      return op.emitOpError(
+          "expected operations on tensors for which there is a kernel (of sf, and "
+          "elementwise ones of linalg, arith and math), got one without; inline "
+          "calls, and compute anything else outside of the function");
     variant.launches.push_back({&op, position++});
   }
   return success();
@@ -163,7 +167,7 @@ LogicalResult FunctionBuilder::addVariant(StepSite &step, Block::iterator begin,
 static FailureOr<SmallVector<rt::MeasuredTimes>> getTimes(sf_tile::DispatchOp dispatch) {
   size_t count = dispatch.getVariants().size();
   SmallVector<rt::MeasuredTimes> times(count);
-  Attribute attribute = dispatch->getAttr("sf.times");
+  Attribute attribute = dispatch->getAttr(sf::kTimesAttrName);
   if (!attribute)
     return times;
   auto list = dyn_cast<ArrayAttr>(attribute);
@@ -207,7 +211,7 @@ LogicalResult FunctionBuilder::collectSteps() {
                               isUnbounded ? std::nullopt : std::optional<int64_t>(max), end)))
           return failure();
         step.variants.back().times = measured;
-        if (auto reasons = dispatch->getAttrOfType<ArrayAttr>("sf.reasons"))
+        if (auto reasons = dispatch->getAttrOfType<ArrayAttr>(sf::kReasonsAttrName))
           if (region.getRegionNumber() < reasons.size())
             if (auto reason = dyn_cast<StringAttr>(reasons[region.getRegionNumber()]))
               step.variants.back().reason = reason.str();
@@ -664,17 +668,16 @@ static std::string getPath(ArrayRef<rt::Kernel> kernels, const rt::Variant &vari
   return "elementwise";
 }
 
-/// Why a variant runs what it runs: why it was chosen for its range, why the product's
-/// configurations are not the first choice, what was faster.
-static std::string getReason(StringRef range, StringRef product, const rt::MeasuredTimes &times) {
-  SmallVector<StringRef> parts;
-  for (StringRef part : {range, product})
-    if (!part.empty())
-      parts.push_back(part);
-  if (times.sparse && times.dense)
-    parts.push_back(*times.dense < *times.sparse ? "dense was measured faster"
-                                                 : "sparse was measured faster");
-  return llvm::join(parts, "; ");
+/// Why this variant: what is said of its range of tokens, then of the product, then by the times.
+static std::string getReason(const StepSite &step, const VariantSite &variant) {
+  SmallVector<StringRef> reasons;
+  for (StringRef reason : {StringRef(variant.reason), StringRef(step.reason)})
+    if (!reason.empty())
+      reasons.push_back(reason);
+  if (const rt::MeasuredTimes &times = variant.times; times.sparse && times.dense)
+    reasons.push_back(*times.dense < *times.sparse ? "dense was measured faster"
+                                                   : "sparse was measured faster");
+  return llvm::join(reasons, "; ");
 }
 
 LogicalResult FunctionBuilder::addSteps() {
@@ -694,7 +697,7 @@ LogicalResult FunctionBuilder::addSteps() {
       }
       variant.path = getPath(program.kernels, variant);
       variant.times = variantSite.times;
-      variant.reason = getReason(variantSite.reason, site.reason, variant.times);
+      variant.reason = getReason(site, variantSite);
       step.variants.push_back(std::move(variant));
     }
     if (step.label.empty())

@@ -72,6 +72,9 @@ const Signature &Executable::signature(py::handle name) const {
                            ", got no name; the program holds more than one function");
     return signatures.front();
   }
+  if (!py::isinstance<py::str>(name))
+    raiseInvalidArgument("expected function to be one of " + join(names) + ", got " +
+                         py::repr(name).cast<std::string>());
   auto wanted = name.cast<std::string>();
   for (const Signature &entry : signatures)
     if (entry.name == wanted)
@@ -341,6 +344,16 @@ void Executable::reserve(const std::string &function, const std::vector<int64_t>
                          py::handle stream) {
   check(sfReserve(bound().get(), function.c_str(), symbols.data(), symbols.size(),
                   streamOf(stream, nullptr)));
+}
+
+void Executable::warmUp(const std::string &function, const std::vector<int64_t> &symbols) {
+  const ExecutableHandle &subject = bound();
+  SfStatus status;
+  {
+    py::gil_scoped_release release;
+    status = sfWarmUp(subject.get(), function.c_str(), symbols.data(), symbols.size());
+  }
+  check(status);
 }
 
 } // namespace sparseflow::python

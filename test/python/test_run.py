@@ -116,6 +116,28 @@ def test_requantization_saturates(rng, device, dtype):
     assert (np.abs(actual - expected) <= bound + np.abs(expected) * 2e-3).all()
 
 
+UNARY = {
+    "sigmoid": lambda v: 1 / (1 + np.exp(-v)),
+    "tanh": np.tanh,
+    "exp": np.exp,
+    "sqrt": lambda v: np.sqrt(np.abs(v)),
+    "rsqrt": lambda v: 1 / np.sqrt(np.abs(v)),
+    "neg": np.negative,
+    "abs": np.abs,
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("function", UNARY)
+def test_functions_of_one_tensor(rng, function, device):
+    g = sf.Graph()
+    x = g.input("x", (None, 64), sf.f32)
+    g.output(g.elementwise(function, g.elementwise("abs", x) if "sqrt" in function else x))
+    a = rng.standard_normal((5, 64)).astype(np.float32)
+    y = sf.compile(g, target="sm_80", device=device)(a)
+    np.testing.assert_allclose(y, UNARY[function](a.astype(np.float64)), rtol=2e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_elementwise_operations_around_a_matmul(rng, device):
     w = pruned(rng, 64, 64).astype(np.float16)
@@ -257,6 +279,7 @@ BAD_CALLS = {
     "an out of another dtype": ("f32", lambda exe, x: exe(x, out=np.zeros((4, 32), np.float32))),
     "two outs": ("out: expected 1 tensors, got 2", lambda exe, x: exe(x, out=(x, x))),
     "another function": ("expected function to be one of main, got f", lambda exe, x: exe(x, function="f")),
+    "a number for a function": ("expected function to be one of main, got 3", lambda exe, x: exe(x, function=3)),
 }
 
 
@@ -343,6 +366,24 @@ def test_several_functions_are_called_by_name():
     np.testing.assert_array_equal(exe(x, function="square"), x * x)
     with pytest.raises(sf.InvalidArgumentError, match="expected function= to name one of"):
         exe(x)
+
+
+def test_functions_may_have_names_that_kernels_may_not(rng):
+    g = sf.Graph("layers.0.up_proj")
+    x = g.input("x", (None, 64), sf.f16)
+    w = pruned(rng, 64, 64).astype(np.float16)
+    g.output(g.matmul(x, w))
+    exe = sf.compile(g, target="sm_80", device="emulator")
+    array = rng.standard_normal((3, 64)).astype(np.float16)
+    check(exe(array, function="layers.0.up_proj"), reference.matmul(array, w))
+    (kernel,) = {k["name"].rpartition("_")[0] for k in exe.manifest["functions"][0]["programs"][0]["kernels"]}
+    assert kernel == "layers_0_up_proj_matmul"
+
+
+def test_warming_up_kernels_alone_does_nothing(linear):
+    linear[0].warm_up(16)
+    with pytest.raises(sf.InvalidArgumentError, match="expected 1 symbol value"):
+        linear[0].warm_up([1, 2])
 
 
 def test_threads_share_an_executable(linear, rng):

@@ -159,13 +159,20 @@ struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass>
 
 private:
   LogicalResult parseConfig(VariantConfig &forced) {
-    // The text comes from a command line; the parser's own diagnostic points into it.
-    forced = parseVariantConfig(&getContext(), config);
+    // The text comes from a command line, so what the parser says has no place in the module.
+    std::string why;
+    {
+      ScopedDiagnosticHandler handler(&getContext(), [&](Diagnostic &diagnostic) {
+        why += (why.empty() ? ": " : "; ") + diagnostic.str();
+        return success();
+      });
+      forced = parseVariantConfig(&getContext(), config);
+    }
     if (!forced)
       return emitError(getOperation()->getLoc())
              << "expected a kernel configuration such as 'tile = 256x128x64, warps = 4x2, atom = "
                 "mma_sp', or 'cublaslt', got '"
-             << config << "'";
+             << config << "'" << why;
     return success();
   }
 
@@ -182,21 +189,33 @@ private:
     return widener.widen(op);
   }
 
+  /// A configuration that somebody wrote, in the IR or for all products.
+  static LogicalResult checkAtom(MatmulOp op, TargetAttr targetAttr, KernelConfigAttr given) {
+    if (!given.isWarpSpecialized() || usesWarpgroups(getShape(op), targetAttr.getInfo()))
+      return success();
+    return op.emitOpError() << "expected sm_90a and rows of x of a multiple of 16 bytes for "
+                            << stringifyAtom(given.getAtom()) << ", got " << targetAttr.getChip()
+                            << " and " << op.getXType() << "; use mma_sp, or mma for dense weights";
+  }
+
   LogicalResult select(MatmulOp op, TargetAttr targetAttr, KernelConfigAttr forced,
                        TunedConfigs &tuned) {
     Builder builder(op.getContext());
     if (forced) {
-      if (forced.isWarpSpecialized() && !usesWarpgroups(getShape(op), targetAttr.getInfo()))
-        return op.emitOpError() << "expected sm_90a and rows of x of a multiple of 16 bytes for "
-                                << stringifyAtom(forced.getAtom()) << ", got "
-                                << targetAttr.getChip() << " and " << op.getXType()
-                                << "; use mma_sp, or mma for dense weights";
+      if (failed(checkAtom(op, targetAttr, forced)))
+        return failure();
       // A bounded configuration alone would leave calls with more tokens without a kernel.
       op.setConfigsAttr(builder.getArrayAttr(forced.withMaxTokens(std::nullopt)));
+      op->removeAttr(kTimesAttrName);
       return op.verify();
     }
-    if (op.getConfigs())
+    if (op.getConfigs()) {
+      for (Attribute attr : op.getConfigsAttr())
+        if (auto given = dyn_cast<KernelConfigAttr>(attr);
+            given && failed(checkAtom(op, targetAttr, given)))
+          return failure();
       return success();
+    }
 
     Selector selector(op, targetAttr, maxAccumulators, tuned);
     int64_t tokens = op.getXType().getDimSize(0);
@@ -240,14 +259,20 @@ private:
     auto endOf = [](VariantConfig config) {
       return config.getMaxTokens().value_or(std::numeric_limits<int64_t>::max());
     };
-    SmallVector<Attribute> configs = {library};
-    for (KernelConfigAttr kernel : op.getKernelConfigs())
-      if (endOf(kernel) >= endOf(library))
-        configs.push_back(kernel);
-    op.setConfigsAttr(ArrayAttr::get(op.getContext(), configs));
-    // They were for what would have been chosen.
-    op->removeAttr(kReasonsAttrName);
+    auto known = op->getAttrOfType<ArrayAttr>(kReasonsAttrName);
+    Builder builder(op.getContext());
+    SmallVector<Attribute> configs = {library}, reasons = {builder.getStringAttr("asked for")};
+    for (auto [i, config] : llvm::enumerate(op.getConfigsAttr())) {
+      auto kernel = dyn_cast<KernelConfigAttr>(config);
+      if (!kernel || endOf(kernel) < endOf(library))
+        continue;
+      configs.push_back(kernel);
+      reasons.push_back(known && i < known.size() ? known[i] : builder.getStringAttr(""));
+    }
+    op.setConfigsAttr(builder.getArrayAttr(configs));
     op->removeAttr(kTimesAttrName);
+    if (explain)
+      op->setAttr(kReasonsAttrName, builder.getArrayAttr(reasons));
     return success();
   }
 };
