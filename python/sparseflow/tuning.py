@@ -122,9 +122,6 @@ class Timer(Protocol):
     def difference(self, result: Any, other: Any) -> float:
         """‖a - b‖ / ‖b‖ of two results."""
 
-    def prepare(self, executable: Executable, tokens: int) -> None:
-        """Lets the library find its fastest way for so many tokens."""
-
     def samples(self, executable: Executable, order: str, tokens: int, count: int) -> list[float]:
         """Microseconds of each of so many calls, each with cold caches."""
 
@@ -420,7 +417,7 @@ def _library_time(timer: Timer, library: Executable | None, tokens: int, kernel:
     """Median microseconds of the dense product by the library; None where there is no library."""
     if library is None:
         return None
-    timer.prepare(library, tokens)
+    library.warm_up(tokens)
     if not library.report(tokens=tokens).steps[-1]["path"].startswith("dense cublas"):
         return None
     samples = timer.samples(library, "", tokens, _FIRST_SAMPLES)

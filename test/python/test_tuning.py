@@ -34,9 +34,6 @@ class FakeTimer:
     def difference(self, result: Any, other: Any) -> float:
         return float(np.linalg.norm(result - other) / np.linalg.norm(other))
 
-    def prepare(self, executable: sf.Executable, tokens: int) -> None:
-        pass
-
     def samples(self, executable: sf.Executable, order: str, tokens: int, count: int) -> list[float]:
         if not order:
             return [self.library] * count

@@ -95,10 +95,6 @@ class GpuTimer(Runner):
         super().__init__(torch, "cuda")
         self._flush = torch.empty(_FLUSH_BYTES // 4, dtype=torch.int32, device="cuda")
 
-    def prepare(self, executable: Executable, tokens: int) -> None:
-        # Before a capture the runtime tries what the library proposes.
-        executable.capture(*self._arguments("", tokens), out=self._y[:tokens])
-
     def samples(self, executable: Executable, order: str, tokens: int, count: int) -> list[float]:
         torch = self._torch
         arguments, y = self._arguments(order, tokens), self._y[:tokens]

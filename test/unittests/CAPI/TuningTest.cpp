@@ -135,7 +135,7 @@ TEST_F(CTuning, what_is_not_a_product_is_refused) {
   };
   refuses([](SfTuningKey &key) { key.target = "sm_1"; }, "a chip of sm_80");
   refuses([](SfTuningKey &key) { key.dtype = "f32"; }, "a dtype of f16");
-  refuses([](SfTuningKey &key) { key.weights = "csr"; }, "weights of sp24 or dense");
+  refuses([](SfTuningKey &key) { key.weights = "csr"; }, "weights of sp24, dense or cublaslt");
   refuses([](SfTuningKey &key) { key.epilogue = "plain, many bits"; }, "an epilogue such as");
   refuses([](SfTuningKey &key) { key.epilogue = "-1 weights"; }, "an epilogue such as");
   refuses([](SfTuningKey &key) { key.inner = 4098; }, "K a multiple of 4");
