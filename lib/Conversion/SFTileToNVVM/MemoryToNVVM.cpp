@@ -125,8 +125,8 @@ public:
         index = e.add(index, arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(),
                                                     e.threadCoordinate(layout, dims[i])));
       start.push_back(index);
-      checked.push_back(
-          moves && mayLeave(indexSources[i], tile.getShape()[dims[i]], memory.staticSizes[i]));
+      checked.push_back(moves &&
+                        mayLeave(indexSources[i], tile.getShape()[dims[i]], memory.staticSizes[i]));
     }
     chooseVector();
   }

@@ -24,8 +24,9 @@ namespace {
 
 /// Bytes that one multiprocessor's shared memory moves in a clock.
 constexpr double kSharedBytesPerClock = 128;
-/// Bytes that the L2 gives one multiprocessor in a clock when all ask.
-constexpr double kL2BytesPerClock = 40;
+/// Bytes that the L2 gives one multiprocessor in a clock when all ask: its threads, or its copy
+/// engine.
+constexpr double kL2BytesPerClock = 40, kCopyEngineBytesPerClock = 64;
 /// Clocks from a global load to its data, under load.
 constexpr double kLatencyClocks = 900;
 /// The tensor cores and the shared-memory port overlap but for this part of the lesser one's time.
@@ -54,16 +55,26 @@ constexpr TileShape kTiles[] = {
     {256, 128, 4, 2}, {128, 128, 2, 4}, {256, 64, 4, 2}, {128, 64, 2, 2}, {64, 64, 1, 4},
     {128, 32, 2, 2},  {64, 32, 1, 4},   {256, 16, 4, 2}, {128, 16, 2, 2}, {64, 16, 1, 2},
 };
-/// The same for warpgroups, each of which takes 64 features and all tokens: many tokens, so that
-/// reading the weight from shared memory costs little beside them.
-constexpr TileShape kWarpgroupTiles[] = {
-    {128, 256, 8, 1}, {128, 128, 8, 1}, {128, 64, 8, 1}, {128, 32, 8, 1},
-    {128, 16, 8, 1},  {64, 256, 4, 1},  {64, 128, 4, 1}, {64, 64, 4, 1},
-    {64, 32, 4, 1},   {64, 16, 4, 1},   {64, 8, 4, 1},
-};
+/// The sides of warpgroups' tiles. A warpgroup takes 64 features and all tokens; the more tokens,
+/// the less reading the weight from shared memory costs beside them, the fewer, the fuller the
+/// waves.
+constexpr int64_t kWarpgroupFeatures[] = {64, 128, 192, 256};
+constexpr int64_t kWarpgroupTokens[] = {8,  16,  24,  32,  48,  64,  80,
+                                        96, 112, 128, 160, 192, 224, 256};
 constexpr int64_t kSplits[] = {1, 2, 4, 8};
 /// Each copy holds addresses and a predicate; more than this spills.
 constexpr int64_t kMaxTokenCopiesPerThread = 8;
+
+SmallVector<TileShape> getTiles(bool warpgroups) {
+  if (!warpgroups)
+    return SmallVector<TileShape>(ArrayRef(kTiles));
+  constexpr int64_t warpFeatures = 16;
+  SmallVector<TileShape> tiles;
+  for (int64_t features : kWarpgroupFeatures)
+    for (int64_t tokens : kWarpgroupTokens)
+      tiles.push_back({features, tokens, features / warpFeatures, 1});
+  return tiles;
+}
 
 /// Asynchronous copies by which a thread brings its share of x into one stage. They move 16 bytes,
 /// but only as many as rows of x are aligned to.
@@ -147,11 +158,12 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   double busy = getStageClocks(shape, config, chip, stageBytes);
   // A wave of so many blocks on one multiprocessor, in clocks.
   double steps = divideCeil(divideCeil(shape.inner, config.getTileK()), config.getSplitK());
+  double l2BytesPerClock = warpgroups ? kCopyEngineBytesPerClock : kL2BytesPerClock;
   auto waveClocks = [&](int64_t blocks) -> double {
     if (blocks == 0)
       return 0;
     double step = std::max({blocks * busy + kBarrierClocks / blocks,
-                            blocks * stageBytes / kL2BytesPerClock, kLatencyClocks / (stages - 1)});
+                            blocks * stageBytes / l2BytesPerClock, kLatencyClocks / (stages - 1)});
     return steps * step + kWaveClocks;
   };
   int64_t blocks = divideCeil(shape.features, config.getTileFeatures()) *
@@ -201,7 +213,7 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
   bool warpgroups = usesWarpgroups(shape, chip);
   Atom atom = warpgroups ? (shape.isSparse ? Atom::WgmmaSp : Atom::Wgmma)
                          : (shape.isSparse ? Atom::MmaSp : Atom::Mma);
-  for (const TileShape &tile : warpgroups ? ArrayRef(kWarpgroupTiles) : ArrayRef(kTiles))
+  for (const TileShape &tile : getTiles(warpgroups))
     for (int64_t chunks : {2, 1})
       for (int64_t split : kSplits) {
         // A part of K is at least a few steps, else the ring never fills.
