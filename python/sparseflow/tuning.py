@@ -32,7 +32,7 @@ _ROUNDS = 3
 _FIRST_SAMPLES, _MOST_SAMPLES = 3, 10
 _MICROSECONDS_A_ROUND = 10_000  # of one candidate
 _LIBRARY, _LIBRARY_CONFIG = "cublaslt", "#sf.library_config<cublaslt>"
-_LIBRARIES_AHEAD = 3  # products; their weights are constants, of up to gigabytes
+_LIBRARIES_AHEAD = 4  # products; their weights are constants, of up to gigabytes
 _SAME_SPEED = 1.02  # within noise: a range of tokens then shares its neighbour's kernel
 _BLOCK = 4 * 262147  # elements; with a prime, so that columns of few weights line up
 _SAME_RESULT = 0.01  # of the norm: the order of a sum, not another product
@@ -296,7 +296,7 @@ class _Compiling:
     def __init__(self, workers: int, cache: str):
         self._pool = ThreadPoolExecutor(workers, "compile")
         # Asked for late and needed soon, so not behind all kernels.
-        self._libraries = ThreadPoolExecutor(1, "compile-library")
+        self._libraries = ThreadPoolExecutor(2, "compile-library")
         self._cache = cache
 
     def __enter__(self) -> _Compiling:
@@ -417,8 +417,11 @@ def _library_time(timer: Timer, library: Executable | None, tokens: int, kernel:
     """Median microseconds of the dense product by the library; None where there is no library."""
     if library is None:
         return None
-    library.warm_up(tokens)
-    if not library.report(tokens=tokens).steps[-1]["path"].startswith("dense cublas"):
+    try:
+        library.warm_up(tokens)
+        if not library.report(tokens=tokens).steps[-1]["path"].startswith("dense cublas"):
+            return None
+    except Error:  # the library takes no such product
         return None
     samples = timer.samples(library, "", tokens, _FIRST_SAMPLES)
     count = _sample_count(statistics.median(samples))
