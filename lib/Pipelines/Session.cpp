@@ -6,6 +6,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "Session.h"
+#include "UntrustedText.h"
 
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFDialect.h"
@@ -147,51 +148,10 @@ llvm::Error Session::guard(llvm::function_ref<LogicalResult()> action) {
 // Parsing and constants
 //===----------------------------------------------------------------------===//
 
-/// The parser recurses over brackets, and the source may come out of a file from anywhere.
-static constexpr unsigned maxNesting = 200;
-
-/// The line on which brackets nest too deeply; 0 if they do not.
-static unsigned findDeepNesting(StringRef source) {
-  unsigned depth = 0, line = 1;
-  for (size_t i = 0; i < source.size(); ++i) {
-    switch (source[i]) {
-    case '\n':
-      ++line;
-      break;
-    case '"': // constants are megabytes of digits
-      i = std::min(source.find_first_of("\"\n", i + 1), source.size());
-      break;
-    case '/':
-      if (source.substr(i, 2) == "//")
-        i = std::min(source.find('\n', i), source.size()) - 1;
-      break;
-    case '(':
-    case '[':
-    case '{':
-    case '<':
-      if (++depth > maxNesting)
-        return line;
-      break;
-    case '-': // an arrow closes nothing
-      if (source.substr(i, 2) == "->")
-        ++i;
-      break;
-    case ')':
-    case ']':
-    case '}':
-    case '>':
-      depth -= depth > 0;
-      break;
-    }
-  }
-  return 0;
-}
-
 llvm::Error Session::parse(StringRef source, StringRef name) {
-  if (unsigned line = isBytecode(llvm::MemoryBufferRef(source, name)) ? 0 : findDeepNesting(source))
-    return rt::makeError(rt::Status::InvalidProgram,
-                         llvm::formatv("{0}:{1}: expected brackets to nest at most {2} deep", name,
-                                       line, maxNesting));
+  if (!isBytecode(llvm::MemoryBufferRef(source, name)))
+    if (std::optional<std::string> why = findDeepNesting(source))
+      return rt::makeError(rt::Status::InvalidProgram, name + ":" + *why);
   ParserConfig config(loaded->context.get());
   loaded->module = parseSourceString<ModuleOp>(source, config, name);
   if (!loaded->module)
