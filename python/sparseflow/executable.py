@@ -200,8 +200,9 @@ def _find_ptxas() -> str | None:
     """The ptxas of NVIDIA's Python package, for a machine that has no CUDA toolkit; None leaves the search to the library."""
     import shutil
 
-    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin", "ptxas")
-    if os.environ.get("SPARSEFLOW_PTXAS") or shutil.which("ptxas") or toolkit.exists():
+    toolkits = [os.environ.get(variable) for variable in ("CUDA_HOME", "CUDA_PATH")]
+    installed = any(Path(folder, "bin", "ptxas").exists() for folder in [*filter(None, toolkits), "/usr/local/cuda"])
+    if os.environ.get("SPARSEFLOW_PTXAS") or shutil.which("ptxas") or installed:
         return None
     for folder in sys.path:
         for package in ("cu13", "cuda_nvcc"):
@@ -237,7 +238,8 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         dump_intermediates: a folder for the IR after each pass, the PTX and the cubins.
         reproducer: a file to write when a pass fails, which replays the failure.
         aot: for an exported program: an operation without a kernel is an error, and the result an `Executable`.
-        ptxas: path of ptxas. Default: $SPARSEFLOW_PTXAS, $CUDA_HOME, PATH, the nvidia-cuda-nvcc package, /usr/local/cuda.
+        ptxas: path of ptxas. Default: $SPARSEFLOW_PTXAS, $CUDA_HOME, $CUDA_PATH, PATH, the nvidia-cuda-nvcc package,
+            /usr/local/cuda.
 
     Raises:
         InvalidProgramError: for malformed MLIR, with its position.

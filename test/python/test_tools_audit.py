@@ -46,7 +46,8 @@ def table_of(points, chip="h100"):
 )  # fmt: skip
 def test_built_in_shapes_have_the_published_number_of_parameters(name, billions):
     model = models.model_named(name)
-    assert (model.linear_weights + model.other_weights) / 1e9 == pytest.approx(billions, rel=0.02)
+    linears = model.layers * sum(linear.features * linear.inner for linear in model.linears)
+    assert (linears + model.other_weights) / 1e9 == pytest.approx(billions, rel=0.02)
 
 
 def test_a_config_gives_the_same_shapes(tmp_path):

@@ -13,7 +13,7 @@ import sparseflow as sf
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
 
 import sparseflow.torch as st  # noqa: E402
-from sparseflow.torch import kernels, linear  # noqa: E402
+from sparseflow.torch import kernels, layout, linear  # noqa: E402
 from sparseflow.torch.backend import rewrite  # noqa: E402
 
 SCHEMES = ("f16", "bf16", "int8", "fp8")
@@ -112,8 +112,6 @@ def test_a_dense_8_bit_layer(scheme):
     assert error(y, dense.double()(x.double())) < TOLERANCE[scheme]
     weight = layer.weight.data
     with st.emulation("sm_89"):
-        from sparseflow.torch import layout
-
         packed = layout.pack_dense(weight, "mma")
         z = torch.ops.sparseflow.dense_linear(x, packed, layer.scale, layer.bias, 72, scheme, "mma")
     assert torch.equal(y, z)
@@ -160,6 +158,19 @@ def test_errors_name_what_came():
         layer(torch.randn(3, 128).half())
     with pytest.raises(sf.InvalidArgumentError, match="float16, bfloat16 or float32, got torch.int32"):
         layer(torch.ones(3, 136, dtype=torch.int32))
+    for each in (layer, sf.nn.QuantizedLinear.from_dense(pair()[0])):
+        if each is layer:
+            layer.weight.pack_()
+        with pytest.raises(sf.InvalidArgumentError, match="float16, bfloat16 or float32, got torch.int64"):
+            each(torch.ones(3, 136, dtype=torch.int64))
+    packed = layout.pack_dense(torch.ones(72, 136, dtype=torch.int8), "mma")
+    scale = torch.ones(72)
+    with pytest.raises(sf.InvalidArgumentError, match="float16, bfloat16 or float32, got torch.int64"):
+        torch.ops.sparseflow.dense_linear(torch.ones(3, 136).long(), packed, scale, None, 72, "int8", "mma")
+    for operator, weight in (("linear", layer.weight.packed), ("dense_linear", packed)):
+        rest = (None, scale, None, None) if operator == "linear" else (scale, None)
+        with pytest.raises(sf.InvalidArgumentError, match=r"fit a packed weight of 72 features .* got \[3, 64\]"):
+            getattr(torch.ops.sparseflow, operator)(torch.ones(3, 64).half(), weight, *rest, 72, "int8", "mma")
     bad = torch.nn.Linear(64, 64)
     bad.weight.data[3, 4] = float("nan")
     with pytest.raises(sf.InvalidArgumentError, match="NaN or infinity"):
@@ -364,6 +375,40 @@ def test_the_backend_finds_24_weights_and_fuses_what_follows():
         y = torch.compile(model, backend=backend, fullgraph=True)(x)
     assert found == [(2, 2)]
     assert error(y, model(x)) < 1e-3
+
+
+class InPlace(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(64, 64)
+
+    def forward(self, x, residual):
+        residual += self.linear(x)  # the caller's tensor changes
+        again = self.linear(x)
+        again += residual
+        late = self.linear(x)
+        x.mul_(2)  # after the product, before its sum
+        return again, late + residual
+
+
+def test_the_backend_keeps_what_is_written_in_place():
+    model = InPlace().half().requires_grad_(False)
+    model.linear.weight.data = sf.prune_24(model.linear.weight.data)
+    x, residual = torch.randn(4, 64).half(), torch.randn(4, 64).half()
+    found = []
+
+    def backend(module, inputs):
+        found.append(rewrite(module, inputs))
+        return module.forward
+
+    torch._dynamo.reset()
+    wanted, given = (x.clone(), residual.clone()), (x.clone(), residual.clone())
+    with torch.no_grad(), st.emulation():
+        expected = model(*wanted)
+        results = torch.compile(model, backend=backend, fullgraph=True)(*given)
+    assert found == [(3, 1)]
+    for value, reference in zip((*results, *given), (*expected, *wanted), strict=True):
+        assert error(value, reference) < 1e-3
 
 
 def test_the_backend_is_an_entry_point():

@@ -37,11 +37,6 @@ class Model:
     positions: int  #: learned position embeddings
 
     @property
-    def linear_weights(self) -> int:
-        """Weights that 2:4 may halve."""
-        return self.layers * sum(linear.features * linear.inner for linear in self.linears)
-
-    @property
     def other_weights(self) -> int:
         """Embeddings and the output head, which stay dense; norms and biases are too few to count."""
         tables = self.vocabulary * self.hidden * (1 if self.tied_head or not self.decoder else 2)

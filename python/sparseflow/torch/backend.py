@@ -4,7 +4,8 @@ Dynamo's graph is rewritten before Inductor sees it:
 
 1. ``linear(x, w, b)`` with an f16 or bf16 weight that *is* 2:4 becomes the sparse kernel. Nothing is pruned here; the weight is
    read when the graph is compiled, as a frozen model's is.
-2. An activation and then an addition of a tensor of the same shape that follow a sparse product move into its kernel.
+2. An activation and then an addition of a tensor of the same shape that follow a sparse product move into its kernel. Dynamo's
+   graph has operations that write to tensors: nothing moves past one, and none that others may see is dropped.
 
 Where there are no sparse kernels (a CPU) the graph goes to Inductor as it is.
 """
@@ -31,6 +32,10 @@ _ACTIVATIONS: dict[Any, str] = {
     F.silu: "silu",
 }
 _ADDITIONS = {torch.add, operator.add, operator.iadd}
+_IN_PLACE = {
+    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow,
+    operator.imatmul, operator.iand, operator.ior, operator.ixor, operator.ilshift, operator.irshift, operator.setitem,
+}  # fmt: skip
 _SCHEME_OF = {torch.float16: "f16", torch.bfloat16: "bf16"}
 # Positions in the operator's arguments.
 _DENSE_TOKENS, _ACTIVATION, _RESIDUAL = 9, 10, 11
@@ -103,6 +108,34 @@ def _activation_of(node: fx.Node) -> str | None:
     return name
 
 
+def _may_write(node: fx.Node) -> bool:
+    """Whether a node may change a tensor that others see; yes where that is not known."""
+    if node.op in ("placeholder", "get_attr"):
+        return False
+    if node.op == "call_method":
+        name = str(node.target)
+    elif node.op == "call_function" and not isinstance(node.target, torch._ops.HigherOrderOperator):
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None:
+            return bool(schema.is_mutable)
+        name = getattr(node.target, "__name__", "")
+    else:
+        return True
+    by_name = name.endswith("_") and not name.endswith("__")
+    asked = "out" in node.kwargs or node.kwargs.get("inplace") or any(each is True for each in node.args[1:])
+    return by_name or bool(asked) or node.target in _IN_PLACE
+
+
+def _stays_valid(product: fx.Node, follower: fx.Node) -> bool:
+    """Whether a product may be computed where `follower` stands instead: nothing in between may write to its operands."""
+    between = product.next
+    while between is not follower:
+        if _may_write(between):
+            return False
+        between = between.next
+    return True
+
+
 def _absorb(product: fx.Node, follower: fx.Node, position: int, value: Any) -> None:
     """Moves what `follower` does into `product`, which takes its place."""
     arguments = list(product.args) + [None] * (_RESIDUAL + 1 - len(product.args))
@@ -131,7 +164,7 @@ def fuse_epilogues(module: fx.GraphModule) -> int:
                 continue
             follower = next(iter(node.users))
             current = list(node.args) + [None] * (_RESIDUAL + 1 - len(node.args))
-            if current[_RESIDUAL] is not None:
+            if current[_RESIDUAL] is not None or not _stays_valid(node, follower):
                 continue
             activation = _activation_of(follower)
             if activation and not current[_ACTIVATION] and follower.args and follower.args[0] is node:
@@ -155,6 +188,8 @@ def _residual_of(follower: fx.Node, product: fx.Node) -> fx.Node | None:
     if len(follower.args) != 2 or follower.kwargs:
         return None
     first, second = follower.args
+    if follower.target is operator.iadd and first is not product:
+        return None  # the other summand itself has to change
     other = second if first is product else first
     if not isinstance(other, fx.Node) or other is product:
         return None

@@ -39,9 +39,16 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
     return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
 
 
-def _check(x: torch.Tensor, expected: int) -> None:
-    if x.shape[-1] != expected:
-        raise InvalidArgumentError(f"expected activations [..., {expected}], got {list(x.shape)}")
+def _check(x: torch.Tensor, weight: torch.Tensor, inner: int, features: int, scheme: str, *, sparse: bool) -> None:
+    """Refuses an x that does not fit the weight. `inner` is K; 0 for a packed weight, whose size tells K up to its padding."""
+    if inner and x.shape[-1] != inner:
+        raise InvalidArgumentError(f"expected activations [..., {inner}], got {list(x.shape)}")
+    size = layout.packed_bytes(features, x.shape[-1], SCHEMES[scheme].storage.itemsize, sparse=sparse)
+    if not inner and weight.numel() != size:
+        raise InvalidArgumentError(
+            f"expected activations [..., K] that fit a packed weight of {features} features and {weight.numel()} bytes, "
+            f"got {list(x.shape)}"
+        )
     if x.dtype not in kernels.ACTIVATION_DTYPES:
         raise InvalidArgumentError(f"expected activations of float16, bfloat16 or float32, got {x.dtype}")
 
@@ -67,13 +74,7 @@ def _linear(
 ) -> torch.Tensor:
     rows = _rows(x)
     inner = rows.shape[1]
-    if bitmask is not None:
-        _check(x, 2 * weight.shape[1])
-    elif weight.numel() != layout.packed_bytes(features, inner, SCHEMES[scheme].storage.itemsize):
-        raise InvalidArgumentError(
-            f"expected activations [..., K] that fit a packed weight of {features} features and {weight.numel()} bytes, "
-            f"got {list(x.shape)}"
-        )
+    _check(x, weight, 0 if bitmask is None else 2 * weight.shape[1], features, scheme, sparse=True)
     if residual is not None:
         residual = _rows(residual)
     target = kernels.linear_target(scheme, inner, x.device)
@@ -128,8 +129,7 @@ def _dense_linear(
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     rows = _rows(x)
-    if weight.dim() == 2:
-        _check(x, weight.shape[1])
+    _check(x, weight, weight.shape[1] if weight.dim() == 2 else 0, features, scheme, sparse=False)
     if not rows.shape[0]:
         return x.new_empty(*x.shape[:-1], features)
     if residual is not None:
@@ -195,7 +195,7 @@ def _register() -> None:
 
 
 class _Autocast:
-    """Rounds x (and a residual) to autocast's dtype and leaves scales and weights as they are."""
+    """Rounds x to autocast's dtype and leaves scales, weights and a residual as they are; y has x's dtype."""
 
     def __init__(self, operator: Any, device: str):
         self.operator, self.device = operator, device
