@@ -15,6 +15,7 @@
 #include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Runtime/Error.h"
 #include "sparseflow/Support/Sparse24.h"
+#include "sparseflow/Support/Threads.h"
 #include "sparseflow/Target/DiskCache.h"
 #include "sparseflow/Target/Manifest.h"
 #include "sparseflow/Target/Passes.h"
@@ -33,8 +34,6 @@
 #include <dlfcn.h>
 #include <map>
 #include <mutex>
-#include <system_error>
-#include <thread>
 
 using namespace mlir;
 using namespace sparseflow;
@@ -508,16 +507,7 @@ static std::vector<llvm::Expected<ChipProgram>> compileForChips(const Shared &sh
   size_t count =
       ordered ? 1
               : std::min<size_t>(chips.size(), llvm::hardware_concurrency().compute_thread_count());
-  std::vector<std::thread> threads;
-  // A system that gives no more threads still has this one.
-  try {
-    for (size_t i = 1; i < count; ++i)
-      threads.emplace_back(work);
-  } catch (const std::system_error &) {
-  }
-  work();
-  for (std::thread &thread : threads)
-    thread.join();
+  runOnThreads(count, work);
   std::vector<llvm::Expected<ChipProgram>> answers;
   for (auto &result : results)
     answers.push_back(std::move(*result));

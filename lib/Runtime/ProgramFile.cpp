@@ -140,8 +140,8 @@ static Expected<Manifest> readManifest(const SafeTensors &file, bool verify) {
     return !parsed->source.empty() && name.consume_back(parsed->source) &&
            (name.empty() || name.ends_with("/"));
   };
-  if (Error error = verifyTensors(
-          file, *object, [&](StringRef name) { return verify || isSource(name); }))
+  if (Error error =
+          verifyTensors(file, *object, [&](StringRef name) { return verify || isSource(name); }))
     return std::move(error);
   return parsed;
 }

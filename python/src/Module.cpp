@@ -60,20 +60,17 @@ compile(const std::string &text, bool isFile,
   }
 
   SfProgram *program = nullptr;
-  SfStatus status;
-  {
-    py::gil_scoped_release release;
-    status =
-        isFile ? sfCompileFile(text.c_str(), blobs.data(), blobs.size(), &native, &program)
+  checkReleased([&] {
+    return isFile
+               ? sfCompileFile(text.c_str(), blobs.data(), blobs.size(), &native, &program)
                : sfCompile(text.data(), text.size(), blobs.data(), blobs.size(), &native, &program);
-  }
-  check(status);
+  });
   return {own(program), std::move(diagnostics)};
 }
 
 Program openFile(const std::string &path, bool verify) {
   SfProgram *program = nullptr;
-  check(sfProgramOpen(path.c_str(), verify ? SF_OPEN_VERIFY : 0, &program));
+  checkReleased([&] { return sfProgramOpen(path.c_str(), verify ? SF_OPEN_VERIFY : 0, &program); });
   return own(program);
 }
 
@@ -82,7 +79,9 @@ Program fromBytes(const py::bytes &data, bool verify) {
   Py_ssize_t size = 0;
   PyBytes_AsStringAndSize(data.ptr(), &bytes, &size);
   SfProgram *program = nullptr;
-  check(sfProgramFromMemory(bytes, size, SF_OPEN_COPY | (verify ? SF_OPEN_VERIFY : 0), &program));
+  checkReleased([&] {
+    return sfProgramFromMemory(bytes, size, SF_OPEN_COPY | (verify ? SF_OPEN_VERIFY : 0), &program);
+  });
   return own(program);
 }
 
@@ -91,7 +90,7 @@ void prune24(const py::array &dense, const py::array &pruned) {
   TensorView from, to;
   from.borrow(dense, "weight");
   to.borrow(pruned, "result");
-  check(sfPrune24(&from.tensor, &to.tensor));
+  checkReleased([&] { return sfPrune24(&from.tensor, &to.tensor); });
 }
 
 void compress24(const py::array &dense, const py::array &values, const py::array &bitmask) {
@@ -99,7 +98,7 @@ void compress24(const py::array &dense, const py::array &values, const py::array
   from.borrow(dense, "weight");
   kept.borrow(values, "values");
   mask.borrow(bitmask, "bitmask");
-  check(sfCompress24(&from.tensor, &kept.tensor, &mask.tensor));
+  checkReleased([&] { return sfCompress24(&from.tensor, &kept.tensor, &mask.tensor); });
 }
 
 void decompress24(const py::array &values, const py::array &bitmask, const py::array &dense) {
@@ -107,7 +106,7 @@ void decompress24(const py::array &values, const py::array &bitmask, const py::a
   kept.borrow(values, "values");
   mask.borrow(bitmask, "bitmask");
   to.borrow(dense, "result");
-  check(sfDecompress24(&kept.tensor, &mask.tensor, &to.tensor));
+  checkReleased([&] { return sfDecompress24(&kept.tensor, &mask.tensor, &to.tensor); });
 }
 
 py::dict validate24(const py::array &dense) {
@@ -115,7 +114,7 @@ py::dict validate24(const py::array &dense) {
   from.borrow(dense, "weight");
   SfValidation found;
   SF_INIT(found);
-  check(sfValidate24(&from.tensor, &found));
+  checkReleased([&] { return sfValidate24(&from.tensor, &found); });
   py::dict result;
   result["groups"] = found.groups;
   result["violations"] = found.violations;
@@ -141,37 +140,17 @@ void packWeight(const py::array &values, const py::array &bitmask, const py::arr
   check(sfPackWeight(&kept.tensor, &mask.tensor, &to.tensor, &metadata.tensor));
 }
 
-} // namespace
-
-PYBIND11_MODULE(_sparseflow, m) {
-  m.doc() = "SparseFlow's C ABI; use the package sparseflow instead.";
-  if (sfAbiVersion() < SF_ABI_VERSION)
-    throw py::import_error("expected a libsparseflow.so with ABI version " +
-                           std::to_string(SF_ABI_VERSION) + " or later, got " +
-                           std::to_string(sfAbiVersion()) +
-                           "; rebuild the binding or install the library that it was built for");
-
-  m.def("version", &sfVersion);
-  m.def("dtype_name", &sfDTypeName);
-  m.def("devices", [] {
-    char *json = nullptr, *unavailable = nullptr;
-    check(sfDevices(&json, &unavailable));
-    py::object reason = py::none();
-    if (unavailable)
-      reason = py::str(takeString(unavailable));
-    return py::make_tuple(takeString(json), reason);
-  });
-
+void registerProgram(py::module_ &m) {
   py::class_<Program>(m, "Program")
       .def("save",
            [](const Program &self, const std::string &path) {
-             check(sfProgramSave(self.handle.get(), path.c_str()));
+             checkReleased([&] { return sfProgramSave(self.handle.get(), path.c_str()); });
            })
       .def("to_bytes",
            [](const Program &self) {
              void *data = nullptr;
              size_t bytes = 0;
-             check(sfProgramToMemory(self.handle.get(), &data, &bytes));
+             checkReleased([&] { return sfProgramToMemory(self.handle.get(), &data, &bytes); });
              std::unique_ptr<void, void (*)(void *)> owned(data, sfFree);
              return py::bytes(static_cast<char *>(data), bytes);
            })
@@ -200,6 +179,30 @@ PYBIND11_MODULE(_sparseflow, m) {
         view.attr("flags").attr("writeable") = false;
         return py::make_tuple(view, tensor.dtype, shape);
       });
+}
+
+} // namespace
+
+PYBIND11_MODULE(_sparseflow, m) {
+  m.doc() = "SparseFlow's C ABI; use the package sparseflow instead.";
+  if (sfAbiVersion() < SF_ABI_VERSION)
+    throw py::import_error("expected a libsparseflow.so with ABI version " +
+                           std::to_string(SF_ABI_VERSION) + " or later, got " +
+                           std::to_string(sfAbiVersion()) +
+                           "; rebuild the binding or install the library that it was built for");
+
+  m.def("version", &sfVersion);
+  m.def("dtype_name", &sfDTypeName);
+  m.def("devices", [] {
+    char *json = nullptr, *unavailable = nullptr;
+    check(sfDevices(&json, &unavailable));
+    py::object reason = py::none();
+    if (unavailable)
+      reason = py::str(takeString(unavailable));
+    return py::make_tuple(takeString(json), reason);
+  });
+
+  registerProgram(m);
   m.def("compile", &compile);
   m.def("open_file", &openFile);
   m.def("from_bytes", &fromBytes);

@@ -587,6 +587,14 @@ TEST_F(ReferenceExecutorTest, rows_may_be_apart) {
       EXPECT_EQ(wideY[i * 9 + j], j < n ? roundTo(DType::f16, float(expected[i * n + j])) : 99);
 }
 
+TEST_F(ReferenceExecutorTest, no_tokens_may_have_any_stride) {
+  Tensor w = Tensor::random(DType::f16, {3, 8}, 2);
+  std::vector<int64_t> xShape = {0, 8}, yShape = {0, 3}, xStrides = {64, 0}, yStrides = {0, 0};
+  run(llvm::formatv(kMatmul, 8, 3, "f16", "f16", "").str(),
+      {{nullptr, DType::f16, xShape, xStrides}, w.host()},
+      {{nullptr, DType::f16, yShape, yStrides}});
+}
+
 TEST_F(ReferenceExecutorTest, input_returned_as_it_is) {
   Tensor x = Tensor::random(DType::e4m3, {3, 4}, 1), y(DType::e4m3, {3, 4});
   run("func.func @main(%x: tensor<?x4xf8E4M3FN>) -> tensor<?x4xf8E4M3FN> { return %x : "
