@@ -136,8 +136,9 @@ typedef struct SfCompileOptions {
                         PATH, the Python package nvidia-cuda-nvcc, /usr/local/cuda */
   const char *dump_intermediates; /* folder for numbered intermediate files */
   const char *reproducer;         /* where to write a reproducer when a pass fails */
-  SfDiagnosticHandler
-      diagnostic; /* called for warnings and remarks, and for each error before the call fails */
+  SfDiagnosticHandler diagnostic; /* called for warnings and remarks, and for each error before the
+                                     call fails; during the call, on the caller's thread or on one
+                                     of the library's, never on two at once */
   void *diagnostic_user;
 } SfCompileOptions;
 

@@ -26,12 +26,10 @@
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringMap.h"
 #include "llvm/ADT/StringSet.h"
-#include "llvm/Support/FileSystem.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/MemoryBufferRef.h"
 #include "llvm/Support/Threading.h"
 #include <atomic>
-#include <dlfcn.h>
 #include <map>
 #include <mutex>
 
@@ -121,26 +119,11 @@ static void addConstant(std::vector<rt::StoredTensor> &tensors, const ResourceCo
 // Cache
 //===----------------------------------------------------------------------===//
 
-/// Tells builds of the compiler apart that have the same version, as a developer's do.
-static const std::string &buildIdentity() {
-  static const std::string identity = [] {
-    Dl_info info;
-    llvm::sys::fs::file_status status;
-    if (!dladdr(reinterpret_cast<void *>(&sparseflow::compile), &info) || !info.dli_fname ||
-        llvm::sys::fs::status(info.dli_fname, status))
-      return std::string();
-    return llvm::formatv("{0}-{1}", status.getSize(),
-                         status.getLastModificationTime().time_since_epoch().count())
-        .str();
-  }();
-  return identity;
-}
-
 static std::string programKey(const Shared &shared, const Chip &chip, StringRef text) {
   return CacheKey()
       .add("program-1")
       .add(target::getProducer())
-      .add(buildIdentity())
+      .add(target::getBuildIdentity())
       .add(shared.ptxas.version())
       .add(chip.name)
       .add(text)
@@ -607,7 +590,8 @@ llvm::Expected<rt::ProgramFile::Ptr> sparseflow::compile(StringRef source, Strin
     return chips.takeError();
   std::string cacheDir = getCacheDir(given);
   DiskCache cache(cacheDir);
-  llvm::Expected<target::Ptxas> ptxas = target::Ptxas::find(given.ptxas, {}, &cache);
+  llvm::Expected<target::Ptxas> ptxas =
+      target::Ptxas::find({given.ptxas, given.packageFolders, *chips, &cache});
   if (!ptxas)
     return rt::makeError(rt::Status::Unsupported, llvm::toString(ptxas.takeError()));
 
@@ -714,7 +698,8 @@ llvm::Expected<std::vector<StageOutput>> sparseflow::compileTo(Stage stage, Stri
     return chips.takeError();
   std::optional<target::Ptxas> ptxas;
   if (stage == Stage::Cubin) {
-    llvm::Expected<target::Ptxas> found = target::Ptxas::find(options.ptxas);
+    llvm::Expected<target::Ptxas> found =
+        target::Ptxas::find({options.ptxas, options.packageFolders, *chips});
     if (!found)
       return rt::makeError(rt::Status::Unsupported, llvm::toString(found.takeError()));
     ptxas = *found;

@@ -57,11 +57,7 @@ static constexpr PassEntry entries[] = {
      [](OpPassManager &manager, const PipelineOptions &options) {
        sf::SFSelectConfigPassOptions select;
        select.target = options.target;
-       // The pass wants what stands between the brackets; people write the attribute.
-       StringRef config = StringRef(options.config).trim();
-       if (config.consume_front("#sf.kernel_config<"))
-         config.consume_back(">");
-       select.config = config.str();
+       select.config = options.config;
        if (options.maxAccumulators)
          select.maxAccumulators = *options.maxAccumulators;
        manager.addPass(sf::createSFSelectConfigPass(select));

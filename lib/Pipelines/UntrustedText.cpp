@@ -101,8 +101,7 @@ std::optional<std::string> Scanner::run() {
         i = skipString(i);
       } else {
         StringRef rest = source.substr(i);
-        StringRef word =
-            c == '#' || c == '!' ? rest.take_while(isAlias) : rest.take_while(isWord);
+        StringRef word = c == '#' || c == '!' ? rest.take_while(isAlias) : rest.take_while(isWord);
         i += word.size() - 1;
         depth = enterWord(word, source.substr(i + 1));
       }

@@ -477,18 +477,6 @@ static std::string getConfigText(const BinaryKernel &kernel) {
   return text;
 }
 
-/// Blocks of a kernel that one multiprocessor holds at a time.
-static int64_t getResidentBlocks(const rt::Kernel &kernel, const Chip &chip) {
-  constexpr int64_t registers = 65536, threads = 2048, reservedShared = 1024, warpThreads = 32;
-  int64_t blocks = std::min(chip.sharedMemoryPerMultiprocessor / (kernel.shared + reservedShared),
-                            threads / kernel.block[0]);
-  // Registers are given out by warps, in units of 8 a thread; unknown without ptxas.
-  if (kernel.registers)
-    blocks = std::min<int64_t>(blocks, registers / (llvm::alignTo(kernel.registers, 8) *
-                                                    llvm::alignTo(kernel.block[0], warpThreads)));
-  return std::max<int64_t>(blocks, 1);
-}
-
 LogicalResult FunctionBuilder::addKernel(sf_tile::LaunchOp op, const BinaryKernel &compiled) {
   rt::Kernel kernel;
   kernel.name = compiled.metadata.getName().str();
@@ -521,7 +509,9 @@ LogicalResult FunctionBuilder::addKernel(sf_tile::LaunchOp op, const BinaryKerne
 
   if (compiled.metadata.getAttr("sf.persistent")) {
     rt::GridDim &blocks = kernel.grid[0];
-    int64_t most = chip.multiprocessors * getResidentBlocks(kernel, chip);
+    int64_t resident =
+        sf::getResidentBlocks(chip, kernel.block[0], kernel.registers, kernel.shared);
+    int64_t most = chip.multiprocessors * std::max<int64_t>(resident, 1);
     if (blocks.symbol.empty())
       blocks.mul = std::min(blocks.mul, most);
     else

@@ -190,8 +190,8 @@ TEST_F(CompilerTest, AliasesThatNest) {
     std::string text;
     for (int i = 0; i < 100000; ++i)
       text += formatv(kind.data(), i, i - 1).str();
-    StringRef error = errorOf(text, {});
-    EXPECT_TRUE(error.contains(": expected brackets and aliases to nest at most 200 deep"));
+    std::string error = errorOf(text, {});
+    EXPECT_TRUE(StringRef(error).contains(": expected brackets and aliases to nest"));
   }
 }
 

@@ -180,7 +180,7 @@ TEST_F(ExecutableTest, outputs_lie_apart_from_inputs) {
   };
   EXPECT_EQ(run(half(0, 8, 32), half(16, 8, 32)), "");
   EXPECT_EQ(run(half(16, 8, 32), half(0, 8, 32)), "");
-  EXPECT_EQ(run(half(16, 1, 32), half(0, 8, 32)), "");
+  EXPECT_EQ(run(half(16, 1, 32), half(0, 1, 32)), "");
   EXPECT_CONTAINS(run(half(16, 8, 32), half(4, 8, 32)), "memory apart from input 'x'");
   EXPECT_CONTAINS(run(half(4, 8, 32), half(16, 8, 32)), "memory apart from input 'x'");
   EXPECT_CONTAINS(run(half(0, 8, 16), half(16, 8, 32)), "memory apart from input 'x'");
@@ -192,6 +192,7 @@ TEST_F(ExecutableTest, outputs_lie_apart_from_inputs) {
 TEST_F(ExecutableTest, too_many_tokens_is_a_sentence) {
   Matrix x(1), y(1);
   x.shape[0] = y.shape[0] = int64_t(1) << 30;
+  y.data = x.data + x.shape[0] * columns; // never touched
   EXPECT_CONTAINS(run(x, y), "the workspace: test: expected 68719476736 bytes, got none");
   ++x.shape[0];
   EXPECT_CONTAINS(run(x, y), "input 'x' of 'main' expected extents from 0 to 1073741824, got "
@@ -291,7 +292,7 @@ TEST_F(ExecutableTest, streams_have_their_own_workspaces) {
 }
 
 TEST_F(ExecutableTest, workspaces_do_not_pile_up_with_streams) {
-  char streams[1000];
+  char streams[1024];
   Matrix x(5), y(5);
   for (char &stream : streams) {
     RunOptions options;
@@ -299,7 +300,7 @@ TEST_F(ExecutableTest, workspaces_do_not_pile_up_with_streams) {
     ASSERT_EQ(run(x, y, options), "");
   }
   EXPECT_EQ(device->live, 1 + 64);
-  EXPECT_LE(device->waits, 1000 / 64);
+  EXPECT_EQ(device->waits, 1024 / 64 - 1);
   // A capture cannot wait for the device.
   device->capturing = true;
   char another;

@@ -169,6 +169,7 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config", [SF_VariantCo
     multiple of 16 features and of 8 tokens, the atom's shape (for `wgmma` exactly 16 features, and all of up to 256 tokens);
     the warps are a power of two, at most 16;
     `stages` is from 2 to 16; `split_k` is from 1 to 64.
+    `cluster` is 1, 2 or 4, more than 1 with `wgmma` alone; it divides `raster`, and the tile's tokens into multiples of 8.
 
     ```mlir
     module attributes {sf.example =
