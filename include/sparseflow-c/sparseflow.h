@@ -31,8 +31,8 @@ extern "C" {
 #endif
 
 /* Raised when a function or a field is added. An older number means that something asked for may be
- * missing. */
-#define SF_ABI_VERSION 1
+ * missing. Version 2 added SfCompileOptions.tuning and the section Tuning. */
+#define SF_ABI_VERSION 2
 #define SF_MAX_RANK 8
 
 /* SfTensor t; SF_INIT(t); zeroes a versioned struct and sets its struct_size. */
@@ -140,6 +140,8 @@ typedef struct SfCompileOptions {
                                      call fails; during the call, on the caller's thread or on one
                                      of the library's, never on two at once */
   void *diagnostic_user;
+  const char *tuning; /* path of the tuning database; default: the user's, tuning.sqlite in the
+                         default cache folder, and the one that ships; "" asks none */
 } SfCompileOptions;
 
 /* mlir: sf-level IR as text or bytecode. options may be NULL. */
@@ -247,6 +249,44 @@ enum { SF_HOST_TO_DEVICE = 1, SF_DEVICE_TO_HOST = 2 };
 SF_API SfStatus sfCopy(SfExecutable *executable, void *destination, const void *source,
                        size_t bytes, int32_t direction, void *stream);
 SF_API SfStatus sfSynchronize(SfExecutable *executable, void *stream);
+
+/* ---- Tuning ------------------------------------------------------------------------------- */
+/* What sparseflow-tune is made of; docs/Tuning.md describes the words. */
+
+/* A product Y[M,N] = X[M,K] * W[N,K]^T as the tuning database knows it. */
+typedef struct SfTuningKey {
+  size_t struct_size;
+  const char *target;      /* "sm_90a" */
+  const char *dtype;       /* of x: "f16", "bf16", "i8", "e4m3", "e5m2" */
+  const char *weights;     /* "sp24", "dense" */
+  const char *epilogue;    /* "plain", "gated", "plain, 32 bits" */
+  int64_t features, inner; /* N and K */
+  int64_t tokens;          /* M: rounded up to one of sfTuningBuckets */
+} SfTuningKey;
+
+typedef struct SfTuning SfTuning; /* an open tuning database; for several threads at once */
+
+/* JSON list of the numbers of tokens that are told apart, ascending; the last stands for all larger
+ * ones. */
+SF_API SfStatus sfTuningBuckets(char **json);
+/* JSON list of the products that a program's kernels for a target compute, each once:
+ * [{"target","dtype","weights","epilogue","features","inner"}]. */
+SF_API SfStatus sfTuningProducts(const SfProgram *program, const char *target, char **json);
+/* JSON list of at most `limit` configurations, fastest first by the cost model:
+ * [{"config":"#sf.kernel_config<...>","microseconds":...}]. */
+SF_API SfStatus sfTuningCandidates(const SfTuningKey *key, size_t limit, char **json);
+
+/* path NULL: the user's default database. Created if need be. `warnings` (may be NULL) receives
+ * what a person should know, a line each, or NULL. */
+SF_API SfStatus sfTuningOpen(const char *path, SfTuning **database, char **warnings);
+SF_API void sfTuningClose(SfTuning *database); /* NULL is fine */
+/* Replaces what was recorded for the product. */
+SF_API SfStatus sfTuningRecord(SfTuning *database, const SfTuningKey *key, const char *config,
+                               double microseconds);
+/* JSON: {"config","microseconds"}; NULL where there is no entry. */
+SF_API SfStatus sfTuningLookup(SfTuning *database, const SfTuningKey *key, char **json);
+/* Writes all entries to one file, atomically. */
+SF_API SfStatus sfTuningExport(SfTuning *database, const char *path);
 
 /* ---- 2:4 weights in host memory ----------------------------------------------------------- */
 /* W is [N,K], K a multiple of 4. All tensors are contiguous.

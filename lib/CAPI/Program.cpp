@@ -4,6 +4,7 @@
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/MemoryBuffer.h"
+#include <cstddef>
 #include <cstdlib>
 
 using namespace llvm;
@@ -58,7 +59,8 @@ static Error readConstants(const SfConstant *given, size_t count,
 }
 
 static Expected<CompileOptions> readOptions(const SfCompileOptions *given) {
-  Expected<SfCompileOptions> read = readStruct(given, "the compile options");
+  Expected<SfCompileOptions> read =
+      readStruct(given, "the compile options", offsetof(SfCompileOptions, tuning));
   if (!read)
     return read.takeError();
   auto text = [](const char *value) { return value ? std::string(value) : std::string(); };
@@ -76,6 +78,8 @@ static Expected<CompileOptions> readOptions(const SfCompileOptions *given) {
   options.ptxas = text(read->ptxas);
   if (read->cache_dir)
     options.cacheDir = read->cache_dir;
+  if (read->tuning)
+    options.tuning = read->tuning;
   options.dumpDir = text(read->dump_intermediates);
   options.reproducer = text(read->reproducer);
   if (read->diagnostic)

@@ -35,6 +35,8 @@ Compiles sf IR (or what imports into it) for one or more GPUs. INPUT may be - fo
                              llvm, ptx, cubin: each kernel (OUTPUT is a folder when there are several)
   --config='#sf.kernel_config<...>'
                              use this configuration for every matmul
+  --tuning=PATH|none         the tuning database; default: SPARSEFLOW_CACHE_DIR or ~/.cache/sparseflow has the user's
+                             as tuning.sqlite, another ships with the library
   --constants=FILE.safetensors
                              bytes of the constants that the IR names as dense_resource
   --dump-intermediates=DIR   write the IR after every pass, numbered, and each kernel's .ll, .ptx, .cubin
@@ -81,7 +83,7 @@ static Error parseArguments(ArrayRef<const char *> argv, Arguments &arguments) {
     }
     flag = flag.starts_with("--") ? flag.drop_front(2) : flag.drop_front(1);
     if (!is_contained({"o", "output", "target", "emit", "config", "constants", "dump-intermediates",
-                       "ptxas", "cache-dir", "reproducer"},
+                       "ptxas", "cache-dir", "reproducer", "tuning"},
                       flag))
       return badUsage("unknown option '" + argument + "'");
     if (!hasValue) {
@@ -118,6 +120,8 @@ static Error parseArguments(ArrayRef<const char *> argv, Arguments &arguments) {
       arguments.compile.dumpDir = value.str();
     } else if (flag == "ptxas") {
       arguments.compile.ptxas = value.str();
+    } else if (flag == "tuning") {
+      arguments.compile.tuning = value == "none" ? "" : value.str();
     } else if (flag == "cache-dir") {
       arguments.compile.cacheDir = value.str();
     } else {

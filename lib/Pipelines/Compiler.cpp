@@ -11,6 +11,7 @@
 #include "Session.h"
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
+#include "sparseflow/Dialect/SF/Transforms/Tuning.h"
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
 #include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Runtime/Error.h"
@@ -26,10 +27,14 @@
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringMap.h"
 #include "llvm/ADT/StringSet.h"
+#include "llvm/Support/FileSystem.h"
 #include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/JSON.h"
 #include "llvm/Support/MemoryBufferRef.h"
+#include "llvm/Support/Path.h"
 #include "llvm/Support/Threading.h"
 #include <atomic>
+#include <dlfcn.h>
 #include <map>
 #include <mutex>
 
@@ -119,6 +124,14 @@ static void addConstant(std::vector<rt::StoredTensor> &tensors, const ResourceCo
 // Cache
 //===----------------------------------------------------------------------===//
 
+/// The file that this code was loaded from; empty if that is not known.
+static StringRef libraryPath() {
+  Dl_info info;
+  if (!dladdr(reinterpret_cast<void *>(&sparseflow::compile), &info) || !info.dli_fname)
+    return "";
+  return info.dli_fname;
+}
+
 static std::string programKey(const Shared &shared, const Chip &chip, StringRef text) {
   return CacheKey()
       .add("program-1")
@@ -168,6 +181,38 @@ static std::optional<ChipProgram> lookUp(DiskCache &cache, StringRef key) {
         (*fields)[i], *dtype, std::move(shape), std::vector<uint8_t>(bytes.begin(), bytes.end())));
   }
   return program;
+}
+
+//===----------------------------------------------------------------------===//
+// Tuning databases
+//===----------------------------------------------------------------------===//
+
+std::string sparseflow::getDefaultTuningPath() {
+  std::string folder = DiskCache::defaultDirectory();
+  if (folder.empty())
+    return "";
+  SmallString<128> path(folder);
+  llvm::sys::path::append(path, "tuning.sqlite");
+  return path.str().str();
+}
+
+/// In the package: sparseflow/data/ beside sparseflow/lib/.
+static std::string getShippedTuningPath(const Chip &chip) {
+  SmallString<128> path(llvm::sys::path::parent_path(libraryPath()));
+  llvm::sys::path::append(path, "..", "data", "tuning-" + chip.name + ".sqlite");
+  return path.str().str();
+}
+
+static void setTuning(PipelineOptions &pipeline, const CompileOptions &options, const Chip &chip) {
+  // What was asked for and is not there is said by the pass; the defaults may be missing.
+  if (options.tuning) {
+    pipeline.tuning = *options.tuning;
+    return;
+  }
+  if (std::string path = getDefaultTuningPath(); llvm::sys::fs::exists(path))
+    pipeline.tuning = path;
+  if (std::string path = getShippedTuningPath(chip); llvm::sys::fs::exists(path))
+    pipeline.shippedTuning = path;
 }
 
 //===----------------------------------------------------------------------===//
@@ -250,6 +295,8 @@ static PipelineOptions getPipelineOptions(const Shared &shared, const Chip &chip
   pipeline.config = shared.options.config;
   pipeline.ptxas = shared.ptxas.path().str();
   pipeline.cacheDir = shared.cacheDir;
+  pipeline.explain = true;
+  setTuning(pipeline, shared.options, chip);
   return pipeline;
 }
 
@@ -320,23 +367,32 @@ static constexpr llvm::StringLiteral productAttrName = "sf.product";
 /// epilogue that was met.
 static constexpr int64_t fewerAccumulators[] = {64, 32, 16};
 
-/// Each product's configurations, as text; "" where it has none.
-static std::vector<std::string> getConfigs(ModuleOp module) {
-  std::vector<std::string> configs;
-  module.walk([&](sf::MatmulOp op) {
-    llvm::raw_string_ostream stream(configs.emplace_back());
-    if (op.getConfigs())
-      op.getConfigsAttr().print(stream);
-  });
-  return configs;
-}
-
-/// What is known about the products of a module while their configurations are sought.
+/// What is known about the products of a module while their configurations are sought. Attributes
+/// are text, which outlives their session.
 struct ProductChoice {
   std::string configs; // "" while there is something to choose
+  std::string reasons; // of each configuration; "": none are known
   std::string reason;  // why it is not what was chosen first
   bool isGiven = false;
 };
+
+static std::string printAttribute(Attribute attribute) {
+  std::string text;
+  llvm::raw_string_ostream stream(text);
+  if (attribute)
+    attribute.print(stream);
+  return text;
+}
+
+/// Each product's choice as the module has it; what else is known of it stays.
+static void readChoices(ModuleOp module, MutableArrayRef<ProductChoice> choices) {
+  size_t number = 0;
+  module.walk([&](sf::MatmulOp op) {
+    ProductChoice &choice = choices[number++];
+    choice.configs = printAttribute(op.getConfigsAttr());
+    choice.reasons = printAttribute(op->getAttr(sf::kReasonsAttrName));
+  });
+}
 
 static void setChoices(ModuleOp module, ArrayRef<ProductChoice> choices) {
   Builder builder(module.getContext());
@@ -345,6 +401,8 @@ static void setChoices(ModuleOp module, ArrayRef<ProductChoice> choices) {
     const ProductChoice &choice = choices[number++];
     if (!choice.configs.empty())
       op.setConfigsAttr(cast<ArrayAttr>(parseAttribute(choice.configs, module.getContext())));
+    if (!choice.reasons.empty())
+      op->setAttr(sf::kReasonsAttrName, parseAttribute(choice.reasons, module.getContext()));
     if (!choice.reason.empty())
       op->setAttr("sf.reason", builder.getStringAttr(choice.reason));
   });
@@ -386,8 +444,7 @@ static llvm::Expected<ChipProgram> buildWithoutSpills(Session &session, const Sh
                                                       TimingScope &timing) {
   PipelineOptions pipeline = getPipelineOptions(shared, chip);
   auto build = [&](Session &session) {
-    for (auto [choice, configs] : llvm::zip_equal(choices, getConfigs(session.module())))
-      choice.configs = configs;
+    readChoices(session.module(), choices);
     numberProducts(session.module());
     llvm::Expected<ChipProgram> program = buildKernels(session, chip, pipeline, dumper, timing);
     if (program)
@@ -411,7 +468,7 @@ static llvm::Expected<ChipProgram> buildWithoutSpills(Session &session, const Sh
         pipeline.allowSpills = false;
         continue;
       }
-      choices[product].configs = "";
+      choices[product].configs = choices[product].reasons = "";
       choices[product].reason = llvm::formatv("the fastest with at most {0} accumulators a "
                                               "thread: {1}",
                                               accumulators, message);
@@ -440,8 +497,8 @@ static llvm::Expected<ChipProgram> compileForChip(const Shared &shared, const Ch
   if (llvm::Error error = openForChip(session, shared, chip))
     return std::move(error);
   std::vector<ProductChoice> choices;
-  for (std::string &configs : getConfigs(session.module()))
-    choices.push_back({"", "", /*isGiven=*/!configs.empty()});
+  session.module().walk(
+      [&](sf::MatmulOp op) { choices.emplace_back().isGiven = op.getConfigs().has_value(); });
   PipelineOptions pipeline = getPipelineOptions(shared, chip);
   if (llvm::Error error = session.run(Phase::Select, Phase::Select, pipeline, dumper, timing))
     return std::move(error);
@@ -539,6 +596,34 @@ static std::string getCacheDir(const CompileOptions &options) {
   return options.cacheDir ? *options.cacheDir : DiskCache::defaultDirectory();
 }
 
+/// A name that a manifest, which is JSON, and a command line can carry.
+static bool isName(StringRef name) {
+  auto isControl = [](unsigned char c) { return c < 0x20 || c == 0x7f; };
+  return !name.empty() && llvm::json::isUTF8(name) && llvm::none_of(name, isControl);
+}
+
+/// Checks the names that a function's inputs or outputs are asked for.
+static LogicalResult checkNames(func::FuncOp function, std::optional<ArrayAttr> attributes,
+                                StringRef what) {
+  llvm::StringSet<> seen;
+  for (auto [i, dictionary] :
+       llvm::enumerate(attributes.value_or(ArrayAttr::get(function.getContext(), {}))
+                           .getAsRange<DictionaryAttr>())) {
+    Attribute attribute = dictionary.get("sf.name");
+    if (!attribute)
+      continue;
+    auto name = dyn_cast<StringAttr>(attribute);
+    if (!name || !isName(name))
+      return function.emitError() << "expected sf.name of " << what << " " << i << " of '"
+                                  << function.getSymName()
+                                  << "' to be text without control characters, got " << attribute;
+    if (!seen.insert(name).second)
+      return function.emitError() << "expected each " << what << " of '" << function.getSymName()
+                                  << "' to have an sf.name of its own, got " << name << " twice";
+  }
+  return success();
+}
+
 /// What the compiler can take: functions of tensors whose element types have a name at run time.
 /// Said here, by the functions' own types, rather than by the first pass that stumbles over them.
 static LogicalResult checkFunctions(ModuleOp module) {
@@ -547,6 +632,13 @@ static LogicalResult checkFunctions(ModuleOp module) {
     if (function.isExternal() || !function.isPublic())
       continue;
     ++count;
+    if (!isName(function.getSymName()))
+      return function.emitError()
+             << "expected a function's name to be text without control characters, got "
+             << function.getSymNameAttr();
+    if (failed(checkNames(function, function.getArgAttrs(), "argument")) ||
+        failed(checkNames(function, function.getResAttrs(), "result")))
+      return failure();
     auto check = [&](TypeRange types, StringRef what) -> LogicalResult {
       for (auto [i, type] : llvm::enumerate(types)) {
         auto tensor = dyn_cast<RankedTensorType>(type);
@@ -800,6 +892,28 @@ llvm::Expected<LoadedModule> sparseflow::loadSource(const rt::ProgramFile &file)
   if (llvm::Error error = loadText(session, file, file.source(), sourceTensorName, pieces))
     return std::move(error);
   return keep(session, std::move(pieces));
+}
+
+llvm::Expected<std::vector<tuning::TuningKey>> sparseflow::listProducts(const rt::ProgramFile &file,
+                                                                        StringRef targetName) {
+  const rt::StoredTensor *source = file.find(chipSourceName(targetName));
+  if (!source)
+    return rt::makeError(rt::Status::NotFound,
+                         "expected a program for " + targetName +
+                             " with its source, got one without; compile it for that target");
+  CompileOptions options;
+  Session session(options);
+  std::vector<std::vector<char>> pieces;
+  if (llvm::Error error = loadText(session, file, llvm::toStringRef(source->data),
+                                   chipSourceName(targetName), pieces))
+    return std::move(error);
+  std::vector<tuning::TuningKey> products;
+  session.module().walk([&](sf::MatmulOp op) {
+    tuning::TuningKey key = sf::getTuningKey(op, sf::getTarget(session.module()));
+    if (!llvm::is_contained(products, key))
+      products.push_back(std::move(key));
+  });
+  return products;
 }
 
 /// Renames constants to where the file has them, and checks that the file's are what kernels

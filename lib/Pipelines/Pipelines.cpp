@@ -60,6 +60,9 @@ static constexpr PassEntry entries[] = {
        select.config = options.config;
        if (options.maxAccumulators)
          select.maxAccumulators = *options.maxAccumulators;
+       select.tuning = options.tuning;
+       select.shippedTuning = options.shippedTuning;
+       select.explain = options.explain;
        manager.addPass(sf::createSFSelectConfigPass(select));
      }},
     // 6. After the choice, which may change the type of the elements and with it the packed order:
@@ -164,6 +167,7 @@ struct CommandLineOptions : PassPipelineOptions<CommandLineOptions> {
                              llvm::cl::init("cubin")};
   Option<std::string> ptxas{*this, "ptxas", llvm::cl::desc("Path of ptxas")};
   Option<std::string> cacheDir{*this, "cache-dir", llvm::cl::desc("Folder of the kernel cache")};
+  Option<std::string> tuning{*this, "tuning", llvm::cl::desc("Path of a tuning database")};
 };
 } // namespace
 
@@ -177,6 +181,7 @@ void sparseflow::registerPipelines() {
         pipeline.format = options.format;
         pipeline.ptxas = options.ptxas;
         pipeline.cacheDir = options.cacheDir;
+        pipeline.tuning = options.tuning;
         buildPipeline(manager, pipeline);
       });
 }

@@ -83,12 +83,14 @@ llvm::Error Dumper::dump(const llvm::Twine &name, ModuleOp module) {
 // Diagnostics
 //===----------------------------------------------------------------------===//
 
-/// "model.mlir:3:8", or "" for a location without a place.
+/// "model.mlir:3:8", "model.mlir" for the module around its text, or "" for a location without a
+/// place.
 static std::string placeOf(Location location) {
   if (auto place = location->findInstanceOf<FileLineColLoc>())
-    return llvm::formatv("{0}:{1}:{2}", place.getFilename().getValue(), place.getLine(),
-                         place.getColumn())
-        .str();
+    return place.getLine() == 0 ? place.getFilename().str()
+                                : llvm::formatv("{0}:{1}:{2}", place.getFilename().getValue(),
+                                                place.getLine(), place.getColumn())
+                                      .str();
   return "";
 }
 
@@ -150,7 +152,7 @@ llvm::Error Session::guard(llvm::function_ref<LogicalResult()> action) {
 
 llvm::Error Session::parse(StringRef source, StringRef name) {
   if (!isBytecode(llvm::MemoryBufferRef(source, name)))
-    if (std::optional<std::string> why = findDeepNesting(source))
+    if (std::optional<std::string> why = findUnparsable(source))
       return rt::makeError(rt::Status::InvalidProgram, name + ":" + *why);
   ParserConfig config(loaded->context.get());
   loaded->module = parseSourceString<ModuleOp>(source, config, name);

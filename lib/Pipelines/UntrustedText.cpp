@@ -1,8 +1,9 @@
 //===- UntrustedText.cpp - IR that anybody may have written ---------------===//
 //
-// Three things nest: brackets; aliases, whose attributes hold those of earlier aliases; and affine
-// expressions, which need no brackets to be deep. The parser stops at the first bracket that does
-// not match, so a text may look shallower here than it is only where the parser does not come.
+// The parser and the printer recurse over what nests. Three things do: brackets; aliases, whose
+// attributes hold those of earlier aliases; and affine expressions, which need no brackets to be
+// deep. The parser stops at the first bracket that does not match, so a text may look shallower
+// here than it is only where the parser does not come.
 //
 //===----------------------------------------------------------------------===//
 
@@ -18,6 +19,10 @@ using namespace llvm;
 static constexpr unsigned maxNesting = 200;
 /// Words and signs between two separators; an affine expression has no other bound.
 static constexpr unsigned maxTerms = 1000;
+
+//===----------------------------------------------------------------------===//
+// Nesting
+//===----------------------------------------------------------------------===//
 
 namespace {
 class Scanner {
@@ -125,6 +130,39 @@ std::optional<std::string> Scanner::run() {
   return std::nullopt;
 }
 
-std::optional<std::string> sparseflow::findDeepNesting(StringRef source) {
+//===----------------------------------------------------------------------===//
+// Dimensions
+//===----------------------------------------------------------------------===//
+
+/// Whether text begins with a list of numbers in brackets.
+static bool beginsWithNumbers(StringRef text) {
+  size_t end = text.find(']');
+  if (end == StringRef::npos || !text.consume_front("["))
+    return false;
+  StringRef numbers = text.take_front(end - 1).trim();
+  return numbers.empty() || all_of(split(numbers, ','), [](StringRef number) {
+           int64_t value;
+           return !number.trim().getAsInteger(10, value);
+         });
+}
+
+/// The line of a list of dimensions that is no list of numbers; 0 if there is none. The parsers of
+/// linalg.transpose, reduce and broadcast go on without the list, and crash.
+static unsigned findBrokenDimensions(StringRef source) {
+  for (StringRef keyword : {"permutation", "dimensions"})
+    for (size_t at = source.find(keyword); at != StringRef::npos;
+         at = source.find(keyword, at + 1)) {
+      StringRef rest = source.substr(at + keyword.size()).ltrim();
+      bool isList = rest.consume_front("=") && !(rest = rest.ltrim()).starts_with("array<");
+      if (isList && !beginsWithNumbers(rest))
+        return 1 + source.take_front(at).count('\n');
+    }
+  return 0;
+}
+
+std::optional<std::string> sparseflow::findUnparsable(StringRef source) {
+  if (unsigned line = findBrokenDimensions(source))
+    return formatv("{0}: expected a list of dimensions such as [1, 0], got something else", line)
+        .str();
   return Scanner(source).run();
 }

@@ -1,7 +1,7 @@
 //===- UntrustedText.h - IR that anybody may have written -----------------===//
 //
-// MLIR's parser and printer recurse over what nests, and a file from anywhere must not exhaust the
-// stack. A look over the text beforehand bounds every way to nest.
+// MLIR's parser takes text from a file from anywhere as its author's: some of it exhausts the stack
+// or crashes. A look over the text beforehand finds that.
 //
 //===----------------------------------------------------------------------===//
 
@@ -14,8 +14,8 @@
 
 namespace sparseflow {
 
-/// Where the text nests too deeply and what was expected, "12: expected ...", if it does.
-std::optional<std::string> findDeepNesting(llvm::StringRef source);
+/// What the parser would not survive, and on which line: "12: expected ...".
+std::optional<std::string> findUnparsable(llvm::StringRef source);
 
 } // namespace sparseflow
 

@@ -50,6 +50,7 @@ struct LaunchSite {
 /// One way to do a step.
 struct VariantSite {
   std::optional<int64_t> max;
+  std::string reason;
   SmallVector<LaunchSite> launches;
 };
 
@@ -149,8 +150,10 @@ LogicalResult FunctionBuilder::addVariant(StepSite &step, Block::iterator begin,
       continue;
     auto launch = dyn_cast<sf_tile::LaunchOp>(op);
     if (!launch)
-      return op.emitOpError("expected only sf_tile.launch in a function that was compiled; this "
-                            "operation has no kernel");
+      return op.emitOpError(
+          "expected operations on tensors for which there is a kernel (of sf, and "
+          "elementwise ones of linalg, arith and math), got one without; inline "
+          "calls, and compute anything else outside of the function");
     variant.launches.push_back({launch, position++});
   }
   return success();
@@ -180,6 +183,10 @@ LogicalResult FunctionBuilder::collectSteps() {
         if (failed(addVariant(step, block.begin(), std::prev(block.end()),
                               isLast ? std::nullopt : std::optional<int64_t>(max), end)))
           return failure();
+        if (auto reasons = dispatch->getAttrOfType<ArrayAttr>("sf.reasons"))
+          if (region.getRegionNumber() < reasons.size())
+            if (auto reason = dyn_cast<StringAttr>(reasons[region.getRegionNumber()]))
+              step.variants.back().reason = reason.str();
         for (auto [yielded, result] :
              llvm::zip(block.getTerminator()->getOperands(), dispatch.getResults())) {
           if (yielded.getParentBlock() != &block)
@@ -616,7 +623,11 @@ LogicalResult FunctionBuilder::addSteps() {
         variant.launches.push_back(std::move(*launch));
       }
       variant.path = getPath(program.kernels, variant.launches);
-      variant.reason = site.reason;
+      // Of the range of tokens, then of the product.
+      variant.reason = variantSite.reason;
+      if (!variant.reason.empty() && !site.reason.empty())
+        variant.reason += "; ";
+      variant.reason += site.reason;
       step.variants.push_back(std::move(variant));
     }
     if (step.label.empty())

@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cmath>
 #include <sqlite3.h>
+#include <tuple>
 
 using namespace llvm;
 using namespace sparseflow::tuning;
@@ -58,6 +59,16 @@ private:
 };
 char DatabaseError::ID = 0;
 } // namespace
+
+bool TuningKey::operator==(const TuningKey &other) const {
+  auto fields = [](const TuningKey &key) {
+    return std::tie(key.chip, key.dtype, key.weights, key.features, key.inner, key.epilogue,
+                    key.tokens, key.compiler);
+  };
+  return fields(*this) == fields(other);
+}
+
+std::string sparseflow::tuning::getCompilerVersion() { return "sparseflow " SPARSEFLOW_VERSION; }
 
 static Error makeError(const Twine &message) {
   return createStringError(inconvertibleErrorCode(), message);

@@ -26,6 +26,7 @@ from .errors import (
 )
 from .executable import Device, Executable, Report, compile, devices, load  # noqa: A004
 from .graph import Graph, Value
+from .tuning import Product, TuningReport, tune
 from .weights import (
     QuantizedWeight,
     Validation,
@@ -84,7 +85,9 @@ __all__ = [
     "NotFoundError",
     "OutOfMemoryError",
     "QuantizedWeight",
+    "Product",
     "Report",
+    "TuningReport",
     "UnsupportedError",
     "Validation",
     "Value",
@@ -103,5 +106,6 @@ __all__ = [
     "load",
     "prune_24",
     "quantize_weight",
+    "tune",
     "validate_24",
 ]

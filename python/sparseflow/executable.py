@@ -98,6 +98,33 @@ def _symbols(function: dict[str, Any]) -> list[tuple[int, int]]:
     return found if len(found) == len(function["symbols"]) else []
 
 
+def _checked_device(device: Any) -> None:
+    """A device is opened by the first call; that its name is none is said at once."""
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cuda(:[0-9]+)?|emulator|reference", device):
+        raise InvalidArgumentError(
+            f"expected a device ('auto', 'cuda', 'cuda:N', 'emulator', 'reference'), got {device!r}"
+        )
+
+
+def _text(value: Any, what: str) -> str:
+    """A path or an option as the library can take it: C would end it at a null."""
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise InvalidArgumentError(f"{what}: expected text or a path, got {type(value).__name__}")
+    text = os.fsdecode(value)
+    if "\0" in text:
+        raise InvalidArgumentError(f"{what}: expected text without null characters, got {text!r}")
+    return text
+
+
+def _targets(target: Any) -> str | None:
+    if target is None:
+        return None
+    names = target.split(",") if isinstance(target, str) else list(target) if isinstance(target, Iterable) else [target]
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise InvalidArgumentError(f"expected target to be chips such as 'sm_80' or ['sm_80', 'sm_90'], got {target!r}")
+    return ",".join(names)
+
+
 class Executable(_sparseflow.Executable):
     """A compiled program, ready to call: ``y = exe(x)``.
 
@@ -116,6 +143,7 @@ class Executable(_sparseflow.Executable):
     """
 
     def __init__(self, program: Any, device: str):
+        _checked_device(device)
         self._description = json.loads(program.describe())
         functions = [
             (each["name"], [entry["name"] for entry in each["inputs"]], len(each["outputs"]), _symbols(each))
@@ -172,7 +200,7 @@ class Executable(_sparseflow.Executable):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a ``.sf`` file, which is a safetensors file too. Atomic: the path holds the old or the whole new file."""
-        self._program.save(os.fspath(path))
+        self._program.save(_text(path, "save"))
 
     def to_bytes(self) -> bytes:
         """The bytes that `save` would write."""
@@ -223,6 +251,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
     dump_intermediates: str | os.PathLike[str] | None = None,
     reproducer: str | os.PathLike[str] | None = None,
     ptxas: str | os.PathLike[str] | None = None,
+    tuning: str | os.PathLike[str] | None = None,
     aot: bool = False,
 ) -> Any:
     """Compiles a model to kernels; returns an `Executable`.
@@ -240,6 +269,8 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         aot: for an exported program: an operation without a kernel is an error, and the result an `Executable`.
         ptxas: path of ptxas. Default: $SPARSEFLOW_PTXAS, $CUDA_HOME, $CUDA_PATH, PATH, the nvidia-cuda-nvcc package,
             /usr/local/cuda.
+        tuning: path of the tuning database (see `tune`). Default: the user's, and what it does not have from the one that
+            comes with the package; "" asks none.
 
     Raises:
         InvalidProgramError: for malformed MLIR, with its position.
@@ -251,6 +282,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
 
         options: dict[str, Any] = {"config": config, "cache_dir": cache_dir, "dump_intermediates": dump_intermediates}
         options |= {"reproducer": reproducer, "ptxas": ptxas, "target": target, "device": device}
+        options["tuning"] = tuning
         return compile_exported(model, aot=aot, **options)
     is_file = False
     blobs = {name: interop.as_numpy(array, name) for name, array in (constants or {}).items()}
@@ -260,23 +292,30 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         text = str(model)
         blobs = model.constants | blobs
     elif isinstance(model, os.PathLike) or (isinstance(model, str) and re.search(r"\.mlir(bc)?\Z", model)):
-        text, is_file = os.fspath(model), True
+        text, is_file = _text(model, "compile"), True
         if not os.path.exists(text):
             raise FileNotFoundError(f"expected a file with MLIR, got {text}, which does not exist")
     elif isinstance(model, str):
         text = model
+        if os.path.isdir(text):
+            raise InvalidArgumentError(f"expected a .mlir file or MLIR text, got {text!r}, which is a folder")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(f"expected MLIR text that UTF-8 can encode, got {error}") from None
     else:
         raise InvalidArgumentError(f"expected a Graph, a path or MLIR text, got {type(model).__name__}")
 
     native: dict[str, Any] = {
-        "targets": target if target is None or isinstance(target, str) else ",".join(target),
+        "targets": _targets(target),
         "config": config,
         "cache_dir": cache_dir,
         "dump_intermediates": dump_intermediates,
         "reproducer": reproducer,
         "ptxas": ptxas if ptxas is not None else _find_ptxas(),
+        "tuning": tuning,
     }
-    given = {key: os.fspath(value) for key, value in native.items() if value is not None}
+    given = {key: _text(value, key) for key, value in native.items() if value is not None}
     arrays = [(name, np.ascontiguousarray(array)) for name, array in blobs.items()]
     program, messages = _sparseflow.compile(text, is_file, arrays, given)
     for severity, message in messages:
@@ -293,7 +332,7 @@ def load(source: str | os.PathLike[str] | bytes, *, device: str = "auto", verify
     """
     if isinstance(source, bytes):
         return Executable(_sparseflow.from_bytes(source, verify), device)
-    path = os.fspath(source)
+    path = _text(source, "load")
     if not os.path.exists(path):
         raise FileNotFoundError(f"expected a .sf file, got {path}, which does not exist")
     return Executable(_sparseflow.open_file(path, verify), device)

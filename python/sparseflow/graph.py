@@ -23,6 +23,7 @@ Shape = tuple["int | None", ...]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 # What the bodies of elementwise operations call their scalars; an input of that name gets a suffix in the text.
 _SCALAR_NAME = re.compile(r"[ae][0-9]+\Z|init\Z")
+_MAX_EXTENT = 1 << 30  # kernels count rows and columns in 32 bits
 _MATMUL_DTYPES = (dtypes.f16, dtypes.bf16, dtypes.i8, dtypes.e4m3, dtypes.e5m2)
 _QUANTIZED = (dtypes.i8, dtypes.e4m3, dtypes.e5m2)
 
@@ -105,15 +106,18 @@ class Graph:
         self._checked_name(name, "the input's name")
         if name in [other for other, _ in self._inputs]:
             raise InvalidArgumentError(f"expected a new input name, got '{name}' twice")
+        if not isinstance(shape, Sequence) or isinstance(shape, str):
+            raise InvalidArgumentError(f"input '{name}': expected a shape such as (None, 4096), got {shape!r}")
         shape = tuple(shape)
         if not 1 <= len(shape) <= 2:
             raise InvalidArgumentError(f"input '{name}': expected rank 1 or 2, got shape {shape}")
         for axis, extent in enumerate(shape):
             if extent is None and axis == 0 and len(shape) == 2:
                 continue
-            if not isinstance(extent, (int, np.integer)) or extent < 1:
+            is_truth = isinstance(extent, bool)
+            if is_truth or not isinstance(extent, (int, np.integer)) or not 1 <= extent <= _MAX_EXTENT:
                 raise InvalidArgumentError(
-                    f"input '{name}': expected extents of at least 1, or None for the tokens (the first of two), "
+                    f"input '{name}': expected extents from 1 to 2^30, or None for the tokens (the first of two), "
                     f"got shape {shape}"
                 )
         ref = f"%{name}$" if _SCALAR_NAME.match(name) else f"%{name}"

@@ -170,6 +170,8 @@ def compress(weight: Any) -> Weight24:
 
 def decompress(weight: Weight24) -> np.ndarray:
     """The dense [N, K] array of a compressed weight; the exact inverse of `compress`."""
+    if not isinstance(weight, Weight24):
+        raise InvalidArgumentError(f"expected a Weight24, as compress returns it, got {type(weight).__name__}")
     dense = np.empty(weight.shape, weight.dtype.numpy)
     _sparseflow.decompress_24(weight.values, weight.bitmask, dense)
     return dense

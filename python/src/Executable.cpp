@@ -67,9 +67,10 @@ const Signature &Executable::signature(py::handle name) const {
   bool isGiven = name && !name.is_none();
   if (!isGiven && signatures.size() == 1)
     return signatures.front();
-  auto wanted = isGiven ? name.cast<std::string_view>() : std::string_view();
+  bool isText = isGiven && py::isinstance<py::str>(name);
+  auto wanted = isText ? name.cast<std::string_view>() : std::string_view();
   for (const Signature &entry : signatures)
-    if (isGiven && entry.name == wanted)
+    if (isText && entry.name == wanted)
       return entry;
   std::vector<std::string> names;
   for (const Signature &entry : signatures)
@@ -78,7 +79,7 @@ const Signature &Executable::signature(py::handle name) const {
     raiseInvalidArgument("expected function= to name one of " + join(names) +
                          ", got no name; the program holds more than one function");
   raiseInvalidArgument("expected function to be one of " + join(names) + ", got " +
-                       std::string(wanted));
+                       (isText ? std::string(wanted) : py::repr(name).cast<std::string>()));
 }
 
 ExecutableHandle Executable::load(const std::string &name) {

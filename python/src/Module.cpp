@@ -5,8 +5,10 @@
 // What needs no speed (graphs, reports, the sentence of an error) is Python, in the package beside
 // it.
 #include "Executable.h"
+#include <optional>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <tuple>
 
 namespace sparseflow::python {
 
@@ -42,6 +44,7 @@ compile(const std::string &text, bool isFile,
   native.ptxas = field("ptxas");
   native.dump_intermediates = field("dump_intermediates");
   native.reproducer = field("reproducer");
+  native.tuning = field("tuning");
   native.diagnostic_user = &diagnostics;
   native.diagnostic = [](void *user, int32_t severity, const char *message) {
     static_cast<Diagnostics *>(user)->emplace_back(severity, message);
@@ -140,6 +143,51 @@ void packWeight(const py::array &values, const py::array &bitmask, const py::arr
   check(sfPackWeight(&kept.tensor, &mask.tensor, &to.tensor, &metadata.tensor));
 }
 
+/// target, dtype, weights, epilogue, features, inner, tokens.
+using TuningKey =
+    std::tuple<std::string, std::string, std::string, std::string, int64_t, int64_t, int64_t>;
+
+SfTuningKey toNative(const TuningKey &key) {
+  SfTuningKey native;
+  SF_INIT(native);
+  native.target = std::get<0>(key).c_str();
+  native.dtype = std::get<1>(key).c_str();
+  native.weights = std::get<2>(key).c_str();
+  native.epilogue = std::get<3>(key).c_str();
+  std::tie(std::ignore, std::ignore, std::ignore, std::ignore, native.features, native.inner,
+           native.tokens) = key;
+  return native;
+}
+
+/// An open tuning database.
+class TuningDatabase {
+public:
+  /// `path` None: the user's default one.
+  explicit TuningDatabase(const std::optional<std::string> &path) {
+    SfTuning *opened = nullptr;
+    char *text = nullptr;
+    check(sfTuningOpen(path ? path->c_str() : nullptr, &opened, &text));
+    handle.reset(opened);
+    warnings = takeString(text);
+  }
+  void record(const TuningKey &key, const std::string &config, double microseconds) {
+    SfTuningKey native = toNative(key);
+    check(sfTuningRecord(handle.get(), &native, config.c_str(), microseconds));
+  }
+  std::optional<std::string> lookup(const TuningKey &key) {
+    SfTuningKey native = toNative(key);
+    char *json = nullptr;
+    check(sfTuningLookup(handle.get(), &native, &json));
+    return json ? std::optional(takeString(json)) : std::nullopt;
+  }
+  void exportTo(const std::string &path) { check(sfTuningExport(handle.get(), path.c_str())); }
+
+  std::string warnings;
+
+private:
+  std::unique_ptr<SfTuning, void (*)(SfTuning *)> handle{nullptr, sfTuningClose};
+};
+
 void registerProgram(py::module_ &m) {
   py::class_<Program>(m, "Program")
       .def("save",
@@ -179,6 +227,31 @@ void registerProgram(py::module_ &m) {
         view.attr("flags").attr("writeable") = false;
         return py::make_tuple(view, tensor.dtype, shape);
       });
+}
+
+void registerTuning(py::module_ &m) {
+  m.def("tuning_buckets", [] {
+    char *json = nullptr;
+    check(sfTuningBuckets(&json));
+    return takeString(json);
+  });
+  m.def("tuning_products", [](const Program &program, const std::string &target) {
+    char *json = nullptr;
+    check(sfTuningProducts(program.handle.get(), target.c_str(), &json));
+    return takeString(json);
+  });
+  m.def("tuning_candidates", [](const TuningKey &key, size_t limit) {
+    SfTuningKey native = toNative(key);
+    char *json = nullptr;
+    check(sfTuningCandidates(&native, limit, &json));
+    return takeString(json);
+  });
+  py::class_<TuningDatabase>(m, "TuningDatabase")
+      .def(py::init<std::optional<std::string>>())
+      .def("record", &TuningDatabase::record)
+      .def("lookup", &TuningDatabase::lookup)
+      .def("export", &TuningDatabase::exportTo)
+      .def_readonly("warnings", &TuningDatabase::warnings);
 }
 
 } // namespace
@@ -222,6 +295,8 @@ PYBIND11_MODULE(_sparseflow, m) {
       .def_property_readonly("_device", &Executable::device)
       .def_property_readonly("_program", &Executable::program);
   registerDeviceBuffer(m);
+
+  registerTuning(m);
 
   m.def("validate_24", &validate24);
   m.def("prune_24", &prune24);

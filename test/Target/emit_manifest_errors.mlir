@@ -9,7 +9,7 @@ func.func @returns_argument(%x: tensor<?x4xf16>) -> tensor<?x4xf16> {
 // -----
 
 func.func @not_compiled(%x: tensor<?x4xf32>) -> tensor<?x4xf32> {
-  // expected-error @below {{expected only sf_tile.launch in a function that was compiled; this operation has no kernel}}
+  // expected-error @below {{expected operations on tensors for which there is a kernel (of sf, and elementwise ones of linalg, arith and math), got one without; inline calls}}
   %y = arith.addf %x, %x : tensor<?x4xf32>
   return %y : tensor<?x4xf32>
 }

@@ -85,7 +85,29 @@ BAD = {
         "ptxas",
         lambda w: compile(TEXT, constants={"w": w}, ptxas="/nowhere/ptxas", cache_dir=""),
     ),
-    "an unknown device": (sf.Error, "device|tpu", lambda w: compile(TEXT, constants={"w": w}, device="tpu").device),
+    "no target": (
+        sf.InvalidArgumentError,
+        r"expected target to be chips .* got \[\]",
+        lambda w: compile(TEXT, target=[]),
+    ),
+    "an empty target": (
+        sf.InvalidArgumentError,
+        "expected target to be chips .* got ''",
+        lambda w: compile(TEXT, target=""),
+    ),
+    "a number for a target": (
+        sf.InvalidArgumentError,
+        "expected target to be chips .* got 80",
+        lambda w: compile(TEXT, target=80),
+    ),
+    "an unknown device": (
+        sf.InvalidArgumentError,
+        "expected a device .*, got 'tpu'",
+        lambda w: compile(TEXT, constants={"w": w}, device="tpu"),
+    ),
+    "a folder": (sf.InvalidArgumentError, "got '/', which is a folder", lambda w: compile("/")),
+    "text without an encoding": (sf.InvalidArgumentError, "that UTF-8 can encode", lambda w: compile("\udcff")),
+    "a number for a config": (sf.InvalidArgumentError, "config: expected text", lambda w: compile(TEXT, config=3)),
     "no such file": (FileNotFoundError, "does not exist", lambda w: compile("/nowhere/model.mlir")),
     "a number": (sf.InvalidArgumentError, "expected a Graph, a path or MLIR text, got int", lambda w: compile(3)),
 }
@@ -149,6 +171,12 @@ def test_another_file_is_refused(tmp_path):
         sf.load(path)
     with pytest.raises(FileNotFoundError):
         sf.load(tmp_path / "none.sf")
+
+
+def test_a_path_is_not_cut_at_a_null(program, tmp_path):
+    with pytest.raises(sf.InvalidArgumentError, match="without null characters"):
+        sf.load(program).save(f"{tmp_path}/a\0b")
+    assert not list(tmp_path.iterdir())
 
 
 def test_saving_into_no_folder(program, tmp_path):

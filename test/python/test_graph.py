@@ -167,7 +167,10 @@ REFUSALS = {
     "a layer twice": ("'fc.weight' twice", lambda g, x: [g.matmul(x, pruned(4, 64), name="fc") for _ in range(2)]),
     "a bad name": ("expected the input's name to be letters", lambda g, x: g.input("x y", (4, 4))),
     "a dynamic K": ("None for the tokens", lambda g, x: g.input("z", (4, None))),
-    "no extent": ("expected extents of at least 1", lambda g, x: g.input("z", (4, 0))),
+    "no extent": ("expected extents from 1 to 2", lambda g, x: g.input("z", (4, 0))),
+    "an extent beyond 32 bits": ("expected extents from 1 to 2", lambda g, x: g.input("z", (4, 2**40))),
+    "a truth value as an extent": ("expected extents from 1 to 2", lambda g, x: g.input("z", (4, True))),
+    "a number for a shape": (r"'z': expected a shape such as \(None, 4096\), got 64", lambda g, x: g.input("z", 64)),
     "rank 3": ("expected rank 1 or 2", lambda g, x: g.input("z", (4, 4, 4))),
     "a value of another graph": (
         "got one of another graph",

@@ -257,6 +257,7 @@ BAD_CALLS = {
     "an out of another dtype": ("f32", lambda exe, x: exe(x, out=np.zeros((4, 32), np.float32))),
     "two outs": ("out: expected 1 tensors, got 2", lambda exe, x: exe(x, out=(x, x))),
     "another function": ("expected function to be one of main, got f", lambda exe, x: exe(x, function="f")),
+    "a number for a function": ("expected function to be one of main, got 3", lambda exe, x: exe(x, function=3)),
 }
 
 

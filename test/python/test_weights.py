@@ -128,6 +128,11 @@ def test_the_canonical_form_is_the_documented_one():
     assert compressed.blob.nbytes == 4 * 4 + 1
 
 
+def test_decompress_wants_a_compressed_weight():
+    with pytest.raises(sf.InvalidArgumentError, match="expected a Weight24, as compress returns it, got ndarray"):
+        sf.decompress(np.zeros((4, 4), np.float16))
+
+
 def test_compress_never_prunes():
     w = sf.prune_24(np.ones((8, 16), np.float32))
     w[3, 8:11] = 1

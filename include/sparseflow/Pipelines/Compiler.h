@@ -15,6 +15,7 @@
 #include "mlir/IR/MLIRContext.h"
 #include "mlir/IR/OwningOpRef.h"
 #include "sparseflow/Runtime/ProgramFile.h"
+#include "sparseflow/Tuning/TuningDatabase.h"
 #include "llvm/ADT/ArrayRef.h"
 #include "llvm/Support/Error.h"
 #include <functional>
@@ -46,6 +47,9 @@ struct CompileOptions {
   std::vector<std::string> packageFolders;
   /// Nothing: the default folder; "": no cache.
   std::optional<std::string> cacheDir;
+  /// Path of the tuning database; nothing: the user's default one and the one that ships with the
+  /// library; "": none.
+  std::optional<std::string> tuning;
   /// Folder for numbered intermediate files; empty: none. Turns the cache off.
   std::string dumpDir;
   /// Where a failing pass leaves its reproducer; empty: nowhere.
@@ -95,6 +99,14 @@ struct RecompiledProgram {
 /// calls a kernel or a step is used, so a file that was tampered with can at worst be refused.
 llvm::Expected<RecompiledProgram> recompileForEmulation(const runtime::ProgramFile &file,
                                                         llvm::StringRef target);
+
+/// The user's tuning database: in the cache's default folder; empty where there is none.
+std::string getDefaultTuningPath();
+
+/// The products of one chip's programs as the tuner knows them, without numbers of tokens; each
+/// once, in the order of their first use.
+llvm::Expected<std::vector<tuning::TuningKey>> listProducts(const runtime::ProgramFile &file,
+                                                            llvm::StringRef target);
 
 /// Makes "emulator" and "reference" known to the runtime.
 void registerHostDevices();

@@ -34,6 +34,9 @@ struct PipelineOptions {
   std::string cacheDir;
   /// See sf-select-config; nothing: its default.
   std::optional<int64_t> maxAccumulators;
+  /// See sf-select-config; paths, empty: none.
+  std::string tuning, shippedTuning;
+  bool explain = false;
   /// See sf-emit-binary.
   bool allowSpills = false;
 };

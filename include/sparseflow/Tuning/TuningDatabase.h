@@ -32,7 +32,13 @@ struct TuningKey {
   std::string epilogue; // its class: "none", "bias gelu", "gated"
   int64_t tokens = 0;   // M, as the bucket that it falls into
   std::string compiler; // its version, since another may generate other code
+
+  bool operator==(const TuningKey &other) const;
 };
+
+/// What `compiler` is for this one. Not LLVM's version too: it changes the code that is generated
+/// far less than it changes.
+std::string getCompilerVersion();
 
 struct TuningEntry {
   std::string config; // #sf.kernel_config text

@@ -168,16 +168,30 @@ Value emitScalar(Emitter &e, Operation &op, ValueRange operands) {
       .Default([](Operation *) { return Value(); });
 }
 
-/// An operation on 8-bit floats that is no plain conversion, of f32 instead: every such float is
-/// one.
+bool isNarrowFloat(Type type) { return isFloat8(type) || type.isF16() || type.isBF16(); }
+
+/// What chips compute in f32 alone: operations on 8-bit floats that are no plain conversions, and
+/// functions of math. The reference widens the same.
+bool needsF32(Operation &op) {
+  auto has = [&](function_ref<bool(Type)> predicate) {
+    return llvm::any_of(op.getOperandTypes(), predicate) ||
+           llvm::any_of(op.getResultTypes(), predicate);
+  };
+  return has(isFloat8) || (isa<math::MathDialect>(op.getDialect()) && has(isNarrowFloat));
+}
+
 void emitThroughF32(Emitter &e, Operation &op, IRMapping &mapping) {
   Type f32 = e.b.getF32Type();
-  auto widen = [&](Type type) { return isFloat8(type) ? f32 : type; };
+  auto widen = [&](Type type) { return isNarrowFloat(type) ? f32 : type; };
   OperationState state(op.getLoc(), op.getName());
   for (Value operand : op.getOperands()) {
     Value value = mapping.lookupOrDefault(operand);
     Type type = operand.getType();
-    state.operands.push_back(isFloat8(type) ? emitFromFloat8(e, value, type, f32) : value);
+    if (isFloat8(type))
+      value = emitFromFloat8(e, value, type, f32);
+    else if (isNarrowFloat(type))
+      value = arith::ExtFOp::create(e.b, op.getLoc(), f32, value);
+    state.operands.push_back(value);
   }
   llvm::append_range(state.types, llvm::map_range(op.getResultTypes(), widen));
   for (NamedAttribute attribute : op.getAttrs()) {
@@ -187,9 +201,20 @@ void emitThroughF32(Emitter &e, Operation &op, IRMapping &mapping) {
     state.attributes.push_back(attribute);
   }
   Operation *wide = e.b.create(state);
-  for (auto [result, value] : llvm::zip(op.getResults(), wide->getResults()))
-    mapping.map(result, isFloat8(result.getType()) ? emitToFloat8(e, value, result.getType())
-                                                   : Value(value));
+  SmallVector<Value> values(wide->getResults());
+  if (values.size() == 1)
+    if (Value replacement = emitScalar(e, *wide, wide->getOperands())) {
+      wide->erase();
+      values = {replacement};
+    }
+  for (auto [result, value] : llvm::zip(op.getResults(), values)) {
+    Type type = result.getType();
+    if (isFloat8(type))
+      value = emitToFloat8(e, value, type);
+    else if (isNarrowFloat(type))
+      value = arith::TruncFOp::create(e.b, op.getLoc(), type, value);
+    mapping.map(result, value);
+  }
 }
 
 /// Copies a map's region with 8-bit floats as their bits.
@@ -204,7 +229,7 @@ SmallVector<Value> emitRegion(Emitter &e, Block &body, ValueRange arguments) {
         mapping.map(op.getResult(0), replacement);
         continue;
       }
-    if (llvm::any_of(op.getOperandTypes(), isFloat8) || llvm::any_of(op.getResultTypes(), isFloat8))
+    if (needsF32(op))
       emitThroughF32(e, op, mapping);
     else
       e.b.clone(op, mapping);

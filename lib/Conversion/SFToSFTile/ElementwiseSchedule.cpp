@@ -173,6 +173,10 @@ LogicalResult sparseflow::scheduleElementwise(gpu::GPUModuleOp kernels, linalg::
   }
   if (op->walk([](linalg::IndexOp) { return WalkResult::interrupt(); }).wasInterrupted())
     return op.emitOpError("expected an elementwise operation that does not use its indices");
+  for (Operation &nested : op.getBody()->without_terminator())
+    if (!sf::isScalarOperation(&nested))
+      return nested.emitOpError("expected an operation on scalars that kernels can compute: ")
+             << sf::scalarOperationsHelp << ", on numbers of up to 64 bits";
   return buildElementwise(kernels, op, "elementwise", "elementwise", operands,
                           result.getShape().back(),
                           [&](OpBuilder &b, Location, ValueRange arguments) {

@@ -56,9 +56,20 @@ MemRefType sparseflow::getKernelArgumentType(RankedTensorType type) {
   return MemRefType::get(type.getShape(), type.getElementType(), strided);
 }
 
+/// A function's name as the beginning of a kernel's, which PTX wants of letters, digits and
+/// underscores.
+static std::string getKernelPrefix(StringRef function) {
+  std::string prefix = function.str();
+  for (char &c : prefix)
+    if (!llvm::isAlnum(c))
+      c = '_';
+  return llvm::isDigit(prefix.front()) ? "_" + prefix : prefix;
+}
+
 Schedule::Schedule(gpu::GPUModuleOp kernels, Operation *op, StringRef stem)
     : b(op), loc(op->getLoc()), kernels(kernels),
-      stem((op->getParentOfType<func::FuncOp>().getSymName() + "_" + stem).str()) {}
+      stem((getKernelPrefix(op->getParentOfType<func::FuncOp>().getSymName()) + "_" + stem).str()) {
+}
 
 SmallVector<MemRefType> sparseflow::getKernelArgumentTypes(ValueRange inputs, TypeRange results) {
   SmallVector<MemRefType> types;

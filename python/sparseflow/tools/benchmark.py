@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import itertools
-import re
 import shutil
 import subprocess
 import sys
@@ -24,57 +23,25 @@ NAME = "sparseflow-benchmark"
 _TOLERANCE = {"f16": 0.01, "bf16": 0.03, "int8": 0.02, "fp8": 0.06}
 
 
-def _sizes(text: str) -> list[tuple[int, int]]:
-    sizes = []
-    for part in text.split(","):
-        match = re.fullmatch(r"(\d+)x(\d+)", part.strip())
-        if not match or int(match[1]) < 1 or int(match[2]) < 4 or int(match[2]) % 4:
-            raise argparse.ArgumentTypeError(
-                f"expected FEATURESxINNER such as 4096x4096, INNER a multiple of 4, got {part}"
-            )
-        sizes.append((int(match[1]), int(match[2])))
-    return sizes
-
-
-def _counts(text: str) -> list[int]:
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-        raise argparse.ArgumentTypeError(f"expected counts such as 1,16,256, got {text}")
-    return [int(part) for part in text.split(",")]
-
-
-def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        wrong = [part for part in text.split(",") if part not in known]
-        if wrong:
-            raise argparse.ArgumentTypeError(f"expected some of {','.join(known)}, got {wrong[0]}")
-        return text.split(",")
-
-    return parse
-
-
-def _positive(text: str) -> int:
-    counts = _counts(text)
-    if len(counts) != 1:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text}")
-    return counts[0]
-
-
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(NAME, "Times products of 2:4 weights: interleaved, with cold caches, medians of many.")
     what = made.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--size", type=_sizes, metavar="NxK", help="weights, features x inner: 4096x4096, or several by comma"
+        "--size", type=cli.sizes, metavar="NxK", help="weights, features x inner: 4096x4096, or several by comma"
     )
     what.add_argument("--model", help="the weights of a model: a built-in name or a config.json")
-    made.add_argument("--tokens", type=_counts, default="1,16,256,4096", help="token counts (default 1,16,256,4096)")
+    made.add_argument("--tokens", type=cli.counts, default="1,16,256,4096", help="token counts (default 1,16,256,4096)")
     made.add_argument(
-        "--dtype", type=_names(list(contenders.SCHEMES)), default="f16", help="f16, bf16, int8, fp8; several by comma"
+        "--dtype",
+        type=cli.names(list(contenders.SCHEMES)),
+        default="f16",
+        help="f16, bf16, int8, fp8; several by comma",
     )
     made.add_argument(
-        "--vs", type=_names(contenders.RIVALS), default=[], help="cublas, cusparselt, torch; several by comma"
+        "--vs", type=cli.names(contenders.RIVALS), default=[], help="cublas, cusparselt, torch; several by comma"
     )
-    made.add_argument("--iterations", type=_positive, default=20, help="timed calls in each round (default 20)")
-    made.add_argument("--rounds", type=_positive, default=3, help="times around all contenders (default 3)")
+    made.add_argument("--iterations", type=cli.positive, default=20, help="timed calls in each round (default 20)")
+    made.add_argument("--rounds", type=cli.positive, default=3, help="times around all contenders (default 3)")
     made.add_argument(
         "--device", choices=("auto", "cuda", "emulator"), default="auto", help="default: the GPU; the emulator is slow"
     )

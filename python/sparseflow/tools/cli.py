@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -52,6 +53,46 @@ def parser(name: str, description: str, **options: Any) -> argparse.ArgumentPars
     )
     made.add_argument("--json", action="store_true", help="print JSON instead of text")
     return made
+
+
+def sizes(text: str) -> list[tuple[int, int]]:
+    """4096x4096,1024x4096: features x inner."""
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)x(\d+)", part.strip())
+        if not match or int(match[1]) < 1 or int(match[2]) < 4 or int(match[2]) % 4:
+            raise argparse.ArgumentTypeError(
+                f"expected FEATURESxINNER such as 4096x4096, INNER a multiple of 4, got {part}"
+            )
+        found.append((int(match[1]), int(match[2])))
+    return found
+
+
+def counts(text: str) -> list[int]:
+    """1,16,256."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise argparse.ArgumentTypeError(f"expected counts such as 1,16,256, got {text}")
+    return [int(part) for part in text.split(",")]
+
+
+def names(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Some of the known ones, by comma."""
+
+    def parse(text: str) -> list[str]:
+        wrong = [part for part in text.split(",") if part not in known]
+        if wrong:
+            raise argparse.ArgumentTypeError(f"expected some of {','.join(known)}, got {wrong[0]}")
+        return text.split(",")
+
+    return parse
+
+
+def positive(text: str) -> int:
+    """12."""
+    found = counts(text)
+    if len(found) != 1:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text}")
+    return found[0]
 
 
 class Progress:

@@ -35,6 +35,18 @@ class Model:
     vocabulary: int
     tied_head: bool
     positions: int  #: learned position embeddings
+    gated: bool  #: whether the feed-forward part multiplies two products
+
+    @property
+    def products(self) -> list[tuple[int, int, str]]:
+        """(N, K, epilogue) of what runs, as fused layers, as the separate ones of a checkpoint, and gated in one kernel."""
+        width, of_keys = self.heads * self.head_size, self.kv_heads * self.head_size
+        found = [(linear.features, linear.inner, "plain") for linear in self.linears]
+        found += [(width, self.hidden, "plain"), (of_keys, self.hidden, "plain")]
+        if self.gated:
+            inner = self.linears[-1].inner
+            found += [(inner, self.hidden, "plain"), (inner, self.hidden, "gated")]
+        return list(dict.fromkeys(found))
 
     @property
     def other_weights(self) -> int:
@@ -156,6 +168,7 @@ def from_config(name: str, config: Mapping[str, Any]) -> Model:
         Linear("qkv", width + 2 * kv_width, hidden),
         Linear("attention output", hidden, width),
     )
+    gated = kind in _GATED or bool(config.get("use_swiglu_ffn"))
     if kind in _GATED:
         feed_forward = (Linear("gate and up", 2 * inner, hidden), Linear("down", hidden, inner))
     elif config.get("use_swiglu_ffn"):
@@ -168,5 +181,5 @@ def from_config(name: str, config: Mapping[str, Any]) -> Model:
     return Model(
         name, decoder, layers, attention + feed_forward, hidden, heads, kv_heads, head_size,
         get("vocab_size", default=0), bool(config.get("tie_word_embeddings", kind == "gpt2")),
-        get("n_positions", default=0) if kind == "gpt2" else 0,
+        get("n_positions", default=0) if kind == "gpt2" else 0, gated,
     )  # fmt: skip

@@ -112,3 +112,29 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+#row = #sf_tile.layout<register = [[1]], lane = [[2], [4], [8], [16], [32]], warps = [1], along = [0]>
+
+// Functions of math are those of f32, whatever the type: no chip has them for 16 bits.
+// CHECK-LABEL: llvm.func @narrow_functions
+// CHECK: arith.extf {{.*}} : bf16 to f32
+// CHECK: llvm.call_intrinsic "llvm.nvvm.ex2.approx.ftz.f"
+// CHECK: arith.truncf {{.*}} : f32 to bf16
+// CHECK-NOT: math.exp
+// CHECK-NOT: math.tanh
+gpu.module @kernels {
+  sf_tile.kernel @narrow_functions(%x: memref<64xbf16>, %y: memref<64xbf16>) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %t = sf_tile.load %x[%c0] : memref<64xbf16> -> !sf_tile.tile<64xbf16, #row>
+    %r = sf_tile.map %t : !sf_tile.tile<64xbf16, #row> -> !sf_tile.tile<64xbf16, #row> {
+    ^bb0(%v: bf16):
+      %e = math.exp %v : bf16
+      %h = math.tanh %e : bf16
+      sf_tile.yield %h : bf16
+    }
+    sf_tile.store %r, %y[%c0] : !sf_tile.tile<64xbf16, #row>, memref<64xbf16>
+    sf_tile.return
+  }
+}

@@ -169,3 +169,18 @@ func.func @dequantized_weight(%q: tensor<64x64xi8, #sf.weight<sp24>>, %s: tensor
   %w = sf.dequantize %q, %s : tensor<64x64xi8, #sf.weight<sp24>>, tensor<f32> -> tensor<64x64xf16, #sf.weight<sp24>>
   return %w : tensor<64x64xf16, #sf.weight<sp24>>
 }
+
+// -----
+
+func.func @function(%x: tensor<?x8xf32>, %n: index) -> tensor<?x8xf32> {
+  %init = tensor.empty(%n) : tensor<?x8xf32>
+  %y = linalg.generic {indexing_maps = [affine_map<(a, b) -> (a, b)>, affine_map<(a, b) -> (a, b)>],
+                       iterator_types = ["parallel", "parallel"]}
+      ins(%x : tensor<?x8xf32>) outs(%init : tensor<?x8xf32>) {
+  ^bb0(%a: f32, %out: f32):
+    // expected-error @below {{'math.log' op expected an operation on scalars that kernels can compute: arith, and of math absf,}}
+    %r = math.log %a : f32
+    linalg.yield %r : f32
+  } -> tensor<?x8xf32>
+  return %y : tensor<?x8xf32>
+}

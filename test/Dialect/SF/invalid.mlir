@@ -236,10 +236,43 @@ func.func @matmul_yield(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
 func.func @matmul_epilogue_body(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
   %0 = sf.matmul %x, %w epilogue {
   ^bb0(%acc: f32):
-    // expected-error@+1 {{'tensor.empty' op expected scalar operations of arith and math in an epilogue}}
+    // expected-error@+1 {{'tensor.empty' op expected an operation on scalars that kernels can compute: arith, and of math absf,}}
     %1 = tensor.empty() : tensor<f32>
     sf.yield %acc : f32
   } : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+// LLVM would call a library for it, which no chip has.
+func.func @matmul_epilogue_function(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
+  %0 = sf.matmul %x, %w epilogue {
+  ^bb0(%acc: f32):
+    // expected-error@+1 {{'math.sin' op expected an operation on scalars that kernels can compute}}
+    %1 = math.sin %acc : f32
+    sf.yield %1 : f32
+  } : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+func.func @matmul_epilogue_type(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
+  %0 = sf.matmul %x, %w epilogue {
+  ^bb0(%acc: f32):
+    // expected-error@+1 {{'arith.extf' op expected an operation on scalars that kernels can compute}}
+    %1 = arith.extf %acc : f32 to f128
+    %2 = arith.truncf %1 : f128 to f32
+    sf.yield %2 : f32
+  } : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf32>
+  return
+}
+
+// -----
+
+// expected-error@+1 {{expected N and K of a weight of at most 2^30, got 4000000000 and 4}}
+func.func @weight_beyond_32_bits(%w: tensor<4000000000x4xf16, #sf.weight<sp24>>) {
   return
 }
 

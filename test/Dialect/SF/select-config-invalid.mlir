@@ -8,3 +8,13 @@ func.func @f8(%x: tensor<?x4096xf8E4M3FN>, %w: tensor<4096x4096xf8E4M3FN, #sf.we
   %0 = sf.matmul %x, %w : (tensor<?x4096xf8E4M3FN>, tensor<4096x4096xf8E4M3FN, #sf.weight<sp24>>) -> tensor<?x4096xf16>
   return %0 : tensor<?x4096xf16>
 }
+
+// -----
+
+// What stands in the IR is checked like what the command line wants.
+func.func @warpgroups_elsewhere(%x: tensor<?x64xf16>, %w: tensor<64x64xf16, #sf.weight<sp24>>) -> tensor<?x64xf16> {
+  // expected-error@+1 {{'sf.matmul' op expected sm_90a and rows of x of a multiple of 16 bytes for wgmma_sp, got sm_80 and 'tensor<?x64xf16>'; use mma_sp, or mma for dense weights}}
+  %0 = sf.matmul %x, %w {configs = [#sf.kernel_config<tile = 64x64x64, warps = 4x1, atom = wgmma_sp>]}
+    : (tensor<?x64xf16>, tensor<64x64xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
+  return %0 : tensor<?x64xf16>
+}

@@ -114,3 +114,22 @@ func.func @scale(%x: tensor<?x2xf16>) -> tensor<?x2xi8> {
   %0 = sf.quantize %x, %s : tensor<?x2xf16>, tensor<2xf32> -> tensor<?x2xi8>
   return %0 : tensor<?x2xi8>
 }
+
+// -----
+
+// A quotient or product with it would leave f32.
+func.func @scale_range(%x: tensor<?x2xf16>) -> tensor<?x2xi8> {
+  %s = arith.constant dense<1.0e-40> : tensor<f32>
+  // expected-error@+1 {{'sf.quantize' op expected scales from 2^-100 to 2^100, got 9.999946e-41 at index 0; rescale the tensor}}
+  %q = sf.quantize %x, %s : tensor<?x2xf16>, tensor<f32> -> tensor<?x2xi8>
+  return %q : tensor<?x2xi8>
+}
+
+// -----
+
+func.func @elements_of_a_stored_weight(%x: tensor<?x4xf16>) -> tensor<?x2xf16> {
+  // expected-error@+1 {{expected dense_resource<...>, which holds a weight's stored bytes, for 'tensor<2x4xf16, #sf.weight<sp24>>', got dense<...>; sf.compress a constant without an encoding instead}}
+  %w = arith.constant dense<1.0> : tensor<2x4xf16, #sf.weight<sp24>>
+  %y = sf.matmul %x, %w : (tensor<?x4xf16>, tensor<2x4xf16, #sf.weight<sp24>>) -> tensor<?x2xf16>
+  return %y : tensor<?x2xf16>
+}

@@ -115,6 +115,10 @@ LogicalResult WeightAttr::verifyEncoding(ArrayRef<int64_t> shape, Type elementTy
   if (isSparse() && shape[1] % 4 != 0)
     return emitError() << "expected K to be a multiple of 4 for 2:4 weights, got " << shape[1]
                        << "; pad K to " << llvm::alignTo(shape[1], 4);
+  constexpr int64_t maxExtent = int64_t(1) << 30; // rows and columns are counted in 32 bits
+  if (llvm::any_of(shape, [](int64_t size) { return size > maxExtent; }))
+    return emitError() << "expected N and K of a weight of at most 2^30, got " << shape[0]
+                       << " and " << shape[1];
   bool isOperandType =
       isa<Float16Type, BFloat16Type, Float8E4M3FNType, Float8E5M2Type>(elementType) ||
       elementType.isSignlessInteger(8);

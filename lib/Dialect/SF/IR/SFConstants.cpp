@@ -71,6 +71,11 @@ FailureOr<ConstantData> sf::readConstant(Value value) {
              << "', got none; the module must carry them under dialect_resources";
     data.bytes = blob->getData();
   } else if (auto dense = dyn_cast<DenseElementsAttr>(attr)) {
+    if (cast<RankedTensorType>(value.getType()).getEncoding())
+      return emitError(value.getLoc())
+             << "expected dense_resource<...>, which holds a weight's stored bytes, for "
+             << value.getType()
+             << ", got dense<...>; sf.compress a constant without an encoding instead";
     data.bytes = dense.getRawData();
     isSplat = dense.isSplat();
   } else {

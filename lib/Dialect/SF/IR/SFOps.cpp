@@ -8,12 +8,12 @@
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
 
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
+#include "sparseflow/Dialect/SF/IR/SFScalar.h"
 #include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Runtime/LibraryMatmul.h"
 #include "sparseflow/Support/PackedLayout.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
-#include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/OpImplementation.h"
@@ -347,13 +347,9 @@ LogicalResult MatmulOp::verifyRegions() {
                            << ") to be " << expected << ", got " << argument.getType();
   }
   for (Operation &nested : block.without_terminator()) {
-    bool isScalarArithmetic =
-        isa_and_nonnull<arith::ArithDialect, math::MathDialect>(nested.getDialect()) &&
-        llvm::all_of(nested.getOperandTypes(), [](Type type) { return type.isIntOrFloat(); }) &&
-        llvm::all_of(nested.getResultTypes(), [](Type type) { return type.isIntOrFloat(); });
-    if (!isScalarArithmetic)
-      return nested.emitOpError("expected scalar operations of arith and math in an epilogue; "
-                                "compute anything else on tensors, outside of sf.matmul");
+    if (!isScalarOperation(&nested))
+      return nested.emitOpError("expected an operation on scalars that kernels can compute: ")
+             << scalarOperationsHelp << ", on numbers of up to 64 bits";
   }
   auto yield = dyn_cast<YieldOp>(block.getTerminator());
   if (!yield)

@@ -23,6 +23,26 @@ static Value emitClamp(OpBuilder &builder, Location loc, Value value, double low
   return arith::MinimumFOp::create(builder, loc, raised, emitF32(builder, loc, high));
 }
 
+static bool isScalarType(Type type) {
+  if (isa<FloatType>(type))
+    return type.isF16() || type.isBF16() || type.isF32() || type.isF64() ||
+           isa<Float8E4M3FNType, Float8E5M2Type>(type);
+  return type.isSignlessInteger() && type.getIntOrFloatBitWidth() <= 64;
+}
+
+bool sf::isScalarOperation(Operation *op) {
+  // Where math has more functions, LLVM would call a library that no chip has.
+  bool isKnown =
+      isa<math::AbsFOp, math::AbsIOp, math::CeilOp, math::CopySignOp, math::CountLeadingZerosOp,
+          math::CtPopOp, math::CountTrailingZerosOp, math::ErfOp, math::ExpOp, math::Exp2Op,
+          math::FloorOp, math::FmaOp, math::FPowIOp, math::IsFiniteOp, math::IsNaNOp, math::RoundOp,
+          math::RoundEvenOp, math::RsqrtOp, math::SqrtOp, math::TanhOp, math::TruncOp>(op) ||
+      (isa_and_nonnull<arith::ArithDialect>(op->getDialect()) &&
+       !isa<arith::ScalingExtFOp, arith::ScalingTruncFOp>(op));
+  return isKnown && llvm::all_of(op->getOperandTypes(), isScalarType) &&
+         llvm::all_of(op->getResultTypes(), isScalarType);
+}
+
 double sf::getQuantizeLimit(Type elementType) {
   if (isa<Float8E4M3FNType>(elementType))
     return 448;

@@ -63,11 +63,6 @@ constexpr int64_t kSplits[] = {1, 2, 4, 8};
 /// Each copy holds addresses and a predicate; more than this spills.
 constexpr int64_t kMaxTokenCopiesPerThread = 8;
 
-int64_t getAccumulatorsPerThread(KernelConfigAttr config, unsigned numWeights) {
-  return numWeights * config.getTileFeatures() * config.getTileTokens() /
-         (config.getNumWarps() * 32);
-}
-
 /// Asynchronous copies by which a thread brings its share of x into one stage. They move 16 bytes,
 /// but only as many as rows of x are aligned to.
 int64_t getTokenCopiesPerThread(const MatmulShape &shape, KernelConfigAttr config) {
@@ -100,6 +95,27 @@ double getStageClocks(const MatmulShape &shape, KernelConfigAttr config, const C
 }
 
 } // namespace
+
+MatmulShape sf::getShape(MatmulOp op) {
+  MatmulShape shape;
+  shape.features = op.getNumFeatures();
+  shape.inner = op.getInnerSize();
+  shape.elementBits = op.getXType().getElementTypeBitWidth();
+  shape.numWeights = op.getWeights().size();
+  shape.isSparse = op.hasSparseWeights();
+  if (WeightAttr encoding = op.getWeightEncoding())
+    shape.packOrder = encoding.getPackOrder();
+  shape.edgeBits = op.getResultType().getElementTypeBitWidth();
+  for (auto [i, operand] : llvm::enumerate(op.getEpilogueOperands()))
+    if (op.getEpilogueBroadcast(i) == Broadcast::Full)
+      shape.edgeBits += getElementTypeOrSelf(operand.getType()).getIntOrFloatBitWidth();
+  return shape;
+}
+
+int64_t sf::getAccumulatorsPerThread(KernelConfigAttr config, unsigned numWeights) {
+  return numWeights * config.getTileFeatures() * config.getTileTokens() /
+         (config.getNumWarps() * 32);
+}
 
 bool sf::usesWarpgroups(const MatmulShape &shape, const ChipInfo &chip) {
   constexpr int64_t copyEngineBits = 16 * 8;

@@ -8,7 +8,7 @@
 #ifndef SPARSEFLOW_LIB_DIALECT_SF_TRANSFORMS_COSTMODEL_H
 #define SPARSEFLOW_LIB_DIALECT_SF_TRANSFORMS_COSTMODEL_H
 
-#include "sparseflow/Dialect/SF/IR/SFAttributes.h"
+#include "sparseflow/Dialect/SF/IR/SFOps.h"
 #include "llvm/ADT/SmallVector.h"
 
 #include <optional>
@@ -26,6 +26,11 @@ struct MatmulShape {
   /// Bits moved for each element of the result: its own, and those of operands of its shape.
   unsigned edgeBits = 16;
 };
+
+MatmulShape getShape(MatmulOp op);
+
+/// Of a thread that computes.
+int64_t getAccumulatorsPerThread(KernelConfigAttr config, unsigned numWeights);
 
 /// Whether the product runs on Hopper's warpgroups: the chip has them, rows of x begin where the
 /// copy engine can start, and the weights are not packed for other instructions.

@@ -83,7 +83,7 @@ static bool canWiden(Operation *op) {
          llvm::none_of(op->getResultTypes(), isFloat8Type);
 }
 
-static bool isScalarOperation(Operation *op) {
+static bool isFusibleScalar(Operation *op) {
   return canWiden(op) &&
          isa_and_nonnull<arith::ArithDialect, math::MathDialect>(op->getDialect()) &&
          op->getNumResults() == 1 && op->getNumRegions() == 0 &&
@@ -97,7 +97,7 @@ static bool isElementwiseLinalg(linalg::LinalgOp op) {
       !op.getIndexingMapsArray().back().isPermutation())
     return false;
   return llvm::all_of(op.getBlock()->without_terminator(),
-                      [](Operation &nested) { return isScalarOperation(&nested); });
+                      [](Operation &nested) { return isFusibleScalar(&nested); });
 }
 
 /// An operation of arith or math on whole tensors.

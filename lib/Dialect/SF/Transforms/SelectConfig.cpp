@@ -5,13 +5,16 @@
 //===----------------------------------------------------------------------===//
 
 #include "CostModel.h"
+#include "TunedConfigs.h"
 #include "WidenFloat8.h"
 
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
 #include "sparseflow/Dialect/SF/Transforms/Passes.h"
+#include "sparseflow/Dialect/SF/Transforms/Tuning.h"
 
 #include "mlir/AsmParser/AsmParser.h"
 #include "llvm/ADT/STLExtras.h"
+#include "llvm/Support/FormatVariadic.h"
 
 namespace sparseflow::sf {
 #define GEN_PASS_DEF_SFSELECTCONFIGPASS
@@ -24,22 +27,31 @@ using namespace sparseflow::sf;
 
 namespace {
 
-/// Upper ends of the ranges that are told apart when the number of tokens is dynamic: generation,
-/// small batches, prompts.
-constexpr int64_t kRangeEnds[] = {16, 32, 64, 128, 256, 512, 1024};
-/// Stands for all larger numbers: enough for many waves.
-constexpr int64_t kManyTokens = 4096;
+/// A configuration, and why it was chosen.
+struct Choice {
+  KernelConfigAttr config;
+  std::string reason;
+};
 
 class Selector {
 public:
-  Selector(const MatmulShape &shape, const ChipInfo &chip, int64_t maxAccumulators,
-           MLIRContext *context)
-      : shape(shape), chip(chip), candidates(getCandidates(context, shape, chip, maxAccumulators)) {
+  Selector(MatmulOp op, TargetAttr target, int64_t maxAccumulators, TunedConfigs &tuned)
+      : op(op), target(target), maxAccumulators(maxAccumulators), tuned(tuned), shape(getShape(op)),
+        candidates(getCandidates(op.getContext(), shape, target.getInfo(), maxAccumulators)) {}
+
+  /// The fastest configuration as far as that was measured, else by the cost model; then
+  /// `preferred` if it is not slower by more than `tolerance`. Null if none fits.
+  Choice select(int64_t tokens, KernelConfigAttr preferred, double tolerance) const {
+    int64_t bucket = getTokenBucket(tokens);
+    if (std::optional<TunedConfig> found = tuned.find(op, target, bucket, maxAccumulators))
+      return {found->config,
+              llvm::formatv("tuned: {0:F1} us at {1} tokens", found->microseconds, bucket)};
+    return {estimate(tokens, preferred, tolerance), "estimated by the cost model"};
   }
 
-  /// The fastest configuration, or `preferred` if it is not slower by more than `tolerance`. Null
-  /// if none fits.
-  KernelConfigAttr select(int64_t tokens, KernelConfigAttr preferred, double tolerance) const {
+private:
+  KernelConfigAttr estimate(int64_t tokens, KernelConfigAttr preferred, double tolerance) const {
+    const ChipInfo &chip = target.getInfo();
     KernelConfigAttr best;
     double bestTime = 0;
     for (KernelConfigAttr candidate : candidates) {
@@ -57,28 +69,13 @@ public:
     return best;
   }
 
-private:
+  MatmulOp op;
+  TargetAttr target;
+  int64_t maxAccumulators;
+  TunedConfigs &tuned;
   MatmulShape shape;
-  const ChipInfo &chip;
   SmallVector<KernelConfigAttr> candidates;
 };
-
-/// The product as the cost model sees it.
-MatmulShape getShape(MatmulOp op) {
-  MatmulShape shape;
-  shape.features = op.getNumFeatures();
-  shape.inner = op.getInnerSize();
-  shape.elementBits = op.getXType().getElementTypeBitWidth();
-  shape.numWeights = op.getWeights().size();
-  shape.isSparse = op.hasSparseWeights();
-  if (WeightAttr encoding = op.getWeightEncoding())
-    shape.packOrder = encoding.getPackOrder();
-  shape.edgeBits = op.getResultType().getElementTypeBitWidth();
-  for (auto [i, operand] : llvm::enumerate(op.getEpilogueOperands()))
-    if (op.getEpilogueBroadcast(i) == Broadcast::Full)
-      shape.edgeBits += getElementTypeOrSelf(operand.getType()).getIntOrFloatBitWidth();
-  return shape;
-}
 
 struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass> {
   using SFSelectConfigPassBase::SFSelectConfigPassBase;
@@ -97,9 +94,11 @@ struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass>
     if (!config.empty() && failed(parseConfig(forced)))
       return signalPassFailure();
 
+    TunedConfigs tuned(getOperation(), tuning, shippedTuning);
     Float8Widener widener;
     WalkResult result = getOperation()->walk([&](MatmulOp op) {
-      return failed(legalize(op, targetAttr, widener)) || failed(select(op, targetAttr, forced))
+      return failed(legalize(op, targetAttr, widener)) ||
+                     failed(select(op, targetAttr, forced, tuned))
                  ? WalkResult::interrupt()
                  : WalkResult::advance();
     });
@@ -109,16 +108,23 @@ struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass>
 
 private:
   LogicalResult parseConfig(KernelConfigAttr &forced) {
-    // The text comes from a command line; the parser's own diagnostic points into it.
+    // The text comes from a command line, so what the parser says has no place in the module.
     constexpr StringLiteral prefix = "#sf.kernel_config<";
     StringRef text = StringRef(config).trim();
     std::string attribute = text.starts_with(prefix) ? text.str() : (prefix + text + ">").str();
-    forced = dyn_cast_or_null<KernelConfigAttr>(parseAttribute(attribute, &getContext()));
+    std::string why;
+    {
+      ScopedDiagnosticHandler handler(&getContext(), [&](Diagnostic &diagnostic) {
+        why += (why.empty() ? ": " : "; ") + diagnostic.str();
+        return success();
+      });
+      forced = dyn_cast_or_null<KernelConfigAttr>(parseAttribute(attribute, &getContext()));
+    }
     if (!forced)
       return emitError(getOperation()->getLoc())
              << "expected a kernel configuration such as 'tile = 256x128x64, warps = 4x2, atom = "
                 "mma_sp', got '"
-             << config << "'";
+             << config << "'" << why;
     return success();
   }
 
@@ -135,43 +141,58 @@ private:
     return widener.widen(op);
   }
 
-  LogicalResult select(MatmulOp op, TargetAttr targetAttr, KernelConfigAttr forced) {
+  /// A configuration that somebody wrote, in the IR or for all products.
+  static LogicalResult checkAtom(MatmulOp op, TargetAttr targetAttr, KernelConfigAttr given) {
+    if (!given.isWarpSpecialized() || usesWarpgroups(getShape(op), targetAttr.getInfo()))
+      return success();
+    return op.emitOpError() << "expected sm_90a and rows of x of a multiple of 16 bytes for "
+                            << stringifyAtom(given.getAtom()) << ", got " << targetAttr.getChip()
+                            << " and " << op.getXType() << "; use mma_sp, or mma for dense weights";
+  }
+
+  LogicalResult select(MatmulOp op, TargetAttr targetAttr, KernelConfigAttr forced,
+                       TunedConfigs &tuned) {
     Builder builder(op.getContext());
     if (forced) {
-      if (forced.isWarpSpecialized() && !usesWarpgroups(getShape(op), targetAttr.getInfo()))
-        return op.emitOpError() << "expected sm_90a and rows of x of a multiple of 16 bytes for "
-                                << stringifyAtom(forced.getAtom()) << ", got "
-                                << targetAttr.getChip() << " and " << op.getXType()
-                                << "; use mma_sp, or mma for dense weights";
+      if (failed(checkAtom(op, targetAttr, forced)))
+        return failure();
       // A bounded configuration alone would leave calls with more tokens without a kernel.
       op.setConfigsAttr(builder.getArrayAttr(forced.withMaxTokens(std::nullopt)));
       return op.verify();
     }
-    if (op.getConfigs())
+    if (op.getConfigs()) {
+      for (Attribute attr : op.getConfigsAttr())
+        if (auto given = dyn_cast<KernelConfigAttr>(attr);
+            given && failed(checkAtom(op, targetAttr, given)))
+          return failure();
       return success();
+    }
 
-    MatmulShape shape = getShape(op);
-    Selector selector(shape, targetAttr.getInfo(), maxAccumulators, op.getContext());
-
+    Selector selector(op, targetAttr, maxAccumulators, tuned);
     int64_t tokens = op.getXType().getDimSize(0);
     bool isDynamic = ShapedType::isDynamic(tokens);
-    KernelConfigAttr last = selector.select(isDynamic ? kManyTokens : tokens, {}, tolerance);
-    if (!last)
+    ArrayRef<int64_t> buckets = getTokenBuckets();
+    Choice last = selector.select(isDynamic ? buckets.back() : tokens, {}, tolerance);
+    if (!last.config)
       return op.emitOpError() << "expected a tile that fits on " << targetAttr.getChip() << " for "
-                              << shape.numWeights << " weights, got none; compute them in separate "
-                              << "operations";
+                              << op.getWeights().size() << " weights, got none; compute them in "
+                              << "separate operations";
     // From many tokens to few, so that a range can share the variant of the next larger one.
-    SmallVector<Attribute> configs = {last};
+    SmallVector<Attribute> configs = {last.config}, reasons = {builder.getStringAttr(last.reason)};
     if (isDynamic)
-      for (int64_t end : llvm::reverse(kRangeEnds)) {
-        KernelConfigAttr selected = selector.select(end, last, tolerance);
-        if (selected == last)
+      for (int64_t end : llvm::reverse(buckets.drop_back())) {
+        Choice selected = selector.select(end, last.config, tolerance);
+        if (selected.config == last.config)
           continue;
-        configs.push_back(selected.withMaxTokens(end));
-        last = selected;
+        configs.push_back(selected.config.withMaxTokens(end));
+        reasons.push_back(builder.getStringAttr(selected.reason));
+        last = std::move(selected);
       }
     std::reverse(configs.begin(), configs.end());
+    std::reverse(reasons.begin(), reasons.end());
     op.setConfigsAttr(builder.getArrayAttr(configs));
+    if (explain)
+      op->setAttr(kReasonsAttrName, builder.getArrayAttr(reasons));
     return success();
   }
 };

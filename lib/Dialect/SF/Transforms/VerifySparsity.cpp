@@ -84,6 +84,10 @@ LogicalResult verifyScale(Operation *op, Value scale) {
     if (!(value > 0) || !std::isfinite(value))
       return op->emitOpError() << "expected positive, finite scales, got " << value << " at index "
                                << i << "; where all elements are zero, the scale is 1";
+    // Beyond, the kernels' quotients and products leave f32.
+    if (value < 0x1p-100f || value > 0x1p100f)
+      return op->emitOpError() << "expected scales from 2^-100 to 2^100, got " << value
+                               << " at index " << i << "; rescale the tensor";
   }
   return success();
 }

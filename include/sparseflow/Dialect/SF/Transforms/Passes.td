@@ -196,6 +196,10 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
     share a variant where that costs less than `tolerance`, because every variant is a kernel to compile
     and ship. With a static number of tokens there is one variant.
 
+    Where a tuning database has an entry for a product and a range, the configuration that was measured
+    there is taken instead. A database that cannot be read, or an entry that the product cannot run, is a
+    warning.
+
     Depth is left open, for `sf-tile-plan-pipeline`. A matmul that has `configs` keeps them.
 
     On a chip whose warp-wide instructions take no 8-bit floats (sm_90, sm_100) such a product is computed
@@ -232,7 +236,13 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
            "with a long epilogue say, half as many leave ample room">,
     Option<"tolerance", "tolerance", "double", /*default=*/"0.05",
            "By how much a range of token counts may be slower to share its neighbour's variant. The "
-           "model is not better than this">
+           "model is not better than this">,
+    Option<"tuning", "tuning", "std::string", /*default=*/"\"\"",
+           "Path of a tuning database; by default none is asked">,
+    Option<"shippedTuning", "shipped-tuning", "std::string", /*default=*/"\"\"",
+           "Path of a second one, in a folder that may be read-only, for what the first does not have">,
+    Option<"explain", "explain", "bool", /*default=*/"false",
+           "Record beside each configuration why it was chosen, for reports: sf.reasons">
   ];
   let dependentDialects = [
     "::sparseflow::sf::SFDialect", "::mlir::arith::ArithDialect", "::mlir::linalg::LinalgDialect",

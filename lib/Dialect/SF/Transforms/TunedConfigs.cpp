@@ -1,0 +1,87 @@
+//===- TunedConfigs.cpp - Measured configurations -------------------------===//
+//
+// An entry is text that anybody may have written, so it is parsed and checked against the product
+// before it becomes an attribute: a damaged database costs time, never a compilation.
+//
+//===----------------------------------------------------------------------===//
+
+#include "TunedConfigs.h"
+
+#include "sparseflow/Dialect/SF/Transforms/Tuning.h"
+#include "sparseflow/Support/PackedLayout.h"
+
+#include "mlir/AsmParser/AsmParser.h"
+#include "mlir/IR/Diagnostics.h"
+#include "llvm/Support/FileSystem.h"
+
+using namespace mlir;
+using namespace sparseflow;
+using namespace sparseflow::sf;
+
+TunedConfigs::TunedConfigs(Operation *root, StringRef user, StringRef shipped) : root(root) {
+  // Opening would begin a new one.
+  if (!user.empty() && !llvm::sys::fs::exists(user)) {
+    root->emitWarning() << "expected a tuning database at '" << user
+                        << "', got no such file; going on without it";
+    user = "";
+  }
+  if (user.empty() && shipped.empty())
+    return;
+  auto opened = tuning::TuningDatabase::open(user, shipped);
+  if (!opened) {
+    root->emitWarning() << llvm::toString(opened.takeError()) << "; going on without it";
+    return;
+  }
+  database = std::move(*opened);
+  for (const std::string &warning : database->takeWarnings())
+    root->emitWarning() << warning;
+}
+
+/// Null if the text is none. The parser's diagnostics would speak of a text that nobody sees.
+static KernelConfigAttr parseConfig(StringRef text, MLIRContext *context) {
+  ScopedDiagnosticHandler silence(context, [](Diagnostic &) { return success(); });
+  return dyn_cast_or_null<KernelConfigAttr>(parseAttribute(text, context));
+}
+
+/// Whether kernels of the product can be made so.
+static bool fits(const MatmulShape &shape, int64_t tokens, KernelConfigAttr config,
+                 const ChipInfo &chip) {
+  int64_t chunk = packedChunkInner(shape.elementBits / 8);
+  int64_t featureTiles = llvm::divideCeil(shape.features, config.getTileFeatures());
+  int64_t steps = llvm::divideCeil(shape.inner, config.getTileK());
+  return config.isSparse() == shape.isSparse &&
+         config.isWarpSpecialized() == usesWarpgroups(shape, chip) &&
+         config.getTileK() % chunk == 0 && featureTiles % config.getCluster() == 0 &&
+         config.getSplitK() <= steps && !config.getMaxTokens() &&
+         estimateMicroseconds(shape, tokens, config, chip);
+}
+
+std::optional<TunedConfig> TunedConfigs::find(MatmulOp op, TargetAttr target, int64_t bucket,
+                                              int64_t maxAccumulators) {
+  if (!database)
+    return std::nullopt;
+  tuning::TuningKey key = getTuningKey(op, target);
+  key.tokens = bucket;
+  llvm::Expected<std::optional<tuning::TuningEntry>> entry = database->lookup(key);
+  for (const std::string &warning : database->takeWarnings())
+    root->emitWarning() << warning;
+  if (!entry) {
+    root->emitWarning() << llvm::toString(entry.takeError()) << "; going on without it";
+    database.reset();
+    return std::nullopt;
+  }
+  if (!*entry)
+    return std::nullopt;
+  KernelConfigAttr config = parseConfig((*entry)->config, op.getContext());
+  MatmulShape shape = getShape(op);
+  if (!config || !fits(shape, bucket, config, target.getInfo())) {
+    op.emitWarning() << "expected the tuning database to hold a configuration for " << bucket
+                     << " tokens that this product can run, got '" << (*entry)->config
+                     << "'; the cost model chooses instead";
+    return std::nullopt;
+  }
+  // Not wrong, but among what was found to spill.
+  if (getAccumulatorsPerThread(config, shape.numWeights) > maxAccumulators)
+    return std::nullopt;
+  return TunedConfig{config, (*entry)->microseconds};
+}

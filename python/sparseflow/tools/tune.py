@@ -1,0 +1,114 @@
+"""``sparseflow-tune``: measures the fastest kernels for products on this machine's GPU and records them for later compiles."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import _sparseflow, tuning
+from ..errors import InvalidArgumentError
+from . import cli, models
+
+NAME = "sparseflow-tune"
+_DTYPES = ("f16", "i8", "e4m3")
+_EPILOGUES = ("plain", "gated")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.parser(NAME, "Times candidate kernels on this machine's GPU and records the fastest for later compiles.")
+    what = made.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--shape",
+        type=cli.sizes,
+        action="extend",
+        metavar="NxK",
+        help="a weight, features x inner: 4096x4096; repeatable, or several by comma",
+    )
+    what.add_argument(
+        "--model",
+        action="append",
+        help="the weights of a model: a built-in name or a config.json; repeatable, or several by comma",
+    )
+    what.add_argument("--program", metavar="FILE", help="the products of a .mlir file")
+    made.add_argument(
+        "--tokens", type=cli.counts, help=f"token counts (default {','.join(map(str, tuning.buckets()))})"
+    )
+    made.add_argument(
+        "--dtype", type=cli.names(_DTYPES), default=["f16"], help="f16 (bf16 runs alike), i8, e4m3; several by comma"
+    )
+    made.add_argument(
+        "--epilogue",
+        type=cli.names(_EPILOGUES),
+        default=["plain"],
+        help="of the shapes: plain (scales, bias, activation), gated (two weights); several by comma; a model brings its own",
+    )
+    made.add_argument(
+        "--candidates", type=cli.positive, default=12, help="compiled for each product and count (default 12)"
+    )
+    made.add_argument("--seconds", type=cli.positive, help="leave out the products that are not begun by then")
+    made.add_argument("--database", metavar="FILE", help="default: tuning.sqlite in the cache folder")
+    made.add_argument("--export", metavar="FILE", help="also write the whole database to one file, to be shipped")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point; returns the exit code."""
+    options = parser().parse_args(arguments)
+    return cli.run(NAME, lambda: _command(options))
+
+
+def _command(options: argparse.Namespace) -> int:
+    target = tuning.gpu_target()
+    progress: cli.Progress | None = None
+
+    def show(done: int, total: int, what: str) -> None:
+        nonlocal progress
+        progress = progress or cli.Progress(total, "products")
+        progress.show(done, what)
+
+    report = tuning.tune(
+        Path(options.program) if options.program else _products(options, target),
+        tokens=options.tokens,
+        target=target,
+        database=options.database,
+        candidates=options.candidates,
+        seconds=options.seconds,
+        progress=show,
+    )
+    if progress:
+        progress.clear()
+    if options.export:
+        _sparseflow.TuningDatabase(options.database).export(os.fspath(options.export))
+        cli.note(f"{NAME}: wrote {options.export}")
+    if options.json:
+        cli.print_json(report.data)
+    else:
+        print(report)
+    wrong = sorted({config for row in report.rows for config in row["wrong"]})
+    if wrong:
+        raise cli.Failure(f"expected candidates to agree, got other results from {'; '.join(wrong)}")
+    if not report.rows:
+        raise cli.Failure("expected a product with candidates that compile, got none")
+    return cli.OK
+
+
+def _products(options: argparse.Namespace, target: str) -> list[tuning.Product]:
+    if options.shape:
+        weights = [(features, inner, epilogue) for features, inner in options.shape for epilogue in options.epilogue]
+    else:
+        named = [models.model_named(name) for text in options.model for name in text.split(",")]
+        weights = [weight for model in named for weight in model.products]
+    if not weights:
+        raise InvalidArgumentError("expected at least one weight, got none")
+    return [
+        tuning.Product(target, dtype, features, inner, epilogue)
+        for features, inner, epilogue in dict.fromkeys(weights)
+        for dtype in options.dtype
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,379 @@
+"""Measures which configuration of a kernel is the fastest here, and keeps the answer for every later compile.
+
+For each product and number of tokens, the cost model ranks the configurations, the best dozen are compiled in parallel, and those
+that compile are timed in rounds that go around all of them; after each round those far behind are left out. The winner goes into
+the tuning database, where `compile` looks first. A kernel serves any number of tokens, so each configuration is compiled once for a
+product. docs/Tuning.md has the whole story.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from . import _sparseflow, dtypes
+from .errors import CompilerWarning, Error, InvalidArgumentError, UnsupportedError
+from .executable import Executable, compile, devices
+from .graph import Graph
+
+_FAR_BEHIND = 1.3  # times the best: left out after a round
+_ROUNDS = 3
+_FIRST_SAMPLES, _MOST_SAMPLES = 3, 10
+_MICROSECONDS_A_ROUND = 10_000  # of one candidate
+_SAME_SPEED = 1.02  # within noise: a range of tokens then shares its neighbour's kernel
+_SAME_RESULT = 0.01  # of the norm: the order of a sum, not another product
+
+
+@dataclass(frozen=True)
+class Product:
+    """Y[M,N] = X[M,K] · W[N,K]ᵀ, any number of tokens M, as the tuning database knows it."""
+
+    target: str  #: "sm_90a"
+    dtype: str  #: of X: "f16", "i8", "e4m3"
+    features: int
+    inner: int
+    epilogue: str = "plain"  #: "plain", "gated" (two weights), or either and the bits moved for an element of Y
+    weights: str = "sp24"  #: "sp24" or "dense"
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.features}x{self.inner} {self.epilogue}"
+
+    def key(self, tokens: int) -> tuple[str, str, str, str, int, int, int]:
+        """What the library's functions take."""
+        return self.target, self.dtype, self.weights, self.epilogue, self.features, self.inner, tokens
+
+    def ranked(self, tokens: int, limit: int) -> list[tuple[str, float]]:
+        """Configurations with the microseconds that the cost model estimates, fastest first."""
+        found = json.loads(_sparseflow.tuning_candidates(self.key(tokens), limit))
+        return [(each["config"], each["microseconds"]) for each in found]
+
+    def graph(self, order: str) -> Graph:
+        """The product as a function of x, its packed weights in an order, and what its epilogue takes.
+
+        An 8-bit product takes a scale for each token and each feature. More than 16 bits for an element of Y are a residual.
+        Raises UnsupportedError for an epilogue that no graph is known for.
+        """
+        kind, _, bits = self.epilogue.partition(", ")
+        if kind not in ("plain", "gated") or bits not in ("", "32 bits"):
+            raise UnsupportedError(
+                f"expected an epilogue that can be tuned, plain or gated, with 16 or 32 bits, got '{self.epilogue}'"
+            )
+        element = dtypes.dtype(self.dtype)
+        quantized = element.itemsize == 1
+        graph = Graph("product")
+        x = graph.input("x", (None, self.inner), element)
+        shape, sparse = (self.features, self.inner), self.weights.startswith("sp24")
+        weight = graph.packed_weight("weight", shape, element, sparse=sparse, order=order)
+        gate = graph.packed_weight("gate", shape, element, sparse=sparse, order=order) if kind == "gated" else None
+        rows = graph.input("rows", (None, 1), dtypes.f32) if quantized else None
+        columns = graph.input("columns", (self.features,), dtypes.f32) if quantized else None
+        residual = graph.input("residual", (None, self.features), dtypes.f16) if bits else None
+        product = graph.matmul(
+            x,
+            weight,
+            gate=gate,
+            activation="silu" if gate else None,
+            row_scale=rows,
+            feature_scale=columns,
+            residual=residual,
+            out_dtype=dtypes.f16,
+        )
+        graph.output(product)
+        return graph
+
+
+class Timer(Protocol):
+    """Times executables of `Product.graph`. The tuner's own runs them on a GPU, through PyTorch."""
+
+    def begin(self, product: Product, tokens: int, orders: Iterable[str]) -> None:
+        """Makes the operands that all candidates share, for up to so many tokens; weights in each packed order."""
+
+    def result(self, executable: Executable, order: str, tokens: int) -> Any:
+        """Runs once; what `difference` takes, valid until `begin`."""
+
+    def difference(self, result: Any, other: Any) -> float:
+        """‖a - b‖ / ‖b‖ of two results."""
+
+    def samples(self, executable: Executable, order: str, tokens: int, count: int) -> list[float]:
+        """Microseconds of each of so many calls, each with cold caches."""
+
+
+def _open(database: str | os.PathLike[str] | None) -> Any:
+    opened = _sparseflow.TuningDatabase(None if database is None else os.fspath(database))
+    for line in filter(None, opened.warnings.splitlines()):
+        warnings.warn(line, CompilerWarning, stacklevel=3)
+    return opened
+
+
+class TuningReport:
+    """What was measured: `rows`, one for each product and number of tokens, and ``str()``, a table."""
+
+    def __init__(self, rows: list[dict[str, Any]], skipped: dict[str, str]):
+        self.rows = rows
+        self.skipped = skipped  #: products that could not be tuned, and why
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {"summary": self.summary, "rows": self.rows, "skipped": self.skipped}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """How far the cost model's own choice is behind: median and worst of time over tuned time."""
+        ratios = sorted(row["model_us"] / row["us"] for row in self.rows)
+        if not ratios:
+            return {"choices": 0}
+        return {
+            "choices": len(ratios),
+            "model_over_tuned_median": round(statistics.median(ratios), 4),
+            "model_over_tuned_p90": round(ratios[int(0.9 * (len(ratios) - 1))], 4),
+            "model_over_tuned_worst": round(ratios[-1], 4),
+        }
+
+    def __str__(self) -> str:
+        from .tools import cli
+
+        header = ("product", "tokens", "µs", "model µs", "timed", "configuration")
+        rows = [
+            [f"{row['dtype']} {row['features']}x{row['inner']} {row['epilogue']}", row["tokens"], f"{row['us']:.1f}",
+             f"{row['model_us']:.1f}", row["timed"], row["config"]]
+            for row in self.rows
+        ]  # fmt: skip
+        lines = [cli.table(header, rows, "lrrrrl")]
+        if self.summary["choices"]:
+            lines.append(
+                f"the cost model's own choice takes {self.summary['model_over_tuned_median']:.3f} of the tuned time "
+                f"(median of {self.summary['choices']}, worst {self.summary['model_over_tuned_worst']:.2f})"
+            )
+        lines += [f"{product} is left out: {reason}" for product, reason in self.skipped.items()]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def buckets() -> list[int]:
+    """The numbers of tokens that are told apart; each stands for those from the one before, the last for all larger ones."""
+    found: list[int] = json.loads(_sparseflow.tuning_buckets())
+    return found
+
+
+def _bucket(tokens: int) -> int:
+    known = buckets()
+    return next((each for each in known if each >= tokens), known[-1])
+
+
+def products_of(model: Any, target: str) -> list[Product]:
+    """The products that a model's kernels for a target compute, each once. `model` as for `compile`."""
+    executable = compile(model, target=target)
+    found = json.loads(_sparseflow.tuning_products(executable._program, target))
+    return [Product(**each) for each in found]
+
+
+def gpu_target() -> str:
+    gpu = next((each for each in devices() if each.kind == "cuda"), None)
+    if gpu is None:
+        raise UnsupportedError(
+            f"expected a GPU to tune for, got none ({devices().unavailable}); the emulator's times say nothing of a GPU"
+        )
+    # What the compiler takes for that GPU when nothing is said.
+    graph = Graph("probe")
+    graph.output(graph.elementwise("relu", graph.input("x", (None, 8), dtypes.f16)))
+    return str(compile(graph).targets[0])
+
+
+def tune(
+    model: Any,
+    *,
+    tokens: Sequence[int] | None = None,
+    dtype: Any = dtypes.f16,
+    epilogue: str = "plain",
+    target: str | None = None,
+    database: str | os.PathLike[str] | None = None,
+    candidates: int = 12,
+    seconds: float | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    workers: int | None = None,
+    timer: Timer | None = None,
+) -> TuningReport:
+    """Times the best candidates of every product on this machine's GPU and records the fastest for later compiles.
+
+    Args:
+        model: what `compile` takes, or a list of weight shapes (N, K), or of `Product`.
+        tokens: numbers of tokens, each rounded up to one of `buckets`; default: all of those.
+        dtype: of X, for weight shapes. bf16 shares the entries of f16, e5m2 those of e4m3.
+        epilogue: for weight shapes, see `Product`.
+        target: the chip; default: that of the first GPU.
+        database: path of the tuning database; default: tuning.sqlite in $SPARSEFLOW_CACHE_DIR, else in ~/.cache/sparseflow.
+        candidates: how many of the cost model's best are compiled for a number of tokens.
+        seconds: products that are not begun by then are left out; default: none are.
+        progress: called with products done, their number, and what is worked on.
+        workers: threads that compile; default: two fewer than there are processors.
+        timer: what runs and times; default: the GPU, through PyTorch.
+
+    Raises:
+        UnsupportedError: without a GPU, or without PyTorch for its events.
+        InvalidArgumentError: for shapes, tokens or dtypes that do not fit.
+    """
+    if candidates < 1:
+        raise InvalidArgumentError(f"expected at least 1 candidate, got {candidates}")
+    if tokens is not None and (not tokens or min(tokens) < 1):
+        raise InvalidArgumentError(f"expected numbers of tokens of at least 1, got {list(tokens)}")
+    if timer is None:
+        from .tools.kernel_timer import GpuTimer
+
+        timer = GpuTimer()
+    target = target or gpu_target()
+    wanted = sorted({_bucket(each) for each in tokens or buckets()}, reverse=True)
+    if isinstance(model, (list, tuple)):
+        name = dtypes.dtype(dtype).name
+        products = [
+            each if isinstance(each, Product) else Product(target, name, each[0], each[1], epilogue) for each in model
+        ]
+    else:
+        products = products_of(model, target)
+    if workers is None:
+        workers = max(1, len(os.sched_getaffinity(0)) - 2)
+    opened = _open(database)
+    begin = time.monotonic()
+    rows: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}
+    with (
+        tempfile.TemporaryDirectory() as cache,  # thousands of kernels that nobody runs again are not for the user's
+        _Compiling(workers, cache) as compiling,
+    ):
+        jobs = [_Job(product, wanted, candidates, compiling) for product in dict.fromkeys(products)]
+        for done, job in enumerate(jobs):
+            if seconds is not None and time.monotonic() - begin > seconds:
+                skipped[str(job.product)] = f"{seconds:g} seconds were over"
+                continue
+            if progress:
+                progress(done, len(jobs), str(job.product))
+            try:
+                for row in job.measure(timer):
+                    opened.record(job.product.key(row["tokens"]), row["config"], row["us"])
+                    rows.append(row)
+            except UnsupportedError as reason:
+                skipped[str(job.product)] = str(reason)
+    return TuningReport(rows, skipped)
+
+
+class _Compiling:
+    """Threads that compile, in the order of asking; compiling holds no lock of Python's."""
+
+    def __init__(self, workers: int, cache: str):
+        self._pool = ThreadPoolExecutor(workers, "compile")
+        self._cache = cache
+
+    def __enter__(self) -> _Compiling:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, product: Product, config: str) -> Future[Executable]:
+        return self._pool.submit(self._compile, product, config)
+
+    def _compile(self, product: Product, config: str) -> Executable:
+        graph = product.graph(order_of(config))
+        found: Executable = compile(graph, target=product.target, config=config, tuning="", cache_dir=self._cache)
+        return found
+
+
+def order_of(config: str) -> str:
+    """The packed order of the weights that a configuration's kernels read."""
+    return "wgmma" if "wgmma" in config else "mma"
+
+
+class _Job:
+    """One product: its kernels on their way, then its measurements."""
+
+    def __init__(self, product: Product, tokens: Sequence[int], candidates: int, compiling: _Compiling):
+        self.product = product
+        self._ranked = {each: product.ranked(each, candidates) for each in tokens}
+        configs = dict.fromkeys(config for ranked in self._ranked.values() for config, _ in ranked)
+        self._kernels = {config: compiling.submit(product, config) for config in configs}
+
+    def measure(self, timer: Timer) -> Iterator[dict[str, Any]]:
+        """A row for each number of tokens, from many to few. Raises UnsupportedError when no candidate compiles."""
+        executables: dict[str, Executable] = {}
+        reason = "the cost model knows no configuration for it"
+        for config in list(self._kernels):
+            try:
+                executables[config] = self._kernels.pop(config).result()
+            except Error as error:  # spilled registers, most often
+                reason = str(error)
+        if not executables:
+            raise UnsupportedError(f"expected a configuration that compiles, got none: {reason}")
+        timer.begin(self.product, max(self._ranked), dict.fromkeys(map(order_of, executables)))
+        neighbour = ""
+        for tokens, ranked in self._ranked.items():
+            row = self._choose(timer, tokens, ranked, executables, neighbour)
+            neighbour = row["config"]
+            yield row
+
+    def _choose(
+        self,
+        timer: Timer,
+        tokens: int,
+        ranked: list[tuple[str, float]],
+        executables: dict[str, Executable],
+        neighbour: str,
+    ) -> dict[str, Any]:
+        estimates = dict(ranked)
+        configs = [config for config, _ in ranked if config in executables]
+        if neighbour and neighbour not in configs:
+            configs.append(neighbour)
+        configs, wrong = _agreeing(timer, {config: executables[config] for config in configs}, tokens)
+        times = _race(timer, {config: executables[config] for config in configs}, tokens)
+        best = min(times, key=times.__getitem__)
+        # Every variant is a kernel to compile and ship.
+        if times.get(neighbour, float("inf")) <= _SAME_SPEED * times[best]:
+            best = neighbour
+        # What the cost model would have had: of those that compile, since the compiler passes over what spills too.
+        model = next(config for config, _ in ranked if config in times)
+        return asdict(self.product) | {
+            "tokens": tokens,
+            "config": best,
+            "us": round(times[best], 3),
+            "estimated_us": round(estimates.get(best, 0), 3) or None,
+            "model_config": model,
+            "model_us": round(times[model], 3),
+            "timed": len(times),
+            "wrong": wrong,
+        }
+
+
+def _agreeing(timer: Timer, executables: dict[str, Executable], tokens: int) -> tuple[list[str], list[str]]:
+    """The configurations whose results agree, and those of a minority that computes something else."""
+    first, *others = executables
+    result = timer.result(executables[first], order_of(first), tokens)
+    differing = [
+        config
+        for config in others
+        if not timer.difference(timer.result(executables[config], order_of(config), tokens), result) <= _SAME_RESULT
+    ]
+    if 2 * len(differing) > len(executables):  # then the first is the odd one out
+        return differing, [config for config in executables if config not in differing]
+    return [config for config in executables if config not in differing], differing
+
+
+def _race(timer: Timer, executables: dict[str, Executable], tokens: int) -> dict[str, float]:
+    """Median microseconds of each configuration: in rounds, the next one among those that are not far behind."""
+    samples: dict[str, list[float]] = {config: [] for config in executables}
+    running, count = list(executables), _FIRST_SAMPLES
+    for _ in range(_ROUNDS):
+        for config in running:
+            samples[config] += timer.samples(executables[config], order_of(config), tokens, count)
+        medians = {config: statistics.median(samples[config]) for config in running}
+        fastest = min(medians.values())
+        running = [config for config in running if medians[config] <= _FAR_BEHIND * fastest]
+        count = max(_FIRST_SAMPLES, min(_MOST_SAMPLES, int(_MICROSECONDS_A_ROUND / fastest)))
+    return {config: statistics.median(times) for config, times in samples.items()}
