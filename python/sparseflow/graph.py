@@ -15,7 +15,7 @@ import numpy as np
 from . import dtypes, interop
 from .dtypes import DType
 from .errors import InvalidArgumentError
-from .scalars import ACTIVATIONS, BINARY, Scalars, literal
+from .scalars import ACTIVATIONS, BINARY, UNARY, Scalars, literal
 from .weights import QuantizedWeight, Weight24, compress, validate_24
 
 Shape = tuple["int | None", ...]
@@ -376,13 +376,14 @@ class Graph:
     def elementwise(self, function: str, *operands: Any, out_dtype: Any = None) -> Value:
         """An elementwise function, computed in f32 and rounded to `out_dtype` (default: the first tensor's dtype).
 
-        function: add, sub, mul, div, maximum, minimum (two operands); relu, gelu, gelu_tanh, silu, cast (one).
+        function: add, sub, mul, div, maximum, minimum (two operands); relu, gelu, gelu_tanh, silu, sigmoid, tanh, exp, sqrt,
+        rsqrt, neg, abs, cast (one).
         Operands are Values, arrays or numbers, and broadcast against the largest: [M, N] with [N] (a feature),
         [M, 1] (a token) or a scalar.
         """
-        arity = 2 if function in BINARY else 1 if function in ACTIVATIONS or function == "cast" else 0
+        arity = 2 if function in BINARY else 1 if function in UNARY or function == "cast" else 0
         if arity == 0:
-            known = ", ".join([*BINARY, *ACTIVATIONS, "cast"])
+            known = ", ".join([*BINARY, *UNARY, "cast"])
             raise InvalidArgumentError(f"expected one of {known}, got {function!r}")
         if len(operands) != arity:
             raise InvalidArgumentError(f"{function}: expected {arity} operands, got {len(operands)}")
@@ -418,7 +419,7 @@ class Graph:
         if function in BINARY:
             v = block.binary(BINARY[function], *scalars)
         else:
-            v = scalars[0] if function == "cast" else ACTIVATIONS[function](block, scalars[0])
+            v = scalars[0] if function == "cast" else UNARY[function](block, scalars[0])
         v = block.from_f32(v, dtype)
 
         sizes = ""

@@ -81,9 +81,15 @@ class Scalars:
         half = self.binary("arith.mulf", v, self.constant(0.5))
         return self.binary("arith.mulf", half, self.binary("arith.addf", tanh, self.constant(1)))
 
-    def silu(self, v: str) -> str:
+    def _over_exp(self, numerator: str, v: str) -> str:
         exp = self.unary("math.exp", self.unary("arith.negf", v))
-        return self.binary("arith.divf", v, self.binary("arith.addf", exp, self.constant(1)))
+        return self.binary("arith.divf", numerator, self.binary("arith.addf", exp, self.constant(1)))
+
+    def silu(self, v: str) -> str:
+        return self._over_exp(v, v)
+
+    def sigmoid(self, v: str) -> str:
+        return self._over_exp(self.constant(1), v)
 
 
 #: Activations by name: each takes a block and an f32 scalar, and returns an f32 scalar.
@@ -92,6 +98,17 @@ ACTIVATIONS: dict[str, Callable[[Scalars, str], str]] = {
     "gelu": Scalars.gelu,
     "gelu_tanh": Scalars.gelu_tanh,
     "silu": Scalars.silu,
+}
+
+#: Elementwise functions of one tensor, by name, in the same way.
+UNARY: dict[str, Callable[[Scalars, str], str]] = ACTIVATIONS | {
+    "sigmoid": Scalars.sigmoid,
+    "tanh": lambda block, v: block.unary("math.tanh", v),
+    "exp": lambda block, v: block.unary("math.exp", v),
+    "sqrt": lambda block, v: block.unary("math.sqrt", v),
+    "rsqrt": lambda block, v: block.unary("math.rsqrt", v),
+    "neg": lambda block, v: block.unary("arith.negf", v),
+    "abs": lambda block, v: block.unary("math.absf", v),
 }
 
 #: Elementwise functions of two tensors.

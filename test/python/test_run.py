@@ -116,6 +116,28 @@ def test_requantization_saturates(rng, device, dtype):
     assert (np.abs(actual - expected) <= bound + np.abs(expected) * 2e-3).all()
 
 
+UNARY = {
+    "sigmoid": lambda v: 1 / (1 + np.exp(-v)),
+    "tanh": np.tanh,
+    "exp": np.exp,
+    "sqrt": lambda v: np.sqrt(np.abs(v)),
+    "rsqrt": lambda v: 1 / np.sqrt(np.abs(v)),
+    "neg": np.negative,
+    "abs": np.abs,
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("function", UNARY)
+def test_functions_of_one_tensor(rng, function, device):
+    g = sf.Graph()
+    x = g.input("x", (None, 64), sf.f32)
+    g.output(g.elementwise(function, g.elementwise("abs", x) if "sqrt" in function else x))
+    a = rng.standard_normal((5, 64)).astype(np.float32)
+    y = sf.compile(g, target="sm_80", device=device)(a)
+    np.testing.assert_allclose(y, UNARY[function](a.astype(np.float64)), rtol=2e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_elementwise_operations_around_a_matmul(rng, device):
     w = pruned(rng, 64, 64).astype(np.float16)

@@ -91,16 +91,27 @@ def test_a_calibrated_model_is_saved_as_it_is(tmp_path):
     assert tokens.shape == (2, 15)
 
 
-def test_an_exported_model_is_kernels_with_attention_in_pytorch():
-    kind, config, sizes = MODELS["llama"]
+@pytest.mark.parametrize(("name", "pieces", "products"), [("llama", 2, 8), ("bert", 5, 8), ("vit", 4, 7)])
+def test_an_exported_model_is_kernels_with_attention_in_pytorch(name, pieces, products):
+    kind, config, sizes = MODELS[name]
     model = kind(config(**sizes | {"num_hidden_layers": 1})).half().eval().requires_grad_(False)
-    sf.quantize_model_sparse(model)
-    tokens = torch.randint(0, 256, (2, 12))
-    program = torch.export.export(model, (tokens,), {"use_cache": False}, strict=False)
+    sf.sparsify_model(model, "f16", skip=["classifier"])
+    _, inputs = make(name, torch.float16)
+    named = inputs | ({"use_cache": False} if name == "llama" else {})
+    batch = {each: {0: torch.export.Dim("batch", max=64)} for each in inputs} | dict.fromkeys(
+        named.keys() - inputs.keys()
+    )
+    program = torch.export.export(model, (), named, dynamic_shapes=batch, strict=False)
     compiled = sf.compile(program, target="sm_80")
-    assert sum(piece.operations.count("aten.linear") for piece in compiled.pieces) == 8
-    assert "aten.linear" not in compiled.in_pytorch and "aten.scaled_dot_product_attention" in compiled.in_pytorch
-    assert error(compiled(tokens, use_cache=False).logits.double(), logits(model, {"input_ids": tokens})) < 2e-2
+    done = [operation for piece in compiled.pieces for operation in piece.operations]
+    assert len(compiled.pieces) == pieces
+    assert done.count("sparseflow.linear") + done.count("aten.linear") == products
+    assert {"aten.scaled_dot_product_attention"} <= compiled.in_pytorch.keys()
+    assert (
+        not {"sparseflow.linear", "aten.linear", "aten.mean.dim", "aten.gelu", "aten.silu"} & compiled.in_pytorch.keys()
+    )
+    larger = {each: torch.cat([value, value]) for each, value in inputs.items()}
+    assert error(compiled(**named | larger).logits.double(), logits(model, larger)) < 3e-3
 
 
 def test_methods_that_need_data_are_refused_on_loading(tmp_path):
