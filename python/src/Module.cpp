@@ -44,6 +44,7 @@ compile(const std::string &text, bool isFile,
   native.ptxas = field("ptxas");
   native.dump_intermediates = field("dump_intermediates");
   native.reproducer = field("reproducer");
+  native.package_folders = field("package_folders");
   native.tuning = field("tuning");
   native.diagnostic_user = &diagnostics;
   native.diagnostic = [](void *user, int32_t severity, const char *message) {
@@ -273,6 +274,12 @@ PYBIND11_MODULE(_sparseflow, m) {
     if (unavailable)
       reason = py::str(takeString(unavailable));
     return py::make_tuple(takeString(json), reason);
+  });
+
+  m.def("targets", [] {
+    char *json = nullptr;
+    check(sfTargets(&json));
+    return takeString(json);
   });
 
   registerProgram(m);

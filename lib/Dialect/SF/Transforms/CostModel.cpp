@@ -118,8 +118,7 @@ int64_t sf::getAccumulatorsPerThread(KernelConfigAttr config, unsigned numWeight
 }
 
 bool sf::usesWarpgroups(const MatmulShape &shape, const ChipInfo &chip) {
-  constexpr int64_t copyEngineBits = 16 * 8;
-  return chip.hasWgmma && shape.inner * shape.elementBits % copyEngineBits == 0 &&
+  return chip.hasWgmma && shape.inner * shape.elementBits % (kCopyEngineRowBytes * 8) == 0 &&
          shape.packOrder != PackOrder::Mma;
 }
 

@@ -45,6 +45,10 @@ struct ChipInfo {
   double clockGHz, dramGBPerSecond;
 };
 
+/// Of a multiple of so many bytes are rows that the copy engine brings, and so all that warpgroups
+/// multiply.
+inline constexpr int64_t kCopyEngineRowBytes = 16;
+
 /// Blocks that one multiprocessor holds at a time, of so many threads, registers a thread (0: not
 /// known) and bytes of shared memory; 0 if none fits.
 int64_t getResidentBlocks(const ChipInfo &chip, int64_t threads, int64_t registers,
