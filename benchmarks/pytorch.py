@@ -1,11 +1,12 @@
 """Whole models in PyTorch, dense and 2:4, end to end on one GPU: time, memory and error.
 
     python benchmarks/pytorch.py --out pytorch.json [--model llama-3.1-8b ...] [--scheme int8 ...] [--mode eager ...] [--tokens ...]
+                                 [--breakdown 2048]
 
 Models have random weights and the shapes of the real ones: four layers of Llama-3.1-8B, DINOv2-large, BERT-base. Contenders go in
 turn, round by round, since the chip's clock moves every figure; a figure is the median over the rounds. The error of a 2:4 model
 is taken against the same pruned and rounded weights in f32; that of the dense one against its own in f32. `torch-24` is PyTorch's own
-semi-structured tensor. Without a GPU the models are tiny and only their numbers mean something.
+semi-structured tensor. A breakdown is the GPU's time of one call in eager mode by what the kernels do. Without a GPU the models are tiny and only their numbers mean something.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import copy
 import datetime
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -238,6 +240,29 @@ def measure(calls: dict[str, Callable[[], Any]], rounds: int, device: torch.devi
     return found
 
 
+#: What a kernel does, by its name; the first that fits. SparseFlow's own are named after the graph and the step.
+PARTS = {
+    "quantize": r"_quantize_\d",
+    "products": r"^(linear|gated)_matmul|gemm|nvjet|cutlass|xmma|cusparselt|splitK|_scaled_mm",
+    "attention": r"flash|fmha|attention|sdpa|cudnn",
+    "norms, activations, sums": r"elementwise|reduce|vectorized|triton|CatArray|softmax|layer_norm|copy",
+}
+
+
+def breakdown(call: Callable[[], Any], rounds: int) -> dict[str, float]:
+    """Milliseconds of the GPU a call by what its kernels do; what fits none of `PARTS` goes by "the rest"."""
+    call()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(rounds):
+            call()
+        torch.cuda.synchronize()
+    found = dict.fromkeys([*PARTS, "the rest"], 0.0)
+    for event in profile.key_averages():
+        part = next((part for part, names in PARTS.items() if re.search(names, event.key)), "the rest")
+        found[part] += event.self_device_time_total / 1000 / rounds
+    return found
+
+
 def run_model(name: str, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     torch.manual_seed(0)
     dense = MODELS[name](device.type != "cuda").half().requires_grad_(False).eval().to(device)
@@ -267,6 +292,18 @@ def run_model(name: str, options: argparse.Namespace, device: torch.device) -> d
             seen = dense(x).shape[:-1].numel()
             result["times"].append({"mode": mode, "tokens": seen, **row})
             say(f"  {mode} {seen}: " + ", ".join(f"{label} {each['ms']:.3f}" for label, each in row["ms"].items()))
+    if device.type == "cuda":
+        result["breakdown"] = []
+        for tokens in options.breakdown:
+            x = dense.inputs(tokens).to(device, torch.float16)
+            parts = {
+                label: breakdown(lambda model=model, x=x: model(x), options.rounds)
+                for label, model in models.items()
+                if label not in missing
+            }
+            result["breakdown"].append({"tokens": dense(x).shape[:-1].numel(), "ms": parts})
+            for label, each in parts.items():
+                say(f"  {label} {tokens}: " + ", ".join(f"{part} {ms:.3f}" for part, ms in each.items()))
     return result
 
 
@@ -327,6 +364,7 @@ def main() -> int:
     parser.add_argument("--scheme", nargs="+", choices=["f16", "bf16", "int8", "fp8"], default=SCHEMES)
     parser.add_argument("--mode", nargs="+", choices=MODES)
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
+    parser.add_argument("--breakdown", nargs="*", type=int, default=[2048], metavar="TOKENS", help="default: 2048")
     parser.add_argument("--no-dense", dest="dense", action="store_false", help="2:4 layers hold no dense copy")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, help="where to write the JSON; default: stdout")

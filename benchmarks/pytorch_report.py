@@ -33,6 +33,15 @@ def times(model: dict[str, Any], mode: str) -> str:
     return "\n".join(lines)
 
 
+def breakdown(row: dict[str, Any]) -> str:
+    """Milliseconds of the GPU by what its kernels do."""
+    parts = list(next(iter(row["ms"].values())))
+    lines = ["| ms | " + " | ".join(parts) + " | sum |", "|---|" + "---:|" * (len(parts) + 1)]
+    for name, found in row["ms"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{found[p]:.2f}" for p in parts) + f" | {sum(found.values()):.2f} |")
+    return "\n".join(lines)
+
+
 def weights(model: dict[str, Any]) -> str:
     """Bytes of the linear weights and the error of the output."""
     base = model["models"][BASE]["weight_bytes"]
@@ -60,6 +69,8 @@ def page(data: dict[str, Any], picture: str) -> str:
         lines += ["", f"## {name}", "", weights(model)]
         for mode in dict.fromkeys(row["mode"] for row in model["times"]):
             lines += ["", f"### {_MODES[mode]}", "", times(model, mode)]
+        for row in model.get("breakdown", []):
+            lines += ["", f"### Where the GPU's time goes, {row['tokens']} tokens", "", breakdown(row)]
         lines += [f"\nMissing: {label}, {reason}" for label, reason in model["missing"].items()]
     return "\n".join(lines) + "\n"
 

@@ -31,8 +31,8 @@ extern "C" {
 #endif
 
 /* Raised when a function or a field is added. An older number means that something asked for may be
- * missing. Version 2 added SfCompileOptions.tuning and .package_folders, sfTargets, and the section
- * Tuning. */
+ * missing. Version 2 added SfCompileOptions.tuning and .package_folders, the section Tuning,
+ * sfTargets, sfWarmUp and sfPackWeightWith. */
 #define SF_ABI_VERSION 2
 #define SF_MAX_RANK 8
 
@@ -130,7 +130,8 @@ typedef void (*SfDiagnosticHandler)(void *user, int32_t severity, const char *me
 typedef struct SfCompileOptions {
   size_t struct_size;
   const char *targets; /* "sm_80,sm_90"; default: what GPU 0 runs best, else sm_80 */
-  const char *config;  /* #sf.kernel_config<...> text that overrides the choice for every matmul */
+  const char *config;  /* overrides the choice for every matmul: #sf.kernel_config<...> text, or
+                          "cublaslt" (#sf.library_config<...>) where the library is there */
   const char
       *cache_dir;    /* default: $SPARSEFLOW_CACHE_DIR, else ~/.cache/sparseflow; "" turns it off */
   const char *ptxas; /* path of ptxas; default, in order: $SPARSEFLOW_PTXAS, $CUDA_HOME, $CUDA_PATH,
@@ -238,6 +239,13 @@ SF_API SfStatus sfWorkspaceSize(SfExecutable *executable, const char *function,
  * them allocates. */
 SF_API SfStatus sfReserve(SfExecutable *executable, const char *function, const int64_t *symbols,
                           size_t num_symbols, void *stream);
+/* Lets the libraries that the function calls at these symbols (cuBLASLt, where dense is faster)
+ * time their algorithms and keep the fastest; a run takes the one that they propose. Allocates,
+ * launches and waits; without such calls, and on host devices, it does nothing. Kernels need no
+ * warming up: sfExecutableCreate loaded them. sfGraphCapture warms up by itself. Since version 2.
+ */
+SF_API SfStatus sfWarmUp(SfExecutable *executable, const char *function, const int64_t *symbols,
+                         size_t num_symbols);
 
 /* JSON: for each step its label and, for each kernel that runs, its name, config, registers,
  * spills, mma_sp count, the path taken and the reason. symbols NULL: those of the last run. */
@@ -329,6 +337,22 @@ SF_API SfStatus sfPackedSize(SfDType dtype, int64_t features, int64_t inner, int
 /* packed_values: same dtype, rank 1; packed_metadata: u32, rank 1. */
 SF_API SfStatus sfPackWeight(const SfTensor *values, const SfTensor *bitmask,
                              const SfTensor *packed_values, const SfTensor *packed_metadata);
+
+/* Which instructions read a packed weight. The arrays have the same sizes in every order. */
+typedef int32_t SfPackOrder;
+enum {
+  SF_PACK_MMA = 0,  /* warp-wide ones: sm_80 and later; what sfPackWeight packs for */
+  SF_PACK_WGMMA = 1 /* Hopper's warpgroup-wide ones: kernels for sm_90a */
+};
+/* NULL or 0 leaves every field at its default. */
+typedef struct SfPackOptions {
+  size_t struct_size;
+  SfPackOrder order;
+} SfPackOptions;
+/* sfPackWeight with a choice of order. Since version 2. */
+SF_API SfStatus sfPackWeightWith(const SfTensor *values, const SfTensor *bitmask,
+                                 const SfPackOptions *options, const SfTensor *packed_values,
+                                 const SfTensor *packed_metadata);
 
 /* ---- Programs' main functions (the tools are these) --------------------------------------- */
 

@@ -256,6 +256,16 @@ SfStatus sfReserve(SfExecutable *executable, const char *function, const int64_t
   });
 }
 
+SfStatus sfWarmUp(SfExecutable *executable, const char *function, const int64_t *symbols,
+                  size_t num_symbols) {
+  return onFunction(executable, function, [&](runtime::Executable &target, size_t number) -> Error {
+    Expected<ArrayRef<int64_t>> values = readSymbols(symbols, num_symbols);
+    if (!values)
+      return values.takeError();
+    return target.warmUp(number, *values);
+  });
+}
+
 SfStatus sfReport(SfExecutable *executable, const char *function, const int64_t *symbols,
                   size_t num_symbols, char **json) {
   return onFunction(executable, function, [&](runtime::Executable &target, size_t number) -> Error {

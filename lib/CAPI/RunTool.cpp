@@ -45,8 +45,8 @@ static const Option optionTable[] = {
      nullptr},
     {"target", "sm_80,...", "chips to compile a .mlir file for; the first GPU's, else sm_80",
      &Options::target, nullptr, nullptr},
-    {"config", "#sf.kernel_config<...>", "the configuration of every matmul of a .mlir file",
-     &Options::config, nullptr, nullptr},
+    {"config", "#sf.kernel_config<...>|cublaslt",
+     "the configuration of every matmul of a .mlir file", &Options::config, nullptr, nullptr},
     {"verify", "", "check every tensor of a .sf file against its checksum", nullptr, nullptr,
      &Options::verify},
     {"json", "", "print the report as JSON", nullptr, nullptr, &Options::json},
@@ -223,7 +223,7 @@ static Error makeOutputs(const runtime::Executable &executable, size_t number,
 }
 
 /// "sf.matmul 4096x4096 f16 2:4 + bias: sparse mma.sp, k0 (config; 168 registers, 0 spill bytes, 64
-/// mma.sp): reason"
+/// mma.sp): reason, sparse 12.50 us, dense 9.75 us"
 static void printReport(const llvm::json::Value &report, raw_ostream &os) {
   const llvm::json::Object &object = *report.getAsObject();
   const llvm::json::Array &steps = *object.getArray("steps");
@@ -243,7 +243,12 @@ static void printReport(const llvm::json::Value &report, raw_ostream &os) {
                     kernel.getInteger("mma_sp").value_or(0));
     }
     StringRef reason = step.getString("reason").value_or("");
-    os << (reason.empty() ? "" : ": ") << reason << "\n";
+    os << (reason.empty() ? "" : ": ") << reason;
+    const llvm::json::Object &times = *step.getObject("time_us");
+    for (StringRef form : {"sparse", "dense"})
+      if (std::optional<double> time = times.getNumber(form))
+        os << formatv(", {0} {1:f2} us", form, *time);
+    os << "\n";
   }
 }
 

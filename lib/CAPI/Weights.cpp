@@ -258,10 +258,35 @@ SfStatus sfPackedSize(SfDType number, int64_t features, int64_t inner, int64_t *
   });
 }
 
+static Expected<PackOrder> readPackOrder(const SfPackOptions *given) {
+  Expected<SfPackOptions> options = readStruct(given, "the options");
+  if (!options)
+    return options.takeError();
+  switch (options->order) {
+  case SF_PACK_MMA:
+    return PackOrder::Mma;
+  case SF_PACK_WGMMA:
+    return PackOrder::Wgmma;
+  default:
+    return makeError(Status::InvalidArgument,
+                     formatv("the options expected order SF_PACK_MMA or SF_PACK_WGMMA, got {0}",
+                             options->order));
+  }
+}
+
 SfStatus sfPackWeight(const SfTensor *values, const SfTensor *bitmask,
                       const SfTensor *packed_values, const SfTensor *packed_metadata) {
+  return sfPackWeightWith(values, bitmask, /*options=*/nullptr, packed_values, packed_metadata);
+}
+
+SfStatus sfPackWeightWith(const SfTensor *values, const SfTensor *bitmask,
+                          const SfPackOptions *options, const SfTensor *packed_values,
+                          const SfTensor *packed_metadata) {
   return withArrays(
       [&](Arrays &arrays) -> Error {
+        Expected<PackOrder> order = readPackOrder(options);
+        if (!order)
+          return order.takeError();
         Expected<Weight> weight = readCanonical(arrays[0], arrays[1]);
         if (!weight)
           return weight.takeError();
@@ -277,9 +302,8 @@ SfStatus sfPackWeight(const SfTensor *values, const SfTensor *bitmask,
           return error;
         if (Error error = arrays[3].expectShape({words}))
           return error;
-        return packWeight(PackOrder::Mma, weight->dtype, weight->features, weight->inner,
-                          arrays[0].data(), arrays[1].data<uint8_t>(), arrays[2].data(),
-                          arrays[3].data<uint32_t>());
+        return packWeight(*order, weight->dtype, weight->features, weight->inner, arrays[0].data(),
+                          arrays[1].data<uint8_t>(), arrays[2].data(), arrays[3].data<uint32_t>());
       },
       Given(values, "values"), Given(bitmask, "bitmask"), Given(packed_values, "packed_values"),
       Given(packed_metadata, "packed_metadata"));

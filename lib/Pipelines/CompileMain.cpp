@@ -34,7 +34,7 @@ Compiles sf IR (or what imports into it) for one or more GPUs. INPUT may be - fo
                              sf, sf-tile, nvvm: the IR at that point
                              llvm, ptx, cubin: each kernel (OUTPUT is a folder when there are several)
   --config='#sf.kernel_config<...>'
-                             use this configuration for every matmul
+                             use this configuration for every matmul; --config=cublaslt: dense products by the library
   --tuning=PATH|none         the tuning database; default: SPARSEFLOW_CACHE_DIR or ~/.cache/sparseflow has the user's
                              as tuning.sqlite, another ships with the library
   --constants=FILE.safetensors

@@ -372,6 +372,7 @@ static constexpr int64_t fewerAccumulators[] = {64, 32, 16};
 struct ProductChoice {
   std::string configs; // "" while there is something to choose
   std::string reasons; // of each configuration; "": none are known
+  std::string times;   // likewise
   std::string reason;  // why it is not what was chosen first
   bool isGiven = false;
 };
@@ -391,6 +392,7 @@ static void readChoices(ModuleOp module, MutableArrayRef<ProductChoice> choices)
     ProductChoice &choice = choices[number++];
     choice.configs = printAttribute(op.getConfigsAttr());
     choice.reasons = printAttribute(op->getAttr(sf::kReasonsAttrName));
+    choice.times = printAttribute(op->getAttr(sf::kTimesAttrName));
   });
 }
 
@@ -403,6 +405,8 @@ static void setChoices(ModuleOp module, ArrayRef<ProductChoice> choices) {
       op.setConfigsAttr(cast<ArrayAttr>(parseAttribute(choice.configs, module.getContext())));
     if (!choice.reasons.empty())
       op->setAttr(sf::kReasonsAttrName, parseAttribute(choice.reasons, module.getContext()));
+    if (!choice.times.empty())
+      op->setAttr(sf::kTimesAttrName, parseAttribute(choice.times, module.getContext()));
     if (!choice.reason.empty())
       op->setAttr("sf.reason", builder.getStringAttr(choice.reason));
   });
@@ -435,6 +439,12 @@ static std::map<int64_t, std::string> findSpilling(ModuleOp module, const ChipPr
   return products;
 }
 
+/// Whether the options say which kernel computes every matmul; a library leaves the kernels open.
+static bool isKernelGiven(Session &session, const PipelineOptions &pipeline) {
+  return !pipeline.config.empty() && isa_and_present<sf::KernelConfigAttr>(sf::parseVariantConfig(
+                                         session.module().getContext(), pipeline.config));
+}
+
 /// From packed weights, in `session`, to kernels that do not spill; in sessions of its own where
 /// the first choice of configurations does. `chipSource` is the IR that tells the choice.
 static llvm::Expected<ChipProgram> buildWithoutSpills(Session &session, const Shared &shared,
@@ -452,7 +462,7 @@ static llvm::Expected<ChipProgram> buildWithoutSpills(Session &session, const Sh
     return program;
   };
   // A configuration that somebody wants is not replaced.
-  pipeline.allowSpills = pipeline.config.empty();
+  pipeline.allowSpills = !isKernelGiven(session, pipeline);
   llvm::Expected<ChipProgram> program = build(session);
   if (!program)
     return program;
@@ -468,7 +478,7 @@ static llvm::Expected<ChipProgram> buildWithoutSpills(Session &session, const Sh
         pipeline.allowSpills = false;
         continue;
       }
-      choices[product].configs = choices[product].reasons = "";
+      choices[product].configs = choices[product].reasons = choices[product].times = "";
       choices[product].reason = llvm::formatv("the fastest with at most {0} accumulators a "
                                               "thread: {1}",
                                               accumulators, message);
@@ -505,7 +515,8 @@ static llvm::Expected<ChipProgram> compileForChip(const Shared &shared, const Ch
   std::string chipSource = printModule(session.module(), Print::Source);
   if (llvm::Error error = session.run(Phase::Pack, Phase::Pack, pipeline, dumper, timing))
     return std::move(error);
-  // Packing does not depend on configurations, so these serve whatever is built.
+  // Weights are packed alike for whatever kernels are built, and a spill changes only those: who
+  // calls a library, and reads dense weights, stays.
   std::vector<ResourceConstant> resources = getResourceConstants(session.module());
 
   DiskCache cache(dumper.enabled() ? "" : shared.cacheDir);

@@ -162,7 +162,8 @@ struct CommandLineOptions : PassPipelineOptions<CommandLineOptions> {
                              llvm::cl::init("sm_80")};
   Option<std::string> config{
       *this, "config",
-      llvm::cl::desc("#sf.kernel_config<...> for every matmul instead of the compiler's choice")};
+      llvm::cl::desc("#sf.kernel_config<...>, or cublaslt, for every matmul instead of the "
+                     "compiler's choice")};
   Option<std::string> format{*this, "format", llvm::cl::desc("Where to stop: ptx or cubin"),
                              llvm::cl::init("cubin")};
   Option<std::string> ptxas{*this, "ptxas", llvm::cl::desc("Path of ptxas")};

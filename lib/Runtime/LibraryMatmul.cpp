@@ -14,12 +14,16 @@ LibraryMatmul::~LibraryMatmul() = default;
 /// Extents that 32-bit libraries count.
 static constexpr int64_t maxExtent = INT32_MAX;
 
+DType sparseflow::runtime::getSumType(DType operand) {
+  return operand == DType::I8 ? DType::I32 : DType::F32;
+}
+
 std::optional<std::string> MatmulType::findFault() const {
   bool isInteger = operand == DType::I8;
   bool isFloat8 = operand == DType::E4M3;
   if (!isInteger && !isFloat8 && operand != DType::F16 && operand != DType::BF16)
     return ("expected operands of f16, bf16, i8 or e4m3, got " + stringify(operand)).str();
-  DType sum = isInteger ? DType::I32 : DType::F32;
+  DType sum = getSumType(operand);
   if (compute != sum)
     return ("expected sums in " + stringify(sum) + " of " + stringify(operand) + " operands, got " +
             stringify(compute))

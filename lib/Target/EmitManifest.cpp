@@ -9,14 +9,17 @@
 
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
+#include "sparseflow/Dialect/SF/Transforms/Tuning.h"
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
 #include "sparseflow/Runtime/ElementType.h"
+#include "sparseflow/Runtime/LibraryMatmul.h"
 #include "sparseflow/Target/Manifest.h"
 #include "sparseflow/Target/Passes.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/DialectResourceBlobManager.h"
 #include "llvm/ADT/EquivalenceClasses.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringSet.h"
 #include "llvm/Config/llvm-config.h"
 
@@ -41,9 +44,9 @@ std::string sparseflow::target::getKernelTensorName(StringRef chip, StringRef ke
 
 namespace {
 
-/// One launch and where it stands.
+/// One launch, of a kernel or by a library, and where it stands. It reads its operands.
 struct LaunchSite {
-  sf_tile::LaunchOp op;
+  Operation *op = nullptr;
   int64_t position = 0;
 };
 
@@ -52,6 +55,7 @@ struct VariantSite {
   std::optional<int64_t> max;
   std::string reason;
   SmallVector<LaunchSite> launches;
+  rt::MeasuredTimes times = {};
 };
 
 struct StepSite {
@@ -94,6 +98,7 @@ private:
   LogicalResult addWorkspace();
   LogicalResult addSteps();
   FailureOr<rt::Launch> addLaunch(sf_tile::LaunchOp op);
+  FailureOr<rt::Launch> addLibraryMatmul(sf_tile::LibraryMatmulOp op);
   LogicalResult addKernel(sf_tile::LaunchOp op, const BinaryKernel &kernel);
   FailureOr<int64_t> getBuffer(Value value, Operation *user);
 
@@ -148,15 +153,33 @@ LogicalResult FunctionBuilder::addVariant(StepSite &step, Block::iterator begin,
   for (Operation &op : llvm::make_range(begin, end)) {
     if (isa<arith::ConstantOp>(op))
       continue;
-    auto launch = dyn_cast<sf_tile::LaunchOp>(op);
-    if (!launch)
+    if (!isa<sf_tile::LaunchOp, sf_tile::LibraryMatmulOp>(op))
       return op.emitOpError(
           "expected operations on tensors for which there is a kernel (of sf, and "
           "elementwise ones of linalg, arith and math), got one without; inline "
           "calls, and compute anything else outside of the function");
-    variant.launches.push_back({launch, position++});
+    variant.launches.push_back({&op, position++});
   }
   return success();
+}
+
+/// What was measured for each variant of a dispatch; nothing: nothing was.
+static FailureOr<SmallVector<rt::MeasuredTimes>> getTimes(sf_tile::DispatchOp dispatch) {
+  size_t count = dispatch.getVariants().size();
+  SmallVector<rt::MeasuredTimes> times(count);
+  Attribute attribute = dispatch->getAttr(sf::kTimesAttrName);
+  if (!attribute)
+    return times;
+  auto list = dyn_cast<ArrayAttr>(attribute);
+  if (!list || list.size() != count || !llvm::all_of(list, llvm::IsaPred<sf::TimesAttr>))
+    return dispatch.emitOpError("expected sf.times to have one #sf.times for each of ")
+           << count << " variants, got " << attribute;
+  auto toNumber = [](FloatAttr time) {
+    return time ? std::optional(time.getValueAsDouble()) : std::nullopt;
+  };
+  for (auto [time, measured] : llvm::zip_equal(list.getAsRange<sf::TimesAttr>(), times))
+    measured = {toNumber(time.getSparse()), toNumber(time.getDense())};
+  return times;
 }
 
 LogicalResult FunctionBuilder::collectSteps() {
@@ -171,19 +194,24 @@ LogicalResult FunctionBuilder::collectSteps() {
       if (auto reason = dispatch->getAttrOfType<StringAttr>("sf.reason"))
         step.reason = reason.str();
       step.rows = dispatch.getRows();
+      FailureOr<SmallVector<rt::MeasuredTimes>> times = getTimes(dispatch);
+      if (failed(times))
+        return failure();
       int64_t last = position;
       auto rowsType = cast<RankedTensorType>(step.rows.getType());
-      for (auto [region, max] : llvm::zip(dispatch.getVariants(), dispatch.getMaxRows())) {
+      for (auto [region, max, measured] :
+           llvm::zip_equal(dispatch.getVariants(), dispatch.getMaxRows(), *times)) {
         // A number of rows that is known now needs no choice later.
         if (!rowsType.isDynamicDim(0) && max >= 0 && rowsType.getDimSize(0) > max)
           continue;
-        bool isLast = max < 0 || !rowsType.isDynamicDim(0);
+        bool isUnbounded = max < 0 || !rowsType.isDynamicDim(0);
         int64_t end = position;
         Block &block = region.front();
         if (failed(addVariant(step, block.begin(), std::prev(block.end()),
-                              isLast ? std::nullopt : std::optional<int64_t>(max), end)))
+                              isUnbounded ? std::nullopt : std::optional<int64_t>(max), end)))
           return failure();
-        if (auto reasons = dispatch->getAttrOfType<ArrayAttr>("sf.reasons"))
+        step.variants.back().times = measured;
+        if (auto reasons = dispatch->getAttrOfType<ArrayAttr>(sf::kReasonsAttrName))
           if (region.getRegionNumber() < reasons.size())
             if (auto reason = dyn_cast<StringAttr>(reasons[region.getRegionNumber()]))
               step.variants.back().reason = reason.str();
@@ -194,7 +222,8 @@ LogicalResult FunctionBuilder::collectSteps() {
           alias[yielded] = result;
         }
         last = std::max(last, end);
-        if (isLast)
+        // A library may be missing, so another variant follows.
+        if (isUnbounded && block.getOps<sf_tile::LibraryMatmulOp>().empty())
           break;
       }
       position = last;
@@ -220,8 +249,8 @@ void FunctionBuilder::unifySymbols() {
     for (VariantSite &variant : step.variants)
       for (LaunchSite &launch : variant.launches) {
         Value first = step.rows && hasDynamicRows(step.rows) ? step.rows : Value();
-        for (Value value : llvm::concat<Value>(SmallVector<Value>(launch.op.getInputs()),
-                                               SmallVector<Value>(launch.op.getResults()))) {
+        for (Value value : llvm::concat<Value>(SmallVector<Value>(launch.op->getOperands()),
+                                               SmallVector<Value>(launch.op->getResults()))) {
           if (!hasDynamicRows(value))
             continue;
           if (!first)
@@ -244,7 +273,7 @@ void FunctionBuilder::unifySymbols() {
   for (StepSite &step : steps)
     for (VariantSite &variant : step.variants)
       for (LaunchSite &launch : variant.launches)
-        for (Value value : launch.op.getResults())
+        for (Value value : launch.op->getResults())
           name(value);
 }
 
@@ -383,7 +412,7 @@ LogicalResult FunctionBuilder::addWorkspace() {
   for (auto [s, step] : llvm::enumerate(steps))
     for (auto [v, variant] : llvm::enumerate(step.variants))
       for (LaunchSite &launch : variant.launches) {
-        for (Value value : launch.op.getResults()) {
+        for (Value value : launch.op->getResults()) {
           Value tensor = resolve(value);
           if (buffers.count(tensor))
             continue;
@@ -408,7 +437,7 @@ LogicalResult FunctionBuilder::addWorkspace() {
           if (interval.step >= 0 && !interval.size.symbol.empty())
             interval.size.cap = variant.max;
         }
-        for (Value value : launch.op.getInputs())
+        for (Value value : launch.op->getOperands())
           if (auto it = intervals.find(resolve(value)); it != intervals.end())
             it->second.end = std::max(it->second.end, launch.position);
       }
@@ -594,9 +623,29 @@ FailureOr<rt::Launch> FunctionBuilder::addLaunch(sf_tile::LaunchOp op) {
   return launch;
 }
 
+FailureOr<rt::Launch> FunctionBuilder::addLibraryMatmul(sf_tile::LibraryMatmulOp op) {
+  rt::MatmulCall call;
+  for (auto [index, value] : {std::pair(&call.x, op.getX()), std::pair(&call.w, op.getWeight()),
+                              std::pair(&call.y, op.getResult())}) {
+    FailureOr<int64_t> buffer = getBuffer(value, op);
+    if (failed(buffer))
+      return failure();
+    *index = *buffer;
+  }
+  FailureOr<rt::TensorSpec> x = specOf(op.getX(), "");
+  if (failed(x))
+    return failure();
+  call.compute = rt::getSumType(x->dtype);
+  rt::Launch launch;
+  launch.matmul = call;
+  return launch;
+}
+
 /// Which instructions a variant runs on, as a report names them.
-static std::string getPath(ArrayRef<rt::Kernel> kernels, ArrayRef<rt::Launch> launches) {
-  for (const rt::Launch &launch : launches) {
+static std::string getPath(ArrayRef<rt::Kernel> kernels, const rt::Variant &variant) {
+  if (variant.callsLibrary())
+    return "dense cublasLt";
+  for (const rt::Launch &launch : variant.launches) {
     auto kernel = llvm::find_if(
         kernels, [&](const rt::Kernel &kernel) { return kernel.name == launch.kernel; });
     if (kernel->config.empty())
@@ -609,6 +658,18 @@ static std::string getPath(ArrayRef<rt::Kernel> kernels, ArrayRef<rt::Launch> la
   return "elementwise";
 }
 
+/// Why this variant: what is said of its range of tokens, then of the product, then by the times.
+static std::string getReason(const StepSite &step, const VariantSite &variant) {
+  SmallVector<StringRef> reasons;
+  for (StringRef reason : {StringRef(variant.reason), StringRef(step.reason)})
+    if (!reason.empty())
+      reasons.push_back(reason);
+  if (const rt::MeasuredTimes &times = variant.times; times.sparse && times.dense)
+    reasons.push_back(*times.dense < *times.sparse ? "dense was measured faster"
+                                                   : "sparse was measured faster");
+  return llvm::join(reasons, "; ");
+}
+
 LogicalResult FunctionBuilder::addSteps() {
   for (StepSite &site : steps) {
     rt::Step step;
@@ -617,17 +678,16 @@ LogicalResult FunctionBuilder::addSteps() {
       rt::Variant variant;
       variant.max = variantSite.max;
       for (LaunchSite &launchSite : variantSite.launches) {
-        FailureOr<rt::Launch> launch = addLaunch(launchSite.op);
+        auto product = dyn_cast<sf_tile::LibraryMatmulOp>(launchSite.op);
+        FailureOr<rt::Launch> launch =
+            product ? addLibraryMatmul(product) : addLaunch(cast<sf_tile::LaunchOp>(launchSite.op));
         if (failed(launch))
           return failure();
         variant.launches.push_back(std::move(*launch));
       }
-      variant.path = getPath(program.kernels, variant.launches);
-      // Of the range of tokens, then of the product.
-      variant.reason = variantSite.reason;
-      if (!variant.reason.empty() && !site.reason.empty())
-        variant.reason += "; ";
-      variant.reason += site.reason;
+      variant.path = getPath(program.kernels, variant);
+      variant.times = variantSite.times;
+      variant.reason = getReason(site, variantSite);
       step.variants.push_back(std::move(variant));
     }
     if (step.label.empty())

@@ -72,11 +72,16 @@ class Report:
             + (f", {self.data['target']}" if self.data.get("target") else "")
         ]
         for step in self.steps:
-            line = f"{step.get('label', '')}: {step.get('path', '')}"
-            if step.get("reason"):
-                line += f" ({step['reason']})"
-            lines.append(line)
+            times = [f"{form} {us:g} µs" for form, us in step.get("time_us", {}).items() if us is not None]
+            notes = [step["reason"]] if step.get("reason") else []
+            notes += [", ".join(times)] if times else []
+            lines.append(
+                f"{step.get('label', '')}: {step.get('path', '')}" + (f" ({'; '.join(notes)})" if notes else "")
+            )
             for kernel in step.get("kernels", []):
+                if not any(kernel["block"]):  # a library's product
+                    lines.append(f"  {kernel['name']}: {kernel['binary']}")
+                    continue
                 lines.append(
                     f"  {kernel['name']}: {kernel.get('registers', 0)} registers, {kernel.get('spill_bytes', 0)} B spilled, "
                     f"{kernel.get('mma_sp', 0)} mma.sp"
@@ -190,6 +195,14 @@ class Executable(_sparseflow.Executable):
         """
         self._reserve(self._named(function), [tokens] if isinstance(tokens, int) else list(tokens), stream)
 
+    def warm_up(self, tokens: int | Sequence[int], *, function: str | None = None) -> None:
+        """Lets the libraries that a call with so many tokens goes to (cuBLASLt, where dense is faster) find their fastest
+        algorithms, which a call by itself does not: it takes the one that they propose. Waits until it is done.
+
+        Programs of kernels alone, and host devices, have nothing to warm up; `capture` does it by itself.
+        """
+        self._warm_up(self._named(function), [tokens] if isinstance(tokens, int) else list(tokens))
+
     def capture(self, *inputs: Any, **options: Any) -> _sparseflow.CapturedCall:
         """Captures a call with these GPU tensors as one CUDA graph; ``.launch(stream=None)`` replays it.
 
@@ -243,7 +256,8 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         model: a `Graph`, the path of a ``.mlir`` file, MLIR text, or a ``torch.export.ExportedProgram``. The latter gives
             an `ExportedModel`, in which PyTorch runs what has no kernel (see docs/PyTorch.md).
         target: chips, such as "sm_80" or ["sm_80", "sm_90"]. Default: that of the first GPU, else sm_80.
-        config: ``#sf.kernel_config<...>`` text that overrides the choice for every matmul.
+        config: overrides the choice for every matmul: ``#sf.kernel_config<...>`` text, or ``"cublaslt"`` for dense products
+            by the library (where it is missing, kernels compute them).
         cache_dir: where compiled kernels are kept. Default: $SPARSEFLOW_CACHE_DIR, else ~/.cache/sparseflow; "" keeps none.
         device: "auto" (the first GPU that can run it, else the emulator), "cuda", "cuda:1", "emulator", "reference".
         constants: arrays for the ``dense_resource`` names of MLIR text or of a file; a graph brings its own.

@@ -352,4 +352,14 @@ void Executable::reserve(const std::string &function, const std::vector<int64_t>
                   streamOf(stream, nullptr)));
 }
 
+void Executable::warmUp(const std::string &function, const std::vector<int64_t> &symbols) {
+  const ExecutableHandle &subject = bound();
+  SfStatus status;
+  {
+    py::gil_scoped_release release;
+    status = sfWarmUp(subject.get(), function.c_str(), symbols.data(), symbols.size());
+  }
+  check(status);
+}
+
 } // namespace sparseflow::python

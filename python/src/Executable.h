@@ -55,6 +55,7 @@ public:
   std::string device();
   std::string report(const std::string &function, const py::object &symbols);
   void reserve(const std::string &function, const std::vector<int64_t> &symbols, py::handle stream);
+  void warmUp(const std::string &function, const std::vector<int64_t> &symbols);
   Program program() const { return source; }
 
 private:

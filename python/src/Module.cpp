@@ -135,13 +135,17 @@ py::tuple packedSize(SfDType dtype, int64_t features, int64_t inner) {
 }
 
 void packWeight(const py::array &values, const py::array &bitmask, const py::array &packedValues,
-                const py::array &packedMetadata) {
+                const py::array &packedMetadata, const std::string &order) {
   TensorView kept, mask, to, metadata;
   kept.borrow(values, "values");
   mask.borrow(bitmask, "bitmask");
   to.borrow(packedValues, "packed values");
   metadata.borrow(packedMetadata, "packed metadata");
-  check(sfPackWeight(&kept.tensor, &mask.tensor, &to.tensor, &metadata.tensor));
+  SfPackOptions options;
+  SF_INIT(options);
+  // What is neither is refused there.
+  options.order = order == "mma" ? SF_PACK_MMA : order == "wgmma" ? SF_PACK_WGMMA : -1;
+  check(sfPackWeightWith(&kept.tensor, &mask.tensor, &options, &to.tensor, &metadata.tensor));
 }
 
 /// target, dtype, weights, epilogue, features, inner, tokens.
@@ -299,6 +303,7 @@ PYBIND11_MODULE(_sparseflow, m) {
       .def("_capture", &Executable::capture)
       .def("_report", &Executable::report)
       .def("_reserve", &Executable::reserve)
+      .def("_warm_up", &Executable::warmUp)
       .def_property_readonly("_device", &Executable::device)
       .def_property_readonly("_program", &Executable::program);
   registerDeviceBuffer(m);

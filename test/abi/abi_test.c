@@ -1,4 +1,4 @@
-/* A program of the first ABI version: built against the header as it was then (v1/), run with
+/* A program of some ABI version: built against the header as it was then (v1/, v2/), run with
  * today's library.
  *
  * It takes the address of every function, so that a removed one fails to link, and uses what works
@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if SF_ABI_VERSION != 1
-#error "this test must see the frozen header of version 1"
+#if SF_ABI_VERSION != EXPECTED_ABI_VERSION
+#error "this test must see the frozen header of its version"
 #endif
 
 static int failures = 0;
@@ -68,6 +68,18 @@ static const Function everyFunction[] = {(Function)sfVersion,
                                          (Function)sfDecompress24,
                                          (Function)sfPackedSize,
                                          (Function)sfPackWeight,
+#if SF_ABI_VERSION >= 2
+                                         (Function)sfWarmUp,
+                                         (Function)sfPackWeightWith,
+                                         (Function)sfTuningBuckets,
+                                         (Function)sfTuningProducts,
+                                         (Function)sfTuningCandidates,
+                                         (Function)sfTuningOpen,
+                                         (Function)sfTuningClose,
+                                         (Function)sfTuningRecord,
+                                         (Function)sfTuningLookup,
+                                         (Function)sfTuningExport,
+#endif
                                          (Function)sfOptMain,
                                          (Function)sfCompileMain,
                                          (Function)sfRunMain};
@@ -126,6 +138,33 @@ static void weights(void) {
   CHECK(sfPackWeight(&v, &m, &v, &m) == SF_INVALID_ARGUMENT); /* no packed f32 */
 }
 
+#if SF_ABI_VERSION >= 2
+/* The orders differ, and the one that version 1 had is the default. */
+static void packing(void) {
+  static uint16_t values[64 * 32], packed[3][64 * 32];
+  static uint8_t bitmask[64 * 8];
+  static uint32_t metadata[3][128];
+  const int64_t valuesShape[] = {64, 32}, maskShape[] = {64, 8}, flat[] = {64 * 32};
+  const int64_t words[] = {128};
+  SfTensor v = matrix(values, SF_F16, valuesShape), m = matrix(bitmask, SF_U8, maskShape);
+  SfPackOptions options;
+  int order, i;
+  for (i = 0; i < 64 * 32; ++i)
+    values[i] = (uint16_t)(i + 1);
+  memset(bitmask, 0x33, sizeof(bitmask));
+  SF_INIT(options);
+  for (order = 0; order < 3; ++order) {
+    SfTensor p = matrix(packed[order], SF_F16, flat), w = matrix(metadata[order], SF_U32, words);
+    p.rank = w.rank = 1;
+    options.order = order == 2 ? SF_PACK_WGMMA : SF_PACK_MMA;
+    CHECK(sfPackWeightWith(&v, &m, order == 0 ? NULL : &options, &p, &w) == SF_OK);
+  }
+  CHECK(memcmp(packed[0], packed[1], sizeof(packed[0])) == 0);
+  CHECK(memcmp(packed[0], packed[2], sizeof(packed[0])) != 0);
+  CHECK(sfWarmUp(NULL, NULL, NULL, 0) == SF_INVALID_ARGUMENT);
+}
+#endif
+
 static void programs(void) {
   SfProgram *program = NULL;
   SfExecutable *executable = NULL;
@@ -168,6 +207,9 @@ static void versions(void) {
 int main(void) {
   library();
   weights();
+#if SF_ABI_VERSION >= 2
+  packing();
+#endif
   programs();
   versions();
   if (failures == 0)

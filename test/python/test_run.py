@@ -368,6 +368,24 @@ def test_several_functions_are_called_by_name():
         exe(x)
 
 
+def test_functions_may_have_names_that_kernels_may_not(rng):
+    g = sf.Graph("layers.0.up_proj")
+    x = g.input("x", (None, 64), sf.f16)
+    w = pruned(rng, 64, 64).astype(np.float16)
+    g.output(g.matmul(x, w))
+    exe = sf.compile(g, target="sm_80", device="emulator")
+    array = rng.standard_normal((3, 64)).astype(np.float16)
+    check(exe(array, function="layers.0.up_proj"), reference.matmul(array, w))
+    (kernel,) = {k["name"].rpartition("_")[0] for k in exe.manifest["functions"][0]["programs"][0]["kernels"]}
+    assert kernel == "layers_0_up_proj_matmul"
+
+
+def test_warming_up_kernels_alone_does_nothing(linear):
+    linear[0].warm_up(16)
+    with pytest.raises(sf.InvalidArgumentError, match="expected 1 symbol value"):
+        linear[0].warm_up([1, 2])
+
+
 def test_threads_share_an_executable(linear, rng):
     from concurrent.futures import ThreadPoolExecutor
 

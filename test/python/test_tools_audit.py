@@ -55,7 +55,8 @@ def test_a_config_gives_the_same_shapes(tmp_path):
     assert models.model_named(str(tmp_path)).linears == models.model_named("llama-3.1-8b").linears
 
 
-@pytest.mark.parametrize("content", ["{}", '{"model_type": "mamba"}', "[1]", "nonsense", '{"model_type": "llama"}'])
+@pytest.mark.parametrize("content", ["{}", '{"model_type": "mamba"}', "[1]", "nonsense", '{"model_type": "llama"}', '{"model_type": "llama", "hidden_size": "64"}',
+                                     '{"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 0}'])  # fmt: skip
 def test_a_config_of_something_else_is_a_sentence(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(sf.InvalidArgumentError, match="expected"):

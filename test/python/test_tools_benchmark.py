@@ -127,7 +127,8 @@ def test_without_a_gpu_it_says_so(capsys):
 @pytest.mark.parametrize(
     "arguments",
     [[], ["--size", "64"], ["--size", "64x63"], ["--size", "0x64"], ["--size", "64x64", "--tokens", "0"],
-     ["--size", "64x64", "--dtype", "f12"], ["--size", "64x64", "--vs", "magic"], ["--size", "64x64", "--iterations", "x"]],
+     ["--size", "64x64", "--dtype", "f12"], ["--size", "64x64", "--vs", "magic"], ["--size", "64x64", "--iterations", "x"],
+     ["--size", "64x64", "--iterations", "0"]],
 )  # fmt: skip
 def test_wrong_arguments_end_with_2(arguments):
     with pytest.raises(SystemExit) as ended:

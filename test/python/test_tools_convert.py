@@ -345,6 +345,47 @@ def test_other_options_do_not_go_on_with_it(model, tmp_path, capsys, monkeypatch
     assert code == 1 and "of other options or of another input; remove it" in err
 
 
+def interrupted(monkeypatch, capsys, arguments):
+    """Runs a conversion up to the moment before its output is put into place."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableWriter, "finish", lambda self, others: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(capsys, *arguments)[0] == 130
+
+
+def test_an_output_inside_the_input_goes_on(model, capsys, monkeypatch):
+    folder, _ = model
+    for output in (folder / "out", folder / "sparse.safetensors"):
+        interrupted(monkeypatch, capsys, conversion(folder, output))
+        code, _, err = run(capsys, *conversion(folder, output))
+        assert code == 0 and "going on with" in err
+
+
+def test_another_shard_behind_the_same_index_is_another_input(model, tmp_path, capsys, monkeypatch):
+    folder, tensors = model
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(tensors, "model.safetensors")}))
+    interrupted(monkeypatch, capsys, conversion(index, tmp_path / "out"))
+    checkpoints.write_file(folder / "model.safetensors", tensors | {"norm.weight": 2 * tensors["norm.weight"]})
+    code, _, err = run(capsys, *conversion(index, tmp_path / "out"))
+    assert code == 1 and "of other options or of another input" in err
+
+
+@pytest.mark.parametrize("changed", ["data.jsonl", "model/tokenizer.json"])
+def test_other_calibration_data_do_not_go_on_with_it(model, tmp_path, capsys, monkeypatch, changed):
+    from sparseflow.tools import calibrated
+
+    folder, _ = model
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"input_ids": [1, 2, 3]}\n' * 200)
+    monkeypatch.setattr(calibrated, "calibrated_pruner", lambda *_: lambda name, dense: sf.prune_24(dense))
+    arguments = ["--input", folder, "--output", tmp_path / "out", "--method", "wanda", "--calibration", data]
+    interrupted(monkeypatch, capsys, arguments)
+    with open(tmp_path / changed, "a") as file:  # far behind the beginning
+        file.write("\n")
+    code, _, err = run(capsys, *arguments)
+    assert code == 1 and "of other options or of another input" in err
+
+
 def test_a_shard_that_was_lost_is_written_again(model, tmp_path, capsys, monkeypatch):
     folder, _ = model
     assert run(capsys, *conversion(folder, tmp_path / "whole.safetensors"))[0] == 0
@@ -409,6 +450,7 @@ def test_an_output_that_exists_is_kept_unless_forced(model, tmp_path, capsys):
         (["--format", "dense", "--scheme", "int8"], "for --format dense, got int8"),
         (["--method", "wanda"], "expected --calibration"),
         (["--calibration", "x.jsonl"], "expected --calibration"),
+        (["--skip", "lm_haed"], "expected --skip to be part of a layer's name, got lm_haed, which no name has"),
     ],
 )
 def test_options_that_do_not_fit(model, tmp_path, capsys, more, message):

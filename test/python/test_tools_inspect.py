@@ -87,9 +87,35 @@ def test_the_picture_is_the_documented_layout(itemsize):
         assert features == {8 * (lane // 4) + 2 * block, 8 * (lane // 4) + 2 * block + 1}
 
 
+@pytest.mark.parametrize("itemsize", [1, 2])
+def test_the_picture_of_wgmma_is_the_documented_layout(itemsize):
+    order = layout_picture.element_order(itemsize, "wgmma")
+    of_run = 16 // itemsize
+    assert sorted(map(tuple, order)) == [(f, k) for f in range(64) for k in range(64 // itemsize)]
+    # docs/Hopper.md: row 16w + g + 8h is feature 16w + 2g + h; a step is 64 rows x 16 bytes, twice.
+    for place in range(0, len(order), of_run):
+        row, half, step = place // of_run % 64, place // of_run // 64 % 2, place // of_run // 128
+        feature = row // 16 * 16 + 2 * (row % 8) + row // 8 % 2
+        first = (2 * step + half) * of_run
+        assert order[place : place + of_run].tolist() == [[feature, first + k] for k in range(of_run)]
+    # Feature 3 is row 9: the second core matrix of each half.
+    cells = layout_picture.picture(itemsize, "wgmma").splitlines()[8].split()
+    assert cells[:2] == ["3", "9"] and set(cells[2:]) == {"1", "9"}
+
+
 def test_layout_is_drawn(compiled, capsys):
     out = run(capsys, compiled[0], "--layout")[1]
     assert "Packed for mma.sp, 16-bit elements (f16)" in out and "Packed for mma.sp, 8-bit elements (i8)" in out
+    assert sum(line.split()[:1] == ["63"] for line in out.splitlines()) == 2
+
+
+def test_the_layouts_of_hoppers_weights_are_drawn(tmp_path, capsys, rng):
+    graph = sf.Graph()
+    x = graph.input("x", (None, 128), sf.f16)
+    graph.output(graph.matmul(x, sf.prune_24(rng.standard_normal((64, 128))), name="fc"))
+    sf.compile(graph, target=["sm_80", "sm_90a"], device="emulator").save(tmp_path / "both.sf")
+    out = run(capsys, tmp_path / "both.sf", "--layout")[1]
+    assert "Packed for mma.sp, 16-bit elements (f16)" in out and "Packed for wgmma.sp, 16-bit elements (f16)" in out
     assert sum(line.split()[:1] == ["63"] for line in out.splitlines()) == 2
 
 

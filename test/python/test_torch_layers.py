@@ -214,7 +214,23 @@ def test_state_survives_every_round_trip(scheme, tmp_path):
     whole = io.BytesIO()
     torch.save(layer, whole)
     whole.seek(0)
-    assert torch.equal(torch.load(whole, weights_only=False)(x), y)
+    again = torch.load(whole, weights_only=False)
+    assert torch.equal(again(x), y) and isinstance(again.weight, torch.nn.Parameter)
+
+
+def test_an_exported_layer_is_saved_and_loaded():
+    _, layer = pair()
+    x, stored = torch.randn(4, 136).half(), io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.Sequential(layer), (x,)), stored)
+    stored.seek(0)
+    assert torch.equal(torch.export.load(stored).module()(x), layer(x))
+
+
+def test_memory_is_shared_with_other_processes():
+    _, layer = pair()
+    assert not layer.weight.is_shared()
+    layer.share_memory()
+    assert layer.weight.is_shared() and all(part.is_shared() for part in layer.weight.parts().values())
 
 
 def test_a_packed_weight_has_the_same_state():

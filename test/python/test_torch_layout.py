@@ -43,12 +43,13 @@ def test_decompress_inverts_compress(weight):
     assert (octets(layout.decompress(*layout.compress(weight))) == octets(weight)).all()
 
 
-def test_pack_is_the_librarys(weight):
+@pytest.mark.parametrize("order", ["mma", "wgmma"])
+def test_pack_is_the_librarys(weight, order):
     values, bitmask = layout.compress(weight)
     sizes = _sparseflow.packed_size(DTYPES[weight.dtype], *weight.shape)
     kept, metadata = np.empty(sizes[0], interop.as_numpy(values, "values").dtype), np.empty(sizes[1], np.uint32)
-    _sparseflow.pack_weight(interop.as_numpy(values, "values"), bitmask.numpy(), kept, metadata)
-    packed = layout.pack(values, bitmask, "mma")
+    _sparseflow.pack_weight(interop.as_numpy(values, "values"), bitmask.numpy(), kept, metadata, order)
+    packed = layout.pack(values, bitmask, order)
     assert (packed.numpy() == np.concatenate([kept.view(np.uint8), metadata.view(np.uint8)])).all()
     assert packed.numel() == layout.packed_bytes(*weight.shape, weight.element_size())
 

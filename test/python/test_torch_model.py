@@ -9,6 +9,8 @@ import sparseflow as sf
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
 
+from torch.nn.utils import prune as torch_prune  # noqa: E402
+
 import sparseflow.torch as st  # noqa: E402
 from sparseflow.torch import dispatch  # noqa: E402
 from sparseflow.torch.pruning import Statistics, prune  # noqa: E402
@@ -141,6 +143,24 @@ def test_a_layer_that_no_batch_reaches_stays_dense():
     assert report["unused"].reason == "no calibration batch reached it" and type(model.unused) is torch.nn.Linear
 
 
+class Experts(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(4, 16, 32))
+
+
+def test_what_hangs_on_a_layer_goes_on_with_its_successor():
+    model, seen = torch.nn.Sequential(torch.nn.Linear(32, 8), torch.nn.Linear(8, 8)), []
+    handle = model[0].register_forward_hook(lambda *_: seen.append("after"))
+    model[0].register_forward_pre_hook(lambda *_, **__: seen.append("before"), with_kwargs=True)
+    sf.sparsify_model(model)
+    model(torch.randn(2, 32))
+    assert seen == ["before", "after"]
+    handle.remove()
+    model(torch.randn(2, 32))
+    assert seen == ["before", "after", "before"]
+
+
 def test_what_stays_dense_says_why():
     model = Model(tied=True)
     model.odd = torch.nn.Linear(30, 8)
@@ -148,6 +168,8 @@ def test_what_stays_dense_says_why():
     model.broken.weight.data[0, 0] = float("inf")
     model.far = torch.nn.Linear(32, 8, device="meta")
     model.attention = torch.nn.MultiheadAttention(32, 2)
+    model.normed = torch_prune.random_unstructured(torch.nn.Linear(32, 8), "weight", 0.5)
+    model.experts = Experts()
     report = sf.sparsify_model(model)
     reasons = {row.name: row.reason for row in report if row.reason}
     assert reasons == {
@@ -155,8 +177,12 @@ def test_what_stays_dense_says_why():
         "odd": "K = 30 is no multiple of 4",
         "broken": "its weight has NaN or infinite elements",
         "far": "its weight is on the meta device; load it first",
-        "attention.out_proj": "is a NonDynamicallyQuantizableLinear, whose weight is used elsewhere too",
+        "attention.out_proj": "is a NonDynamicallyQuantizableLinear, which may do more with its weight than nn.Linear does",
+        "attention.in_proj_weight": "belongs to nn.MultiheadAttention, which multiplies by it without a layer",
+        "normed": "its weight is made anew at each call (weight_norm, torch.nn.utils.prune); make that permanent first",
+        "experts.weight": "holds 4 weights in one tensor; only nn.Linear layers are converted",
     }
+    assert (report["experts.weight"].features, report["experts.weight"].inner) == (64, 32)
     assert model.head.weight is model.embed.weight
 
 
@@ -173,6 +199,7 @@ def test_a_layer_that_stands_twice_is_converted_once():
         (torch.nn.Sequential(torch.nn.ReLU()), {}, "can be converted, got none"),
         (torch.nn.Sequential(torch.nn.Linear(30, 8)), {}, "K = 30 is no multiple of 4"),
         (torch.nn.Linear(32, 8), {}, "SparseLinear.from_dense"),
+        (Experts(), {}, "got 1 that cannot be .holds 4 weights in one tensor"),
         (torch.nn.Sequential(torch.nn.Linear(32, 8)), {"method": "wanda"}, "calibration data for wanda"),
         (torch.nn.Sequential(torch.nn.Linear(32, 8)), {"method": "wanda", "calibration": []}, "got none"),
         (torch.nn.Sequential(torch.nn.Linear(32, 8)), {"method": "best"}, "method to be one of"),
@@ -183,6 +210,18 @@ def test_models_that_cannot_be_converted(model, options, message):
     with pytest.raises(sf.InvalidArgumentError, match=message):
         sf.sparsify_model(model, **options)
     assert [type(each) for each in model.modules()] == before
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(sf.InvalidArgumentError, match=r"expected a torch.nn.Module, got str"):
+        sf.quantize_model_sparse("model.pt")
+    model = torch.nn.Sequential(torch.nn.Linear(32, 8))
+    with pytest.raises(sf.InvalidArgumentError, match=r"expected activations \[..., 32\], got \[3, 5\]"):
+        sf.sparsify_model(model, method="wanda", calibration=[torch.randn(3, 5)])
+    sf.sparsify_model(model)
+    for call in (sf.warmup, sf.explain):
+        with pytest.raises(sf.InvalidArgumentError, match="expected token counts of at least 1, got -3"):
+            call(model, -3)
 
 
 def test_dense_int8_prunes_nothing():
@@ -205,6 +244,26 @@ def test_dense_ranges_from_times():
     assert dispatch.ranges_of(times(t1=0.5, t16=2, t256=2, t4096=0.5)) == [5, 1024]
     assert dispatch.ranges_of(times(t1=2, t16=0.5)) == [0, 4]
     assert dispatch.ranges_of(times(t16=2)) == [0, 2**62]
+
+
+def test_times_are_of_one_build_and_target(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path))
+    layer = sf.nn.SparseLinear.from_dense(torch.nn.Linear(64, 64).half().requires_grad_(False))
+    measured = {16: {"sparse": 2.0, "dense": 1.0}}
+    dispatch._write({dispatch._key(layer): measured})
+    dispatch._write({"another": measured})
+    assert dispatch.recall(layer) == measured
+    with st.emulation("sm_89"):
+        assert dispatch.recall(layer) == {}
+    other = tmp_path / "libsparseflow.so"
+    other.write_bytes(b"another build")
+    for owner, name, value in ((torch, "__version__", "0.0"), (dispatch.native, "library", lambda: str(other))):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, value)
+            dispatch._builds.cache_clear()
+            assert dispatch.recall(layer) == {}
+    dispatch._builds.cache_clear()
+    assert dispatch.recall(layer) == measured
 
 
 def test_the_path_does_not_change_the_result():

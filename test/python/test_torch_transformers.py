@@ -80,6 +80,29 @@ def test_load_save_and_load(name, scheme, tmp_path):
     assert torch.equal(logits(again, inputs), expected)
 
 
+def test_layers_that_a_model_keeps_in_f32_stay_so(tmp_path):
+    sizes = {"d_model": 64, "d_ff": 128, "num_layers": 1, "num_heads": 4, "d_kv": 16, "vocab_size": 256}
+    transformers.T5EncoderModel(transformers.T5Config(**sizes)).save_pretrained(tmp_path)
+    kind, tokens = transformers.T5EncoderModel, torch.randint(0, 256, (2, 9))
+    sparse = kind.from_pretrained(tmp_path, quantization_config=sf.SparseFlowConfig(), dtype=torch.float16).eval()
+    assert sparse.encoder.block[0].layer[-1].DenseReluDense.wo.weight.dtype is torch.float32
+    sparse.save_pretrained(tmp_path / "sparse")
+    again = kind.from_pretrained(tmp_path / "sparse", dtype=torch.float16).eval()
+    with torch.no_grad():
+        assert torch.equal(again(tokens).last_hidden_state, sparse(tokens).last_hidden_state)
+
+
+def test_what_is_no_linear_layer_is_in_the_report():
+    sizes = TEXT | {"num_key_value_heads": 2, "num_hidden_layers": 1, "num_local_experts": 4}
+    report = sf.sparsify_model(transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes)))
+    assert any("holds 4 weights in one tensor" in row.reason for row in report)
+    gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=64, n_layer=1, n_head=4, vocab_size=256))
+    with pytest.raises(
+        sf.InvalidArgumentError, match="is a Conv1D, whose weight stands as .K, N.; make it an nn.Linear"
+    ):
+        sf.sparsify_model(gpt2)
+
+
 def test_a_calibrated_model_is_saved_as_it_is(tmp_path):
     model, inputs = make("llama", torch.float32)
     batches = [{"input_ids": torch.randint(0, 256, (2, 24))} for _ in range(3)]

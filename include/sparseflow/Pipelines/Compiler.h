@@ -39,7 +39,8 @@ enum class Severity { Error, Warning, Remark };
 
 struct CompileOptions {
   std::vector<std::string> targets = {"sm_80"};
-  /// #sf.kernel_config<...> for every matmul; empty: chosen by the compiler.
+  /// #sf.kernel_config<...> or #sf.library_config<...> for every matmul; empty: chosen by the
+  /// compiler.
   std::string config;
   /// Path of ptxas; empty: found (see target::Ptxas::find).
   std::string ptxas;

@@ -28,7 +28,7 @@ enum class Phase {
 
 struct PipelineOptions {
   std::string target = "sm_80";
-  std::string config; // #sf.kernel_config<...>, for every matmul; empty: chosen
+  std::string config; // see CompileOptions
   std::string format = "cubin";
   std::string ptxas;
   std::string cacheDir;

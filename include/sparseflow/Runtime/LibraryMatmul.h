@@ -13,6 +13,9 @@
 
 namespace sparseflow::runtime {
 
+/// What products of such operands are summed in.
+DType getSumType(DType operand);
+
 /// What is multiplied, apart from the number of tokens.
 struct MatmulType {
   DType operand = DType::F16; // of X and W

@@ -4,7 +4,8 @@
 // stage, a box of each packed weight (as it lies in memory) and a box of X; the consumer walks the
 // stage in the atom's steps. The epilogue runs on the accumulators in registers and stores straight
 // to Y: the packed order of W gives a lane 8 contiguous features. With split-K every block writes
-// its accumulators to a workspace and a second kernel adds them in order.
+// its accumulators to a workspace and a second kernel adds them in order. That kernel also runs the
+// epilogue behind a library's products, so the arithmetic does not depend on who multiplies.
 //
 //===----------------------------------------------------------------------===//
 
@@ -23,6 +24,12 @@ using namespace sparseflow::sf_tile;
 
 namespace {
 
+/// Accumulators in memory: columns of one of a kernel's arguments.
+struct Part {
+  unsigned argument;
+  int64_t column;
+};
+
 /// The shape of one matmul and of one of its variants.
 class MatmulSchedule {
 public:
@@ -34,7 +41,9 @@ public:
   LogicalResult run();
 
 private:
-  SmallVector<Value> buildVariant(sf::KernelConfigAttr config);
+  SmallVector<Value> buildVariant(Attribute config);
+  SmallVector<Value> buildKernelVariant(sf::KernelConfigAttr config);
+  SmallVector<Value> buildLibraryVariant(sf::LibraryConfigAttr config);
   /// The kernel with tensor cores; with `partial` it stores accumulators instead of running the
   /// epilogue.
   KernelOp buildMainKernel(sf::KernelConfigAttr config, ValueRange inputs, Type output,
@@ -51,8 +60,9 @@ private:
   /// Runs the epilogue and stores to `y`.
   void storeResult(ValueRange accumulators, ValueRange operands, Value y, Axis tokens,
                    Axis features);
-  /// Launches the kernel that adds the parts, in order, and runs the epilogue.
-  SmallVector<Value> buildReduction(sf::KernelConfigAttr config, ValueRange inputs);
+  /// Launches the kernel that adds each weight's parts, in order, and runs the epilogue.
+  SmallVector<Value> buildReduction(Attribute config, StringRef suffix, ValueRange workspaces,
+                                    ArrayRef<SmallVector<Part>> weights);
   Value addTiles(Value x, Value y);
   /// Applies the epilogue to accumulator tiles; `operands` are the kernel's memrefs.
   Value buildEpilogue(ValueRange accumulators, ValueRange operands, Axis tokens, Axis features,
@@ -91,24 +101,21 @@ LogicalResult MatmulSchedule::run() {
   }
   atom = findAtom(*toDType(elementType), encoding.isSparse(), *encoding.getPackOrder());
 
-  for (auto config : op.getConfigsAttr().getAsRange<sf::KernelConfigAttr>())
+  for (sf::KernelConfigAttr config : op.getKernelConfigs())
     if (featureTiles(config) % config.getCluster())
       return op.emitOpError("expected a cluster that divides the ")
              << featureTiles(config) << " tiles along features, got " << config.getCluster();
 
-  SmallVector<sf::KernelConfigAttr> configs;
   SmallVector<int64_t> maxRows;
-  for (Attribute attribute : op.getConfigsAttr()) {
-    configs.push_back(cast<sf::KernelConfigAttr>(attribute));
-    maxRows.push_back(configs.back().getMaxTokens().value_or(-1));
-  }
+  for (auto config : op.getConfigsAttr().getAsRange<sf::VariantConfig>())
+    maxRows.push_back(config.getMaxTokens().value_or(-1));
   std::string label;
   llvm::raw_string_ostream(label) << "sf.matmul " << features << "x" << inner << " " << elementType
                                   << (encoding.isSparse() ? " 2:4" : " dense")
                                   << (numWeights > 1 ? " gated" : "")
                                   << (op.hasEpilogue() ? " + epilogue" : "");
   auto dispatch = s.dispatch(op.getX(), maxRows, label, op.getResultType(),
-                             [&](size_t i) { return buildVariant(configs[i]); });
+                             [&](size_t i) { return buildVariant(op.getConfigsAttr()[i]); });
   // What was noted about the product, as why it has these configurations.
   dispatch->setDiscardableAttrs(op->getDiscardableAttrDictionary());
   op->replaceAllUsesWith(dispatch);
@@ -116,7 +123,27 @@ LogicalResult MatmulSchedule::run() {
   return success();
 }
 
-SmallVector<Value> MatmulSchedule::buildVariant(sf::KernelConfigAttr config) {
+SmallVector<Value> MatmulSchedule::buildVariant(Attribute config) {
+  if (auto library = dyn_cast<sf::LibraryConfigAttr>(config))
+    return buildLibraryVariant(library);
+  return buildKernelVariant(cast<sf::KernelConfigAttr>(config));
+}
+
+SmallVector<Value> MatmulSchedule::buildLibraryVariant(sf::LibraryConfigAttr config) {
+  RankedTensorType type = op.getResultType();
+  bool hasKernel = op.hasEpilogue() || op.findLibraryFault(type.getElementType());
+  if (hasKernel)
+    type = type.clone(op.getAccumulatorType());
+  SmallVector<Value> products;
+  SmallVector<SmallVector<Part>> parts;
+  for (auto [i, weight] : llvm::enumerate(op.getLibraryWeights())) {
+    products.push_back(LibraryMatmulOp::create(s.b, s.loc, type, op.getX(), weight));
+    parts.push_back({{unsigned(i), 0}});
+  }
+  return hasKernel ? buildReduction(config, "epilogue", products, parts) : products;
+}
+
+SmallVector<Value> MatmulSchedule::buildKernelVariant(sf::KernelConfigAttr config) {
   SmallVector<Value> inputs = {op.getX()};
   llvm::append_range(inputs, op.getWeights());
   auto grid = GridAttr::get(s.b.getContext(), featureTiles(config) * config.getSplitK(), 0,
@@ -130,9 +157,12 @@ SmallVector<Value> MatmulSchedule::buildVariant(sf::KernelConfigAttr config) {
       {op.getXType().getDimSize(0), config.getSplitK() * numWeights * paddedFeatures(config)},
       op.getAccumulatorType());
   KernelOp kernel = buildMainKernel(config, inputs, partial, /*partial=*/true);
-  inputs = {s.launch(kernel, inputs, partial, grid).front()};
-  llvm::append_range(inputs, op.getEpilogueOperands());
-  return buildReduction(config, inputs);
+  Value workspace = s.launch(kernel, inputs, partial, grid).front();
+  SmallVector<SmallVector<Part>> parts(numWeights);
+  for (int64_t split = 0; split < config.getSplitK(); ++split)
+    for (int64_t w = 0; w < numWeights; ++w)
+      parts[w].push_back({0, (split * numWeights + w) * paddedFeatures(config)});
+  return buildReduction(config, "reduce", workspace, parts);
 }
 
 KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange inputs,
@@ -320,10 +350,14 @@ Value MatmulSchedule::buildEpilogue(ValueRange accumulators, ValueRange operands
   return map.getResult(0);
 }
 
-SmallVector<Value> MatmulSchedule::buildReduction(sf::KernelConfigAttr config, ValueRange inputs) {
+SmallVector<Value> MatmulSchedule::buildReduction(Attribute config, StringRef suffix,
+                                                  ValueRange workspaces,
+                                                  ArrayRef<SmallVector<Part>> weights) {
   constexpr int64_t threads = 128, rows = 4, columns = 256;
+  SmallVector<Value> inputs(workspaces);
+  llvm::append_range(inputs, op.getEpilogueOperands());
   KernelOp kernel =
-      s.startKernel(getKernelArgumentTypes(inputs, op.getResultType()), threads, config, "reduce");
+      s.startKernel(getKernelArgumentTypes(inputs, op.getResultType()), threads, config, suffix);
   SmallVector<Value> arguments(kernel.getBody().getArguments());
   int64_t columnTiles = llvm::divideCeil(features, columns);
   Value numTokens = memref::DimOp::create(s.b, s.loc, arguments[0], s.index(0));
@@ -332,18 +366,21 @@ SmallVector<Value> MatmulSchedule::buildReduction(sf::KernelConfigAttr config, V
   Axis featureAxis = {s.mul(tile.getFeature(), columns), columns};
 
   auto accType = TileType::get({rows, columns}, op.getAccumulatorType());
-  SmallVector<Value> sums(numWeights);
-  for (int64_t w = 0; w < numWeights; ++w)
-    for (int64_t split = 0; split < config.getSplitK(); ++split) {
+  SmallVector<Value> sums;
+  for (ArrayRef<Part> parts : weights) {
+    Value sum;
+    for (Part part : parts) {
       Value column =
-          s.add(featureAxis.start, s.index((split * numWeights + w) * paddedFeatures(config)));
-      Value part =
-          LoadOp::create(s.b, s.loc, accType, arguments[0], ValueRange{tokenAxis.start, column},
-                         DenseI64ArrayAttr(), DenseI64ArrayAttr());
-      sums[w] = split ? addTiles(sums[w], part) : part;
+          part.column ? s.add(featureAxis.start, s.index(part.column)) : featureAxis.start;
+      Value addend = LoadOp::create(s.b, s.loc, accType, arguments[part.argument],
+                                    ValueRange{tokenAxis.start, column}, DenseI64ArrayAttr(),
+                                    DenseI64ArrayAttr());
+      sum = sum ? addTiles(sum, addend) : addend;
     }
-  Value result = buildEpilogue(sums, ValueRange(arguments).drop_front().drop_back(), tokenAxis,
-                               featureAxis, /*transposed=*/false);
+    sums.push_back(sum);
+  }
+  ValueRange operands = ValueRange(arguments).drop_front(workspaces.size()).drop_back();
+  Value result = buildEpilogue(sums, operands, tokenAxis, featureAxis, /*transposed=*/false);
   StoreOp::create(s.b, s.loc, result, arguments.back(),
                   ValueRange{tokenAxis.start, featureAxis.start}, DenseI64ArrayAttr(),
                   LayoutAttr());

@@ -85,6 +85,12 @@ class Checkpoint:
         return counts
 
     @property
+    def paths(self) -> list[Path]:
+        """The files that it is read from: those with tensors, and config.json where there is one."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        return [*self._source.paths, *([] if self.config is None else [folder / "config.json"])]
+
+    @property
     def tied(self) -> list[list[str]]:
         """Names that share their memory; only a ``.pt`` can have them."""
         return getattr(self._source, "tied", [])

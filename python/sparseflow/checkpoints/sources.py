@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,11 @@ class Source(Protocol):
     """Tensors by name."""
 
     specs: dict[str, Spec]
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that tensors are read from."""
+        ...
 
     def read(self, name: str) -> np.ndarray: ...
     def close(self) -> None: ...
@@ -81,6 +87,10 @@ class ShardedSource:
             )
         return source
 
+    @property
+    def paths(self) -> list[Path]:
+        return [file.path for file in self._files]
+
     def read(self, name: str) -> np.ndarray:
         return self._owner[name].read(name)
 
@@ -107,7 +117,8 @@ class TorchSource:
         options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
         semi_structured: list[Any] = [SparseSemiStructuredTensorCUTLASS, SparseSemiStructuredTensorCUSPARSELT]
         try:
-            with torch.serialization.safe_globals(semi_structured):
+            # What PyTorch warns of on the way (another pickle protocol) is said by the error, if it matters.
+            with torch.serialization.safe_globals(semi_structured), warnings.catch_warnings(action="ignore"):
                 # Mapped, so that a tensor is read when it is used; files from before PyTorch 1.6 cannot be.
                 try:
                     content = torch.load(path, mmap=True, **options)
@@ -128,6 +139,7 @@ class TorchSource:
             raise InvalidProgramError(
                 f"{path}: expected a file of torch.save, got something else or half of one"
             ) from None
+        self.paths = [path]
         self._tensors = self._state_dict(path, content, torch)
         # PyTorch's own 2:4 tensors, by the names that they have in SparseFlow's checkpoints: decoded when they are read.
         self._parts: dict[str, tuple[str, str]] = {}

@@ -20,6 +20,7 @@ import numpy as np
 
 from .. import dtypes
 from ..errors import FileError, InvalidProgramError, NotFoundError
+from ..files import replacing
 
 #: Names of the format for dtypes that SparseFlow knows; tensors of others are carried as bytes.
 CODES = {
@@ -89,6 +90,7 @@ class SafetensorsFile:
             self._file.close()
             raise
         self.specs = {name: place.spec for name, place in self._places.items()}
+        self.paths = [self.path]
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, in memory of its own."""
@@ -193,18 +195,16 @@ def write_file(
     path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
     """A whole safetensors file at once. Atomic: the path holds the old or the whole new file."""
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        writer = SafetensorsWriter(partial, {name: Spec.of(array) for name, array in tensors.items()}, metadata or {})
-        try:
-            for name, array in tensors.items():
-                writer.write(name, array)
-            writer.sync()
-        finally:
-            writer.close()
-        partial.replace(path)
+        with replacing(path) as partial:
+            writer = SafetensorsWriter(
+                partial, {name: Spec.of(array) for name, array in tensors.items()}, metadata or {}
+            )
+            try:
+                for name, array in tensors.items():
+                    writer.write(name, array)
+                writer.sync()
+            finally:
+                writer.close()
     except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        raise FileError(f"cannot write {os.fspath(path)}: {error.strerror}") from None

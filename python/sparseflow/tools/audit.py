@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidArgumentError
+from ..files import replacing
 from . import cli, hardware, models, serving
 from .hardware import Chip, Estimate, KernelTable
 from .serving import Assumptions, Plan, Planner
@@ -399,9 +400,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     }
     path = options.output or hardware.calibration_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n")
     count = sum(len(points) for points in groups.values())
     if options.json:
         cli.print_json(document)

@@ -89,10 +89,9 @@ def names(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 def positive(text: str) -> int:
     """12."""
-    found = counts(text)
-    if len(found) != 1:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text}")
-    return found[0]
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text}")
+    return int(text)
 
 
 class Progress:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..checkpoints import open_checkpoint
 from ..checkpoints.checkpoint import Checkpoint
@@ -41,7 +42,7 @@ _Result = TypeVar("_Result")
 
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?", text)
-    if not match:
+    if not match or not float(match[1]):
         raise argparse.ArgumentTypeError(f"expected a size such as 4GiB, got {text}")
     factors = {None: 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
     return max(1, int(float(match[1]) * factors[match[2]]))
@@ -102,6 +103,9 @@ def _command(options: argparse.Namespace) -> int:
     with open_checkpoint(options.input) as checkpoint:
         for names in checkpoint.tied:
             cli.note(f"{NAME}: {' and '.join(names)} share their memory in {options.input}; each is written")
+        for part in options.skip:
+            if not any(part in entry.name for entry in checkpoint.entries):
+                raise cli.Failure(f"expected --skip to be part of a layer's name, got {part}, which no name has")
         scanning = cli.Progress(len(checkpoint.entries), "entries looked at")
         steps = plan(checkpoint, wanted, scanning.show)
         scanning.clear()
@@ -132,12 +136,13 @@ def _write_checkpoint(
 ) -> list[Row]:
     progress = cli.Progress(len(steps), "entries")
     # The files' identity as well as the options: a conversion never goes on with another's output.
-    sources = [options.input] if options.input.is_file() else sorted(options.input.iterdir())
-    identity = {
+    identity: dict[str, Any] = {
         "options": dataclasses.asdict(wanted),
-        "input": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources],
-        "calibration": options.calibration and options.calibration.read_bytes().hex()[:4096],
+        "input": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in checkpoint.paths],
     }
+    if options.calibration:  # its tokens are made by the tokenizer beside the model
+        read = [(options.calibration.name, options.calibration.read_bytes()), *companions(checkpoint)]
+        identity["calibration"] = [[name, hashlib.sha256(content).hexdigest()] for name, content in read]
     with ResumableWriter(
         options.output,
         {step.entry.name: step.specs for step in steps},

@@ -256,24 +256,25 @@ def _page(described: dict[str, Any], options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
+_READ_BY = {"mma": "mma.sp", "wgmma": "wgmma.sp"}
+
+
 def _layouts(weights: list[dict[str, Any]]) -> list[str]:
     """The pictures of the layouts that occur; a weight of 8-bit floats may be packed as f16."""
     from .layout_picture import picture
 
-    found: dict[int, str] = {}
-    others = set()
+    found: dict[tuple[str, int], str] = {}
     for weight in weights:
         for name in weight["packed_bytes"]:
-            widened, _, layout = name.rpartition(".")
-            if layout != "mma":
-                others.add(name)
-                continue
+            widened, _, order = name.rpartition(".")
             dtype = widened or weight["dtype"]
-            found[dtypes._BY_NAME[dtype].itemsize] = dtype
-    lines = [] if found else ["", "No weight of the file is packed for mma.sp: there is no layout to draw."]
-    for itemsize, dtype in found.items():
-        lines += ["", f"Packed for mma.sp, {8 * itemsize}-bit elements ({dtype})", picture(itemsize)]
-    return lines + [f"Not drawn: {name}" for name in sorted(others)]
+            found[order, dtypes._BY_NAME[dtype].itemsize] = dtype
+    if not found:
+        return ["", "No 2:4 weight of the file is packed: there is no layout to draw."]
+    lines = []
+    for (order, itemsize), dtype in sorted(found.items()):
+        lines += ["", f"Packed for {_READ_BY[order]}, {8 * itemsize}-bit elements ({dtype})", picture(itemsize, order)]
+    return lines
 
 
 def _step_lines(steps: list[dict[str, Any]]) -> list[str]:

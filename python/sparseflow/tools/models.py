@@ -148,8 +148,11 @@ def from_config(name: str, config: Mapping[str, Any]) -> Model:
 
     def get(*names: str, default: int | None = None) -> int:
         for each in names:
-            if isinstance(config.get(each), int):
-                return int(config[each])
+            value = config.get(each)
+            if isinstance(value, int) and value > 0:
+                return value
+            if value is not None:
+                raise InvalidArgumentError(f"{name}: expected {each} of at least 1 in the config, got {value!r}")
         if default is None:
             raise InvalidArgumentError(f"{name}: expected {names[0]} in the config, got none")
         return default

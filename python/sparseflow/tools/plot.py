@@ -6,6 +6,7 @@ import html
 from pathlib import Path
 from typing import Any
 
+from ..files import replacing
 from .cli import Failure
 
 # Of the Okabe-Ito palette, which people with any colour vision tell apart.
@@ -16,9 +17,8 @@ _BAR, _GAP, _LEFT, _WIDTH = 16, 18, 190, 620  # pixels
 def write(document: dict[str, Any], path: Path) -> None:
     """Writes the picture that the path's suffix asks for, .html or .png."""
     if path.suffix == ".html":
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(page(document))
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(page(document))
     elif path.suffix == ".png":
         _png(document, path)
     else:

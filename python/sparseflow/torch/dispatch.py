@@ -1,17 +1,18 @@
 """Sparse or dense, by the number of tokens: measured once on this GPU, remembered, and explained.
 
 Both paths multiply by the same pruned weights, so the choice changes how long a call takes and not what it returns (int8: the
-same bits). What was measured is kept in ``torch-dispatch.json`` in the compile cache, one entry a GPU, shape and scheme; layers
-that are made later find it there.
+same bits). What was measured is kept in ``torch-dispatch.json`` in the compile cache, one entry a GPU, shape and scheme, and
+builds of this library and of PyTorch, whose kernels it timed; layers that are made later find it there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import statistics
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import _sparseflow
 from ..errors import InvalidArgumentError
+from ..files import locked, replacing
+from ..tools import native
+from .gated import gated_blocks
 from .linear import DEFAULT_TOKENS, UNBOUNDED, SparseLinear
 from .model import sparse_layers
 from .progress import progress
@@ -29,7 +34,7 @@ _WORTH = 0.97
 _REPEATS = 20
 _FLUSH_BYTES = 256 << 20  # more than any L2 cache
 _FLUSHES = 3  # one empties the cache; all together keep the GPU busy until the call is enqueued
-_FORMAT = 1
+_FORMAT = 2
 
 Measured = dict[int, dict[str, float]]
 
@@ -62,20 +67,27 @@ def _write(entries: dict[str, Measured]) -> None:
         return
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = _read()
-        data["entries"] |= entries
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(data, file, indent=1)
-        os.replace(file.name, path)
+        with locked(path), replacing(path) as partial:
+            data = _read()
+            data["entries"] |= entries
+            partial.write_text(json.dumps(data, indent=1) + "\n")
+
+
+@functools.cache
+def _builds() -> str:
+    """Which sparse and which dense kernels are timed: the library's version and a digest of its bytes, and PyTorch's version."""
+    with open(native.library(), "rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=6)).hexdigest()
+    return f"sparseflow {_sparseflow.version()}-{digest} torch {torch.__version__}"
 
 
 def _key(layer: SparseLinear) -> str:
     weight = layer.local_weight
     device = torch.cuda.get_device_name(weight.device) if weight.device.type == "cuda" else weight.device.type
     bias = "" if layer.bias is None else " bias"
-    return f"{device} {weight.features}x{weight.inner_size} {weight.scheme.name} {_dtype(layer)}{bias}".replace(
-        "torch.", ""
-    )
+    dtype = str(_dtype(layer)).removeprefix("torch.")
+    shape = f"{weight.features}x{weight.inner_size}"
+    return f"{device} {weight.target} {shape} {weight.scheme.name} {dtype}{bias} {_builds()}"
 
 
 def _dtype(layer: SparseLinear) -> torch.dtype:
@@ -139,7 +151,7 @@ def _measure(layer: SparseLinear, tokens: Sequence[int], flush: torch.Tensor) ->
 
 def warmup(
     model: nn.Module,
-    tokens: Sequence[int] = DEFAULT_TOKENS,
+    tokens: int | Sequence[int] = DEFAULT_TOKENS,
     *,
     measure: bool | None = None,
     allow_dense: bool = True,
@@ -152,9 +164,7 @@ def warmup(
     only compiles. A layer that goes dense at some count holds its weight twice; ``allow_dense=False`` keeps all of them sparse,
     for the memory. Call it before ``torch.compile`` and before a CUDA graph is captured.
     """
-    counts = sorted({int(count) for count in tokens})
-    if not counts or counts[0] < 1:
-        raise InvalidArgumentError(f"expected token counts of at least 1, got {list(tokens)}")
+    counts = sorted(set(_counts(tokens)))
     layers = sparse_layers(model)
     groups: dict[str, list[SparseLinear]] = {}
     for layer in layers.values():
@@ -182,9 +192,19 @@ def warmup(
             ranges = ranges_of(known) if allow_dense else []
             for layer in group:
                 layer.use_dense_for(ranges)
+        for block in gated_blocks(model):
+            block.compile()
     if entries:
         _write(entries)
     return Explanation(model, counts)
+
+
+def _counts(tokens: int | Sequence[int]) -> list[int]:
+    """Token counts as a list, checked."""
+    counts = [tokens] if isinstance(tokens, int) else list(tokens)
+    if not counts or not all(isinstance(count, int) and count >= 1 for count in counts):
+        raise InvalidArgumentError(f"expected token counts of at least 1, got {tokens!r}")
+    return counts
 
 
 class Explanation:
@@ -264,7 +284,7 @@ def _explain_layer(name: str, layer: SparseLinear, tokens: int) -> dict[str, Any
 
 def explain(model: nn.Module, tokens: int | Sequence[int] = DEFAULT_TOKENS, *, quiet: bool = False) -> Explanation:
     """Prints which path each 2:4 layer takes at these token counts, and why, and returns the same as data."""
-    explanation = Explanation(model, [tokens] if isinstance(tokens, int) else tokens)
+    explanation = Explanation(model, _counts(tokens))
     if not quiet:
         print(explanation)
     return explanation

@@ -123,11 +123,78 @@ class LinearKey(NamedTuple):
         return graph
 
 
-_executables: dict[LinearKey, Executable] = {}
+#: Up to so many tokens both products of a gated layer are one kernel, which reads x once. With more, arithmetic binds, and the
+#: second accumulator would take the registers of half a tile.
+MERGED_TOKENS = 256
+
+
+class GatedKey(NamedTuple):
+    """What one compiled gated layer, activation(x · gateᵀ) * (x · upᵀ), is for."""
+
+    features: int
+    inner: int
+    scheme: str
+    dtype: torch.dtype  #: of x and y
+    gate_bias: torch.dtype | None
+    up_bias: torch.dtype | None
+    target: str
+    device: str
+    activation: str
+    merged: bool  #: both products in one kernel
+
+    @property
+    def order(self) -> str:
+        """The order in which the weights are passed."""
+        return pack_order(self.target, self.inner, SCHEMES[self.scheme].storage.itemsize)
+
+    def graph(self) -> Graph:
+        """x, both weights, then as far as there are any both scales and both biases (gate's first) → y.
+
+        x is quantized once. Apart, the product with `up` is a result too, which keeps the compiler from merging it into
+        the kernel of `gate`, where the activation and the multiplication are.
+        """
+        scheme = SCHEMES[self.scheme]
+        dtype = _DTYPES[self.dtype] if scheme.quantized else scheme.element
+        graph = Graph("gated")
+        x = graph.input("x", (None, self.inner), dtype)
+        shape = (self.features, self.inner)
+        names = ("gate", "up")
+        weights = [graph.packed_weight(name, shape, scheme.element, order=self.order) for name in names]
+        scales: list[Any] = [None, None]
+        if scheme.quantized:
+            scales = [graph.input(f"{name}_scale", (self.features,), dtypes.f32) for name in names]
+        biases = [
+            graph.input(f"{name}_bias", (self.features,), _DTYPES[held]) if held else None
+            for name, held in zip(names, (self.gate_bias, self.up_bias), strict=True)
+        ]
+        rows = None
+        if scheme.quantized:
+            x, rows = graph.quantize(x, scheme.element)
+        up = graph.matmul(
+            x, weights[1], bias=biases[1], row_scale=rows, feature_scale=scales[1], out_dtype=dtype, name="up"
+        )
+        y = graph.matmul(
+            x,
+            weights[0],
+            bias=biases[0],
+            activation=self.activation,
+            factor=up,
+            row_scale=rows,
+            feature_scale=scales[0],
+            out_dtype=dtype,
+            name="gate",
+        )
+        graph.output(y)
+        if not self.merged:
+            graph.output(up, "up")
+        return graph
+
+
+_executables: dict[LinearKey | GatedKey, Executable] = {}
 _compiling = threading.Lock()
 
 
-def linear_kernel(key: LinearKey) -> Executable:
+def linear_kernel(key: LinearKey | GatedKey) -> Executable:
     """The executable of a key, compiled at its first use."""
     found = _executables.get(key)
     if found is None:
@@ -139,7 +206,7 @@ def linear_kernel(key: LinearKey) -> Executable:
     return found
 
 
-def compiled() -> dict[LinearKey, Executable]:
+def compiled() -> dict[LinearKey | GatedKey, Executable]:
     """What was compiled so far."""
     return dict(_executables)
 
@@ -177,6 +244,27 @@ def run_linear(
         arguments.append(_aligned(residual))
     y: torch.Tensor = (_executables.get(key) or linear_kernel(key))(*arguments)
     return y if given is wanted else y.to(given)
+
+
+def run_gated(
+    x: torch.Tensor,
+    packed: tuple[torch.Tensor, torch.Tensor],
+    scales: tuple[torch.Tensor | None, torch.Tensor | None],
+    biases: tuple[torch.Tensor | None, torch.Tensor | None],
+    features: int,
+    scheme: str,
+    target: str,
+    activation: str,
+) -> torch.Tensor:
+    """activation(x · gateᵀ) * (x · upᵀ) of x [M, K] in f16 or bf16; pairs are of gate and up. y [M, N] has x's dtype."""
+    wanted = x.dtype if SCHEMES[scheme].quantized else SCHEMES[scheme].storage
+    gate_bias, up_bias = (None if bias is None else bias.dtype for bias in biases)
+    merged = x.shape[0] <= MERGED_TOKENS
+    key = GatedKey(features, x.shape[1], scheme, wanted, gate_bias, up_bias, target, x.device.type, activation, merged)
+    arguments = [each for each in (*packed, *scales, *biases) if each is not None]
+    result = (_executables.get(key) or linear_kernel(key))(_aligned(x.to(wanted)), *arguments)
+    y: torch.Tensor = result if merged else result[0]
+    return y.to(x.dtype)
 
 
 def _aligned(matrix: torch.Tensor) -> torch.Tensor:

@@ -198,7 +198,7 @@ class SparseLinear(nn.Linear):
         if torch.compiler.is_exporting():  # the program keeps a linear with this very weight
             with torch._C.DisableTorchFunctionSubclass():
                 return nn.functional.linear(input, weight, self.bias)
-        if input.shape[-1] != self.in_features:
+        if input.dim() == 0 or input.shape[-1] != self.in_features:
             raise InvalidArgumentError(f"expected activations [..., {self.in_features}], got {list(input.shape)}")
         if not torch.compiler.is_compiling():
             self._prepare(weight, input)

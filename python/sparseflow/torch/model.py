@@ -12,6 +12,7 @@ from torch import nn
 from ..errors import InvalidArgumentError
 from . import layout
 from .calibration import LayerInputs, calibrate
+from .gated import fuse_gated_blocks
 from .linear import DEFAULT_TOKENS, QuantizedLinear, SparseLinear
 from .progress import progress
 from .pruning import METHODS
@@ -38,6 +39,8 @@ class _Candidate:
 
 def _candidates(model: nn.Module, skip: Sequence[str], sparse: bool) -> dict[str, _Candidate]:
     """The linear layers by name, with the reason of each that has to stay dense."""
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(f"expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, nn.Linear):
         raise InvalidArgumentError(
             "expected a model with nn.Linear layers in it, got an nn.Linear itself, which cannot be replaced in place; "
@@ -68,7 +71,9 @@ def _why_dense(candidate: _Candidate, owners: dict[int, list[str]], skip: Sequen
     if isinstance(layer, (SparseLinear, QuantizedLinear)):
         return "converted already"
     if type(layer) is not nn.Linear:
-        return f"is a {type(layer).__name__}, whose weight is used elsewhere too"
+        return f"is a {type(layer).__name__}, which may do more with its weight than nn.Linear does"
+    if layer._parameters.get("weight") is None:
+        return "its weight is made anew at each call (weight_norm, torch.nn.utils.prune); make that permanent first"
     others = [name for name in owners[id(weight)] if name != f"{candidate.name}.weight"]
     if others:
         return f"shares its weight with {others[0]}"
@@ -85,6 +90,36 @@ def _why_dense(candidate: _Candidate, owners: dict[int, list[str]], skip: Sequen
     return ""
 
 
+def _other_products(model: nn.Module) -> list[LayerReport]:
+    """Rows for the weights of products that are no ``nn.Linear``: they stay dense, and a report should not hide them."""
+    rows = []
+    for module_name, module in model.named_modules():
+        for name, weight in module.named_parameters(module_name, recurse=False):
+            reason, shape = "", list(weight.shape)
+            if type(module).__name__ == "Conv1D" and weight.dim() == 2:
+                reason, shape = "is a Conv1D, whose weight stands as [K, N]; make it an nn.Linear first", shape[::-1]
+            elif isinstance(module, nn.MultiheadAttention) and weight.dim() == 2:
+                reason = "belongs to nn.MultiheadAttention, which multiplies by it without a layer"
+            elif weight.dim() == 3 and shape[0] > 1 and not type(module).__module__.startswith("torch.nn."):
+                reason = f"holds {shape[0]} weights in one tensor; only nn.Linear layers are converted"  # experts, say
+                shape = [shape[0] * shape[1], shape[2]]
+            if reason:
+                size = weight.nbytes
+                features, inner = shape
+                rows.append(LayerReport(name, features, inner, "dense", reason, bytes_before=size, bytes_after=size))
+    return rows
+
+
+#: What a user may have hung on a layer, which the layer in its place goes on with.
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+
+
 def _convert(
     model: nn.Module,
     make: Callable[[_Candidate, LayerInputs | None], nn.Linear],
@@ -97,9 +132,10 @@ def _convert(
 ) -> ModelReport:
     candidates = _candidates(model, [skip] if isinstance(skip, str) else list(skip), sparse)
     eligible = {name: each for name, each in candidates.items() if not each.reason}
+    others = _other_products(model)
     if not eligible:
-        reasons = sorted({each.reason for each in candidates.values()})
-        found = f"{len(candidates)} that stay dense ({'; '.join(reasons)})" if candidates else "none"
+        reasons = [each.reason for each in candidates.values()] + [row.reason for row in others]
+        found = f"{len(reasons)} that cannot be ({'; '.join(sorted(set(reasons)))})" if reasons else "none"
         raise InvalidArgumentError(f"expected a model with nn.Linear layers that can be converted, got {found}")
     rows: dict[str, LayerReport] = {}
 
@@ -111,6 +147,8 @@ def _convert(
             candidate.reason = str(error)
             return
         rows[name] = _row(candidate, layer, scheme, inputs)
+        for hooks in _HOOKS:
+            setattr(layer, hooks, getattr(candidate.layer, hooks))  # the same dictionary: handles still remove them
         for parent, child in candidate.places:
             setattr(parent, child, layer)
 
@@ -129,7 +167,7 @@ def _convert(
                 name, candidate.layer.out_features, candidate.layer.in_features, "dense", candidate.reason,
                 bytes_before=held, bytes_after=held,
             )  # fmt: skip
-    return ModelReport([rows[name] for name in candidates])
+    return ModelReport([rows[name] for name in candidates] + others)
 
 
 def _relative(value: torch.Tensor, reference: torch.Tensor) -> float:
@@ -205,6 +243,7 @@ def sparsify_model(
         return SparseLinear.from_dense(candidate.layer, method, scheme, inputs)
 
     report = _convert(model, make, scheme.name, True, calibration, method, skip, show_progress)
+    fuse_gated_blocks(model)
     if any(each.__module__.startswith("transformers.") for each in type(model).__mro__):
         from .transformers import note_conversion
 

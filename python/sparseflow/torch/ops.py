@@ -4,6 +4,7 @@
 |---|---|
 | `linear` | a 2:4 linear layer: the compiled kernel, or the same numbers on the dense weight |
 | `dense_linear` | the same for a dense 8-bit weight |
+| `gated_linear` | activation(gate(x)) * up(x) of two 2:4 layers that see the same x |
 | `pack`, `unpack`, `decompress` | between the forms of a weight |
 
 They have fakes (torch.compile, torch.export), refuse gradients when one is asked for, and under autocast round x to autocast's
@@ -30,6 +31,10 @@ _library.define(
     "dense_linear(Tensor x, Tensor weight, Tensor? scale, Tensor? bias, SymInt features, str scheme, "
     'str order="", str activation="", Tensor? residual=None) -> Tensor'
 )
+_library.define(
+    "gated_linear(Tensor x, Tensor gate, Tensor? gate_bitmask, Tensor? gate_scale, Tensor? gate_bias, Tensor up, "
+    "Tensor? up_bitmask, Tensor? up_scale, Tensor? up_bias, SymInt features, str scheme, str order, str activation) -> Tensor"
+)
 _library.define("pack(Tensor values, Tensor bitmask, str order) -> Tensor")
 _library.define("unpack(Tensor packed, SymInt features, SymInt inner, ScalarType dtype, str order) -> (Tensor, Tensor)")
 _library.define("decompress(Tensor values, Tensor bitmask) -> Tensor")
@@ -43,8 +48,8 @@ def _check(x: torch.Tensor, weight: torch.Tensor, inner: int, features: int, sch
     """Refuses an x that does not fit the weight. `inner` is K; 0 for a packed weight, whose size tells K up to its padding."""
     if inner and x.shape[-1] != inner:
         raise InvalidArgumentError(f"expected activations [..., {inner}], got {list(x.shape)}")
-    size = layout.packed_bytes(features, x.shape[-1], SCHEMES[scheme].storage.itemsize, sparse=sparse)
-    if not inner and weight.numel() != size:
+    itemsize = SCHEMES[scheme].storage.itemsize
+    if not inner and weight.numel() != layout.packed_bytes(features, x.shape[-1], itemsize, sparse=sparse):
         raise InvalidArgumentError(
             f"expected activations [..., K] that fit a packed weight of {features} features and {weight.numel()} bytes, "
             f"got {list(x.shape)}"
@@ -82,10 +87,7 @@ def _linear(
     if not rows.shape[0]:
         y = x.new_empty(0, features)
     elif target is not None and not (dense_tokens and _is_dense(rows.shape[0], dense_tokens)):
-        wanted = kernels.pack_order(target, inner, storage.itemsize)
-        if bitmask is None and order != wanted:  # packed for another chip
-            weight, bitmask = layout.unpack(weight, features, inner, storage, order)
-        packed = weight if bitmask is None else layout.pack(weight, bitmask, wanted)
+        packed = _packed(weight, bitmask, features, inner, scheme, order, target)
         y = kernels.run_linear(rows, packed, scale, bias, features, scheme, target, True, activation, residual)
     else:
         if dense is None:
@@ -115,6 +117,53 @@ def _dense_rows(
             return kernels.run_linear(rows, weight, scale, bias, features, scheme, target, False, activation, residual)
         weight = layout.unpack_dense(weight, features, inner, storage, order)
     return numerics.dense_linear(rows, weight, scale, bias, SCHEMES[scheme], activation, residual)
+
+
+def _packed(
+    weight: torch.Tensor, bitmask: torch.Tensor | None, features: int, inner: int, scheme: str, order: str, target: str
+) -> torch.Tensor:
+    """A weight, packed or canonical, in the order of the kernels for a target."""
+    storage = SCHEMES[scheme].storage
+    wanted = kernels.pack_order(target, inner, storage.itemsize)
+    if bitmask is None:
+        if order == wanted:
+            return weight
+        weight, bitmask = layout.unpack(weight, features, inner, storage, order)  # packed for another chip
+    return layout.pack(weight, bitmask, wanted)
+
+
+def _gated_linear(
+    x: torch.Tensor,
+    gate: torch.Tensor,
+    gate_bitmask: torch.Tensor | None,
+    gate_scale: torch.Tensor | None,
+    gate_bias: torch.Tensor | None,
+    up: torch.Tensor,
+    up_bitmask: torch.Tensor | None,
+    up_scale: torch.Tensor | None,
+    up_bias: torch.Tensor | None,
+    features: int,
+    scheme: str,
+    order: str,
+    activation: str,
+) -> torch.Tensor:
+    rows = _rows(x)
+    inner = rows.shape[1]
+    for weight, bitmask in ((gate, gate_bitmask), (up, up_bitmask)):
+        _check(x, weight, 0 if bitmask is None else 2 * weight.shape[1], features, scheme, sparse=True)
+    target = kernels.linear_target(scheme, inner, x.device)
+    if target is None or not rows.shape[0] or x.dtype is torch.float32:
+        # An f32 tile beside the accumulators leaves too few registers.
+        gates = _linear(x, gate, gate_bitmask, gate_scale, gate_bias, None, features, scheme, order, [], activation)
+        return gates * _linear(x, up, up_bitmask, up_scale, up_bias, None, features, scheme, order)
+    packed = (
+        _packed(gate, gate_bitmask, features, inner, scheme, order, target),
+        _packed(up, up_bitmask, features, inner, scheme, order, target),
+    )
+    y = kernels.run_gated(
+        rows, packed, (gate_scale, up_scale), (gate_bias, up_bias), features, scheme, target, activation
+    )
+    return y if x.dim() == 2 else y.view(*x.shape[:-1], features)
 
 
 def _dense_linear(
@@ -154,6 +203,10 @@ def _dense_linear_fake(x: Any, weight: Any, scale: Any, bias: Any, features: int
     return _result(x, features)
 
 
+def _gated_fake(x: Any, gate: Any, *arguments: Any) -> Any:
+    return _result(x, arguments[-4])
+
+
 def _pack_fake(values: torch.Tensor, bitmask: torch.Tensor, order: str) -> torch.Tensor:
     n, half = values.shape
     return values.new_empty(layout.packed_bytes(n, 2 * half, values.element_size()), dtype=torch.uint8)
@@ -179,6 +232,7 @@ def _register() -> None:
     implementations: dict[str, tuple[Any, Any]] = {
         "linear": (_linear, _linear_fake),
         "dense_linear": (_dense_linear, _dense_linear_fake),
+        "gated_linear": (_gated_linear, _gated_fake),
         "pack": (layout.pack, _pack_fake),
         "unpack": (layout.unpack, _unpack_fake),
         "decompress": (_decompress, _decompress_fake),
@@ -188,7 +242,7 @@ def _register() -> None:
             _library.impl(name, implementation, key)
         torch.library.register_fake(f"sparseflow::{name}", fake, lib=_library)
         torch.library.register_autograd(f"sparseflow::{name}", _refuse, lib=_library)
-    for name in ("linear", "dense_linear"):
+    for name in ("linear", "dense_linear", "gated_linear"):
         operator = getattr(torch.ops.sparseflow, name).default
         for device in ("cpu", "cuda"):
             _library.impl(name, _Autocast(operator, device), f"Autocast{device.upper()}")

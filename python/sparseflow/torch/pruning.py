@@ -35,6 +35,8 @@ class Statistics:
 
     def add(self, x: torch.Tensor) -> None:
         """Takes in activations [..., K]."""
+        if x.shape[-1] != self.squares.numel():
+            raise InvalidArgumentError(f"expected activations [..., {self.squares.numel()}], got {list(x.shape)}")
         rows = x.detach().reshape(-1, x.shape[-1]).to(self.squares.device).float()
         self.tokens += rows.shape[0]
         self.squares += rows.square().sum(dim=0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import html
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
+
+from ..files import replacing
 
 
 @dataclass
@@ -81,10 +81,8 @@ class ModelReport:
         data = {"bytes_before": self.bytes_before, "bytes_after": self.bytes_after, "layers": self.to_dicts()}
         text = json.dumps(data, indent=1)
         if path is not None:
-            target = Path(path)
-            with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False) as file:
-                file.write(text + "\n")
-            os.replace(file.name, target)
+            with replacing(path) as partial:
+                partial.write_text(text + "\n")
         return text
 
     def _cells(self) -> list[list[str]]:

@@ -279,13 +279,16 @@ class SparseWeight(torch.Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         weight = self.to_canonical()
         arguments = (weight.parts(), self.scheme.name, (self.features, self.inner_size), self.dtype, self.transposed)
-        return _rebuild, arguments
+        return _rebuild_parameter if isinstance(self, torch.nn.Parameter) else _rebuild, arguments
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.linear and len(args) >= 2 and isinstance(args[1], SparseWeight) and type(args[0]) is torch.Tensor:
             return linear(*args, **kwargs)
+        if func in (torch.Tensor.share_memory_, torch.Tensor.is_shared):  # of memory that only the parts have
+            results = [func(part) for part in args[0].parts().values()]
+            return args[0] if func is torch.Tensor.share_memory_ else all(results)
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 
@@ -306,7 +309,11 @@ def _rebuild(parts: dict[str, torch.Tensor], scheme: str, shape: Any, dtype: tor
     return SparseWeight(parts, scheme, tuple(shape), dtype, flip)  # type: ignore[arg-type]
 
 
-torch.serialization.add_safe_globals([SparseWeight, _rebuild])
+def _rebuild_parameter(*arguments: Any) -> torch.nn.Parameter:
+    return torch.nn.Parameter(_rebuild(*arguments), requires_grad=False)
+
+
+torch.serialization.add_safe_globals([SparseWeight, _rebuild, _rebuild_parameter])
 
 
 def linear(x: torch.Tensor, weight: SparseWeight, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -21,6 +21,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import InvalidArgumentError
+from .gated import fuse_gated_blocks
 from .linear import SparseLinear
 from .schemes import SCHEMES, scheme_named
 from .tensor import SparseWeight
@@ -70,9 +71,9 @@ class _Parts(nn.Module):
 class _Skeleton(nn.Module):
     """Stands for a 2:4 layer while its checkpoint is read."""
 
-    def __init__(self, linear: nn.Linear, scheme: str):
+    def __init__(self, linear: nn.Linear, scheme: str, dtype: torch.dtype):
         super().__init__()
-        self.scheme, self.dtype = scheme, linear.weight.dtype
+        self.scheme, self.dtype = scheme, dtype
         shape = (linear.out_features, linear.in_features)
         self.weight = _Parts(SparseWeight.empty(shape, scheme, self.dtype, "meta"))
         self.bias = linear.bias
@@ -81,6 +82,15 @@ class _Skeleton(nn.Module):
         parts = {name: parameter.data for name, parameter in self.weight.named_parameters()}
         weight = SparseWeight.from_canonical(**parts, scheme=self.scheme, dtype=self.dtype)
         return SparseLinear(weight, None if self.bias is None else self.bias.data)
+
+
+def _dtype_of(model: PreTrainedModel, name: str, linear: nn.Linear) -> torch.dtype:
+    """What the weight of a layer will pass for: some models keep layers in f32 (T5's `wo`), and look at that when they run."""
+    dtype = linear.weight.dtype
+    kept = set(model._keep_in_fp32_modules_strict or ()) if dtype is not torch.float32 else set()
+    if dtype is torch.float16:
+        kept |= set(model._keep_in_fp32_modules or ())
+    return torch.float32 if kept & set(name.split(".")) else dtype
 
 
 @register_quantizer(QUANT_METHOD)
@@ -117,7 +127,7 @@ class SparseFlowQuantizer(HfQuantizer):
                     f"says, got {'none' if module is None else type(module).__name__}"
                 )
             with torch.device("meta"):
-                model.set_submodule(name, _Skeleton(module, scheme))
+                model.set_submodule(name, _Skeleton(module, scheme, _dtype_of(model, name, module)))
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
@@ -135,6 +145,7 @@ class SparseFlowQuantizer(HfQuantizer):
                             f"expected {name}.weight.{missing[0]} in the checkpoint, got none; a shard may be missing"
                         )
                     model.set_submodule(name, module.finished().train(model.training))
+            fuse_gated_blocks(model)
         else:
             from .model import sparsify_model
 

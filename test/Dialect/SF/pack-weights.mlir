@@ -134,6 +134,85 @@ func.func @run_time_warpgroups(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) ->
 
 // -----
 
+// A library reads the weight with its zeros: 1 and 2 at the first and the last of four. Two products share it, and a third
+// that calls none does not ask for it.
+// CHECK-LABEL: @library
+// CHECK-DAG: %[[D:.*]] = arith.constant dense_resource<up.dense> : tensor<1x4xi8>
+// CHECK-DAG: %[[W:.*]] = arith.constant dense_resource<up.mma> : tensor<1x4xi8, #sf.weight<sp24, pack = mma>>
+// CHECK: sf.matmul %arg0, %[[W]] {{.*}} library(%[[D]] : tensor<1x4xi8>) :
+// CHECK: sf.matmul %arg0, %[[W]] {{.*}} library(%[[D]] : tensor<1x4xi8>) :
+// CHECK: sf.matmul %arg0, %[[W]] :
+// CHECK-LABEL: @library_again
+// CHECK: arith.constant dense_resource<up.dense> : tensor<1x4xi8>
+// CHECK: up.dense: "0x1000000001000002"
+#library = [#sf.library_config<cublaslt>, #sf.kernel_config<tile = 64x8x128, warps = 1x1, atom = mma_sp>]
+func.func @library(%x: tensor<?x4xi8>) -> (tensor<?x1xi32>, tensor<?x1xi32>, tensor<?x1xi32>) {
+  %w = arith.constant dense_resource<up.sp24> : tensor<1x4xi8, #sf.weight<sp24>>
+  %0 = sf.matmul %x, %w {configs = #library} : (tensor<?x4xi8>, tensor<1x4xi8, #sf.weight<sp24>>) -> tensor<?x1xi32>
+  %1 = sf.matmul %x, %w {configs = #library} : (tensor<?x4xi8>, tensor<1x4xi8, #sf.weight<sp24>>) -> tensor<?x1xi32>
+  %2 = sf.matmul %x, %w : (tensor<?x4xi8>, tensor<1x4xi8, #sf.weight<sp24>>) -> tensor<?x1xi32>
+  return %0, %1, %2 : tensor<?x1xi32>, tensor<?x1xi32>, tensor<?x1xi32>
+}
+func.func @library_again(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
+  %w = arith.constant dense_resource<up.sp24> : tensor<1x4xi8, #sf.weight<sp24>>
+  %0 = sf.matmul %x, %w {configs = #library} : (tensor<?x4xi8>, tensor<1x4xi8, #sf.weight<sp24>>) -> tensor<?x1xi32>
+  return %0 : tensor<?x1xi32>
+}
+{-#
+  dialect_resources: { builtin: { up.sp24: "0x10000000010209" } }
+#-}
+
+// -----
+
+// A dense weight is what the library reads; one that is dequantized, its result.
+// CHECK-LABEL: @library_dense
+// CHECK-DAG: %[[W:.*]] = arith.constant dense_resource<weight.mma>
+// CHECK-DAG: %[[D:.*]] = arith.constant dense<{{.*}}> : tensor<1x4xf16>
+// CHECK: sf.matmul %arg0, %[[W]] {{.*}} library(%[[D]] : tensor<1x4xf16>)
+// CHECK-LABEL: @library_dequantized
+// CHECK-DAG: %[[Q:.*]] = arith.constant dense_resource<up.f16.mma>
+// CHECK-DAG: %[[E:.*]] = arith.constant dense_resource<up.f16.dense> : tensor<1x4xf16>
+// CHECK: sf.matmul %arg0, %[[Q]] {{.*}} library(%[[E]] : tensor<1x4xf16>)
+// CHECK: up.f16.dense: "0x10000000003C0000000000C0"
+func.func @library_dense(%x: tensor<?x4xf16>) -> tensor<?x1xf16> {
+  %w = arith.constant dense<[[1.0, 2.0, 3.0, 4.0]]> : tensor<1x4xf16>
+  %0 = sf.matmul %x, %w {configs = [#sf.library_config<cublaslt>, #sf.kernel_config<tile = 64x8x64, warps = 1x1, atom = mma>]}
+    : (tensor<?x4xf16>, tensor<1x4xf16>) -> tensor<?x1xf16>
+  return %0 : tensor<?x1xf16>
+}
+func.func @library_dequantized(%x: tensor<?x4xf16>) -> tensor<?x1xf16> {
+  %q = arith.constant dense_resource<up> : tensor<1x4xi8, #sf.weight<sp24>>
+  %s = arith.constant dense<0.5> : tensor<f32>
+  %w = sf.dequantize %q, %s : tensor<1x4xi8, #sf.weight<sp24>>, tensor<f32> -> tensor<1x4xf16, #sf.weight<sp24>>
+  %0 = sf.matmul %x, %w {configs = [#sf.library_config<cublaslt>, #sf.kernel_config<tile = 64x8x64, warps = 1x1, atom = mma_sp>]}
+    : (tensor<?x4xf16>, tensor<1x4xf16, #sf.weight<sp24>>) -> tensor<?x1xf16>
+  return %0 : tensor<?x1xf16>
+}
+{-#
+  dialect_resources: { builtin: { up: "0x1000000002FC09" } }
+#-}
+
+// -----
+
+func.func @library_run_time_weight(%x: tensor<?x4xf16>, %w: tensor<1x4xf16>) -> tensor<?x1xf16> {
+  // expected-error@+1 {{expected weights that are known at compile time, got one that arrives with the call; leave #sf.library_config out of configs}}
+  %0 = sf.matmul %x, %w {configs = [#sf.library_config<cublaslt>, #sf.kernel_config<tile = 64x8x64, warps = 1x1, atom = mma>]}
+    : (tensor<?x4xf16>, tensor<1x4xf16>) -> tensor<?x1xf16>
+  return %0 : tensor<?x1xf16>
+}
+
+// -----
+
+func.func @library_constant_x(%w: tensor<1x4xf16>) -> tensor<1x1xf16> {
+  %x = arith.constant dense<[[1.0, 2.0, 3.0, 4.0]]> : tensor<1x4xf16>
+  // expected-error@+1 {{expected an x that arrives with the call, got a constant; leave #sf.library_config out of configs}}
+  %0 = sf.matmul %x, %x {configs = [#sf.library_config<cublaslt>, #sf.kernel_config<tile = 64x8x64, warps = 1x1, atom = mma>]}
+    : (tensor<1x4xf16>, tensor<1x4xf16>) -> tensor<1x1xf16>
+  return %0 : tensor<1x1xf16>
+}
+
+// -----
+
 func.func @absent(%x: tensor<?x4xi8>) -> tensor<?x1xi32> {
   // expected-error@+1 {{expected the bytes of the resource 'absent', got none}}
   %w = arith.constant dense_resource<absent> : tensor<1x4xi8>

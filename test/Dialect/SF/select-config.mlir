@@ -7,7 +7,7 @@
 // RUN: not sparseflow-opt %s --sf-select-config=config="tile=64" 2>&1 | FileCheck %s --check-prefix=CONFIG
 
 // TARGET: expected a known target, got 'sm_75'; known targets are sm_80
-// CONFIG: expected a kernel configuration such as 'tile = 256x128x64, warps = 4x2, atom = mma_sp', got 'tile=64'
+// CONFIG: expected a kernel configuration such as 'tile = 256x128x64, warps = 4x2, atom = mma_sp', or 'cublaslt', got 'tile=64'
 
 // Few tokens take narrow tiles, many the widest; the last variant serves any number. On chips with 99 KiB of shared memory
 // the widest tile does not fit three times.

@@ -772,6 +772,43 @@ func.func @dispatch_order(%x: tensor<?x8xf16>) {
 
 // -----
 
+func.func @dispatch_same_rows(%x: tensor<?x8xf16>) {
+  // expected-error @below {{expected ascending max_rows that end in -1}}
+  %0 = sf_tile.dispatch "label" %x [-1, -1] : tensor<?x8xf16> -> tensor<?x8xf16> {
+    sf_tile.yield %x : tensor<?x8xf16>
+  }, {
+    sf_tile.yield %x : tensor<?x8xf16>
+  }
+  return
+}
+
+// -----
+
+func.func @dispatch_library_last(%x: tensor<?x8xf16>, %w: tensor<4x8xf16>) {
+  // expected-error @below {{expected a last variant that needs no library}}
+  %0 = sf_tile.dispatch "label" %x [-1] : tensor<?x8xf16> -> tensor<?x4xf16> {
+    %1 = sf_tile.library_matmul %x, %w : tensor<?x8xf16>, tensor<4x8xf16> -> tensor<?x4xf16>
+    sf_tile.yield %1 : tensor<?x4xf16>
+  }
+  return
+}
+
+// -----
+
+func.func @library_matmul_shapes(%x: tensor<?x8xf16>, %w: tensor<8x4xf16>) {
+  %0 = sf_tile.dispatch "label" %x [16, -1] : tensor<?x8xf16> -> tensor<?x4xf16> {
+    // expected-error @below {{expected [M,K] and [N,K] of one element type, and the result [M,N], got 'tensor<?x8xf16>', 'tensor<8x4xf16>' and 'tensor<?x4xf16>'}}
+    %1 = sf_tile.library_matmul %x, %w : tensor<?x8xf16>, tensor<8x4xf16> -> tensor<?x4xf16>
+    sf_tile.yield %1 : tensor<?x4xf16>
+  }, {
+    %1 = sf_tile.launch @kernels::@kernel(%x) <blocks = 1> : (tensor<?x8xf16>) -> tensor<?x4xf16>
+    sf_tile.yield %1 : tensor<?x4xf16>
+  }
+  return
+}
+
+// -----
+
 func.func @dispatch_yield(%x: tensor<?x8xf16>, %y: tensor<?x8xf32>) {
   // expected-error @below {{expected every variant to yield ('tensor<?x8xf16>'), got ('tensor<?x8xf32>')}}
   %0 = sf_tile.dispatch "label" %x [-1] : tensor<?x8xf16> -> tensor<?x8xf16> {

@@ -212,6 +212,26 @@ func.func @arithmetic(%dense: !sf_tile.tile<64x16xf16>, %x: !sf_tile.tile<8x16xf
   return
 }
 
+// CHECK-LABEL: func.func @library
+func.func @library(%x: tensor<?x64xf16>, %w: tensor<32x64xf16>) -> tensor<?x32xf16> {
+  // CHECK: sf_tile.dispatch "sf.matmul 32x64 f16 2:4" %{{.*}} [16, 16, -1, -1]
+  %0 = sf_tile.dispatch "sf.matmul 32x64 f16 2:4" %x [16, 16, -1, -1] : tensor<?x64xf16> -> tensor<?x32xf16> {
+    // CHECK-NEXT: sf_tile.library_matmul %{{.*}}, %{{.*}} : tensor<?x64xf16>, tensor<32x64xf16> -> tensor<?x32xf16>
+    %1 = sf_tile.library_matmul %x, %w : tensor<?x64xf16>, tensor<32x64xf16> -> tensor<?x32xf16>
+    sf_tile.yield %1 : tensor<?x32xf16>
+  }, {
+    %1 = sf_tile.launch @kernels::@small(%x) <blocks = 2> : (tensor<?x64xf16>) -> tensor<?x32xf16>
+    sf_tile.yield %1 : tensor<?x32xf16>
+  }, {
+    %1 = sf_tile.library_matmul %x, %w : tensor<?x64xf16>, tensor<32x64xf16> -> tensor<?x32xf16>
+    sf_tile.yield %1 : tensor<?x32xf16>
+  }, {
+    %1 = sf_tile.launch @kernels::@large(%x) <blocks = 4> : (tensor<?x64xf16>) -> tensor<?x32xf16>
+    sf_tile.yield %1 : tensor<?x32xf16>
+  }
+  return %0 : tensor<?x32xf16>
+}
+
 // CHECK-LABEL: func.func @host
 func.func @host(%x: tensor<?x64xf16>) -> tensor<?x32xf16> {
   // CHECK: sf_tile.dispatch "sf.matmul 32x64 f16 2:4" %{{.*}} [16, -1] : tensor<?x64xf16> -> tensor<?x32xf16> {

@@ -3,6 +3,7 @@
 #include "../Runtime/FakeCuda.h"
 #include "../Runtime/TestProgram.h"
 #include "sparseflow-c/sparseflow.h"
+#include "sparseflow/Support/PackedLayout.h"
 #include "llvm/Support/FileSystem.h"
 #include <cstdlib>
 #include <dlfcn.h>
@@ -188,6 +189,7 @@ TEST_F(CRun, plans_ahead) {
   ASSERT_WELL(sfWorkspaceSize(executable, nullptr, &tokens, 1, &bytes));
   EXPECT_EQ(bytes, 6400u);
   ASSERT_WELL(sfReserve(executable, nullptr, &tokens, 1, nullptr));
+  ASSERT_WELL(sfWarmUp(executable, nullptr, &tokens, 1));
   SfDType dtype = 0;
   int32_t rank = 0;
   ASSERT_WELL(sfOutputShape(executable, nullptr, &in, 1, 0, &dtype, &rank, result));
@@ -250,6 +252,10 @@ TEST_F(CRun, misuse_is_a_status_and_a_sentence) {
                "the run options expected a struct_size");
   EXPECT_FAILS(sfReserve(executable, nullptr, nullptr, 1, nullptr), SF_INVALID_ARGUMENT,
                "expected symbols, got NULL");
+  EXPECT_FAILS(sfWarmUp(executable, nullptr, nullptr, 0), SF_INVALID_ARGUMENT,
+               "expected 1 symbol value");
+  EXPECT_FAILS(sfWarmUp(executable, "other", nullptr, 0), SF_NOT_FOUND,
+               "expected a function ('main'), got 'other'");
   state->failFunction = "cuLaunchKernel";
   state->failResult = 719;
   EXPECT_FAILS(sfRun(executable, nullptr, &in, 1, &out, 1, nullptr), SF_DEVICE_ERROR,
@@ -368,6 +374,7 @@ TEST(CErrors, null_is_refused_everywhere) {
                           sfOutputShape(nullptr, nullptr, nullptr, 0, 0, nullptr, nullptr, nullptr),
                           sfWorkspaceSize(nullptr, nullptr, nullptr, 0, nullptr),
                           sfReserve(nullptr, nullptr, nullptr, 0, nullptr),
+                          sfWarmUp(nullptr, nullptr, nullptr, 0),
                           sfReport(nullptr, nullptr, nullptr, 0, nullptr),
                           sfGraphCapture(nullptr, nullptr, nullptr, 0, nullptr, 0, &graph),
                           sfGraphLaunch(nullptr, nullptr),
@@ -380,7 +387,8 @@ TEST(CErrors, null_is_refused_everywhere) {
                           sfCompress24(nullptr, nullptr, nullptr),
                           sfDecompress24(nullptr, nullptr, nullptr),
                           sfPackedSize(SF_F16, 1, 4, nullptr, nullptr),
-                          sfPackWeight(nullptr, nullptr, nullptr, nullptr)})
+                          sfPackWeight(nullptr, nullptr, nullptr, nullptr),
+                          sfPackWeightWith(nullptr, nullptr, nullptr, nullptr, nullptr)})
     EXPECT_EQ(status, SF_INVALID_ARGUMENT);
   EXPECT_EQ(sfProgramRetain(nullptr), nullptr);
   EXPECT_STREQ(sfExecutableDevice(nullptr), "");
@@ -427,6 +435,51 @@ TEST(CWeights, every_dtype_goes_round) {
     packedShape[0] -= 1;
     EXPECT_FAILS(sfPackWeight(&v, &m, &p, &w), SF_INVALID_ARGUMENT, "packed_values expected shape");
   }
+}
+
+TEST(CWeights, are_packed_for_the_instructions_that_are_named) {
+  const int64_t n = 70, k = 132;
+  std::vector<uint16_t> dense(n * k), values(n * k / 2);
+  for (size_t i = 0; i < dense.size(); ++i) // two of each group of four, in every arrangement
+    dense[i] = i % 4 == i / 4 % 4 || i % 4 == (i / 4 + 1 + i / 16 % 3) % 4 ? i % 1000 + 1 : 0;
+  std::vector<uint8_t> bitmask(n * ((k + 7) / 8));
+  std::vector<int64_t> shape = {n, k}, half = {n, k / 2}, mask = {n, (k + 7) / 8};
+  SfTensor d = tensorOf(dense.data(), SF_F16, shape), v = tensorOf(values.data(), SF_F16, half),
+           m = tensorOf(bitmask.data(), SF_U8, mask);
+  ASSERT_WELL(sfCompress24(&d, &v, &m));
+  int64_t elements = 0, words = 0;
+  ASSERT_WELL(sfPackedSize(SF_F16, n, k, &elements, &words));
+  std::vector<int64_t> packedShape = {elements}, metadataShape = {words};
+  auto pack = [&](auto call) {
+    std::pair<std::vector<uint16_t>, std::vector<uint32_t>> packed(elements, words);
+    SfTensor p = tensorOf(packed.first.data(), SF_F16, packedShape),
+             w = tensorOf(packed.second.data(), SF_U32, metadataShape);
+    EXPECT_EQ(call(&p, &w), SF_OK) << sfLastError();
+    return packed;
+  };
+  SfPackOptions options;
+  SF_INIT(options);
+  auto with = [&](SfTensor *p, SfTensor *w) { return sfPackWeightWith(&v, &m, &options, p, w); };
+  auto plain = pack([&](SfTensor *p, SfTensor *w) { return sfPackWeight(&v, &m, p, w); });
+  EXPECT_EQ(pack(with), plain);
+  for (auto [number, order] : {std::pair(SF_PACK_MMA, sparseflow::PackOrder::Mma),
+                               std::pair(SF_PACK_WGMMA, sparseflow::PackOrder::Wgmma)}) {
+    options.order = number;
+    auto [kept, metadata] = pack(with);
+    std::vector<uint16_t> back(values.size());
+    std::vector<uint8_t> backMask(bitmask.size());
+    cantFail(sparseflow::unpackWeight(order, sparseflow::DType::f16, n, k, kept.data(),
+                                      metadata.data(), back.data(), backMask.data()));
+    EXPECT_EQ(back, values);
+    EXPECT_EQ(backMask, bitmask);
+  }
+  options.order = 7;
+  SfTensor any = d;
+  EXPECT_FAILS(sfPackWeightWith(&v, &m, &options, &any, &any), SF_INVALID_ARGUMENT,
+               "the options expected order SF_PACK_MMA or SF_PACK_WGMMA, got 7");
+  options.struct_size = 4;
+  EXPECT_FAILS(sfPackWeightWith(&v, &m, &options, &any, &any), SF_INVALID_ARGUMENT,
+               "set it with SF_INIT");
 }
 
 TEST(CWeights, misfits_are_explained) {

@@ -8,6 +8,7 @@
 
 #include "sparseflow/Support/PackedLayout.h"
 
+#include "mlir/AsmParser/AsmParser.h"
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
 #include "llvm/ADT/STLExtras.h"
@@ -355,6 +356,16 @@ void KernelConfigAttr::print(AsmPrinter &printer) const {
 LogicalResult LibraryConfigAttr::verify(function_ref<InFlightDiagnostic()> emitError, Library,
                                         std::optional<int64_t> maxTokens) {
   return verifyMaxTokens(emitError, maxTokens);
+}
+
+VariantConfig sf::parseVariantConfig(MLIRContext *context, StringRef text) {
+  text = text.trim();
+  bool isLibrary = symbolizeLibrary(text.split(',').first.trim()).has_value();
+  std::string attribute =
+      text.starts_with("#")
+          ? text.str()
+          : ((isLibrary ? "#sf.library_config<" : "#sf.kernel_config<") + text + ">").str();
+  return dyn_cast_or_null<VariantConfig>(parseAttribute(attribute, context));
 }
 
 TargetAttr sf::getTarget(Operation *op) {

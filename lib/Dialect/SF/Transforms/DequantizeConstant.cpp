@@ -18,6 +18,11 @@ bool sf::isConstantDequantize(DequantizeOp op) {
   return isByRow && isConstantTensor(op.getInput()) && isConstantTensor(op.getScale());
 }
 
+bool sf::isKnownWeight(Value weight) {
+  auto dequantize = weight.getDefiningOp<DequantizeOp>();
+  return dequantize ? isConstantDequantize(dequantize) : isConstantTensor(weight);
+}
+
 FailureOr<Value> sf::foldDequantize(DequantizeOp op) {
   FailureOr<ConstantData> q = readConstant(op.getInput()), scale = readConstant(op.getScale());
   if (failed(q) || failed(scale))

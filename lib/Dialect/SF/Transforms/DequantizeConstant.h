@@ -16,6 +16,9 @@ namespace sparseflow::sf {
 /// Whether operand and scales are constants, the latter one for the tensor or one a row.
 bool isConstantDequantize(DequantizeOp op);
 
+/// Whether the elements are known at compile time: a constant, or dequantized from constants.
+bool isKnownWeight(mlir::Value weight);
+
 /// The result as a new constant in front of the operation, dense or canonical as its type says.
 mlir::FailureOr<mlir::Value> foldDequantize(DequantizeOp op);
 

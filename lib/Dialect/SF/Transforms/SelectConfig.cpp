@@ -5,6 +5,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "CostModel.h"
+#include "LibraryProduct.h"
 #include "TunedConfigs.h"
 #include "WidenFloat8.h"
 
@@ -12,7 +13,6 @@
 #include "sparseflow/Dialect/SF/Transforms/Passes.h"
 #include "sparseflow/Dialect/SF/Transforms/Tuning.h"
 
-#include "mlir/AsmParser/AsmParser.h"
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/Support/FormatVariadic.h"
 
@@ -90,15 +90,18 @@ struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass>
       // Later passes ask the module which chip its configurations were chosen for.
       getOperation()->setAttr("sf.target", targetAttr);
     }
-    KernelConfigAttr forced;
+    VariantConfig forced;
     if (!config.empty() && failed(parseConfig(forced)))
       return signalPassFailure();
+    auto kernel = dyn_cast_or_null<KernelConfigAttr>(forced);
+    auto library = dyn_cast_or_null<LibraryConfigAttr>(forced);
 
     TunedConfigs tuned(getOperation(), tuning, shippedTuning);
     Float8Widener widener;
     WalkResult result = getOperation()->walk([&](MatmulOp op) {
       return failed(legalize(op, targetAttr, widener)) ||
-                     failed(select(op, targetAttr, forced, tuned))
+                     failed(select(op, targetAttr, kernel, tuned)) ||
+                     (library && failed(preferLibrary(op, library)))
                  ? WalkResult::interrupt()
                  : WalkResult::advance();
     });
@@ -107,23 +110,20 @@ struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass>
   }
 
 private:
-  LogicalResult parseConfig(KernelConfigAttr &forced) {
+  LogicalResult parseConfig(VariantConfig &forced) {
     // The text comes from a command line, so what the parser says has no place in the module.
-    constexpr StringLiteral prefix = "#sf.kernel_config<";
-    StringRef text = StringRef(config).trim();
-    std::string attribute = text.starts_with(prefix) ? text.str() : (prefix + text + ">").str();
     std::string why;
     {
       ScopedDiagnosticHandler handler(&getContext(), [&](Diagnostic &diagnostic) {
         why += (why.empty() ? ": " : "; ") + diagnostic.str();
         return success();
       });
-      forced = dyn_cast_or_null<KernelConfigAttr>(parseAttribute(attribute, &getContext()));
+      forced = parseVariantConfig(&getContext(), config);
     }
     if (!forced)
       return emitError(getOperation()->getLoc())
              << "expected a kernel configuration such as 'tile = 256x128x64, warps = 4x2, atom = "
-                "mma_sp', got '"
+                "mma_sp', or 'cublaslt', got '"
              << config << "'" << why;
     return success();
   }
@@ -158,6 +158,7 @@ private:
         return failure();
       // A bounded configuration alone would leave calls with more tokens without a kernel.
       op.setConfigsAttr(builder.getArrayAttr(forced.withMaxTokens(std::nullopt)));
+      op->removeAttr(kTimesAttrName);
       return op.verify();
     }
     if (op.getConfigs()) {
@@ -191,6 +192,31 @@ private:
     std::reverse(configs.begin(), configs.end());
     std::reverse(reasons.begin(), reasons.end());
     op.setConfigsAttr(builder.getArrayAttr(configs));
+    if (explain)
+      op->setAttr(kReasonsAttrName, builder.getArrayAttr(reasons));
+    return success();
+  }
+
+  /// Puts the library before the kernels that serve its calls where it is missing; those that only
+  /// serve fewer tokens go.
+  LogicalResult preferLibrary(MatmulOp op, LibraryConfigAttr library) {
+    if (std::optional<std::string> fault = findLibraryFault(op))
+      return op.emitOpError() << *fault << "; without `" << config << "` kernels compute it";
+    auto endOf = [](VariantConfig config) {
+      return config.getMaxTokens().value_or(std::numeric_limits<int64_t>::max());
+    };
+    auto known = op->getAttrOfType<ArrayAttr>(kReasonsAttrName);
+    Builder builder(op.getContext());
+    SmallVector<Attribute> configs = {library}, reasons = {builder.getStringAttr("asked for")};
+    for (auto [i, config] : llvm::enumerate(op.getConfigsAttr())) {
+      auto kernel = dyn_cast<KernelConfigAttr>(config);
+      if (!kernel || endOf(kernel) < endOf(library))
+        continue;
+      configs.push_back(kernel);
+      reasons.push_back(known && i < known.size() ? known[i] : builder.getStringAttr(""));
+    }
+    op.setConfigsAttr(builder.getArrayAttr(configs));
+    op->removeAttr(kTimesAttrName);
     if (explain)
       op->setAttr(kReasonsAttrName, builder.getArrayAttr(reasons));
     return success();

@@ -452,15 +452,37 @@ LogicalResult LaunchOp::verify() {
   return success();
 }
 
+LogicalResult LibraryMatmulOp::verify() {
+  auto x = cast<RankedTensorType>(getX().getType()),
+       weight = cast<RankedTensorType>(getWeight().getType()),
+       result = cast<RankedTensorType>(getType());
+  bool agrees = x.getRank() == 2 && weight.getRank() == 2 && result.getRank() == 2 &&
+                x.getDimSize(1) == weight.getDimSize(1) &&
+                result.getDimSize(0) == x.getDimSize(0) &&
+                result.getDimSize(1) == weight.getDimSize(0);
+  if (!agrees || x.getElementType() != weight.getElementType())
+    return emitOpError("expected [M,K] and [N,K] of one element type, and the result [M,N], got ")
+           << x << ", " << weight << " and " << result;
+  return success();
+}
+
 LogicalResult DispatchOp::verify() {
   if (getMaxRows().empty() || getMaxRows().size() != getVariants().size())
     return emitOpError("expected one max_rows for each variant, got ")
            << getMaxRows().size() << " for " << getVariants().size();
-  for (auto [i, rows] : llvm::enumerate(getMaxRows())) {
-    bool last = i + 1 == getMaxRows().size();
-    if (last ? rows != -1 : (rows < 1 || (i && rows <= getMaxRows()[i - 1])))
+  int64_t previous = 0;
+  bool isBehindLibrary = false;
+  for (auto [rows, variant] : llvm::zip_equal(getMaxRows(), getVariants())) {
+    int64_t end = rows == -1 ? std::numeric_limits<int64_t>::max() : rows;
+    if (end < 1 || end < previous || (end == previous && !isBehindLibrary))
       return emitOpError("expected ascending max_rows that end in -1");
+    previous = end;
+    isBehindLibrary = !variant.front().getOps<LibraryMatmulOp>().empty();
   }
+  if (getMaxRows().back() != -1)
+    return emitOpError("expected ascending max_rows that end in -1");
+  if (isBehindLibrary)
+    return emitOpError("expected a last variant that needs no library");
   for (Region &variant : getVariants())
     if (failed(verifyYield(*this, variant, getResultTypes(), "every variant")))
       return failure();

@@ -72,6 +72,10 @@ namespace sparseflow::sf {
 /// The chip that the enclosing module is compiled for, its attribute `sf.target`; sm_80, which
 /// every later chip can run, when there is none.
 TargetAttr getTarget(mlir::Operation *op);
+
+/// A configuration as people write it: the attribute, or what stands between its angle brackets.
+/// Null, after a diagnostic, when it is none.
+VariantConfig parseVariantConfig(mlir::MLIRContext *context, llvm::StringRef text);
 } // namespace sparseflow::sf
 
 #endif // SPARSEFLOW_DIALECT_SF_IR_SFATTRIBUTES_H

@@ -202,6 +202,9 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
 
     Depth is left open, for `sf-tile-plan-pipeline`. A matmul that has `configs` keeps them.
 
+    A product may call a library (`#sf.library_config`) when one has its element types, its weights are known at
+    compile time and x is not: a weight that arrives with the call would have to be made dense with every call.
+
     On a chip whose warp-wide instructions take no 8-bit floats (sm_90, sm_100) such a product is computed
     from operands that are converted to f16, which holds all their values: constant weights in
     `sf-pack-weights`, x by a kernel. ptxas would emulate the instructions, with spills.
@@ -229,8 +232,9 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
            "The chip, such as sm_90, which is then recorded as sf.target. By default the one recorded there, "
            "else sm_80, the oldest with 2:4">,
     Option<"config", "config", "std::string", /*default=*/"\"\"",
-           "One configuration to use everywhere instead: #sf.kernel_config<...>, or what stands between the "
-           "angle brackets. For experiments and for reproducing a measurement">,
+           "One configuration to use everywhere instead: #sf.kernel_config<...>, #sf.library_config<...>, or what "
+           "stands between the angle brackets. Behind a library stay the kernels that serve its calls where it "
+           "is missing. For experiments and for reproducing a measurement">,
     Option<"maxAccumulators", "max-accumulators", "int64_t", /*default=*/"128",
            "Accumulators that a thread may hold. The largest tiles fill the register file; when ptxas spills one, "
            "with a long epilogue say, half as many leave ample room">,
@@ -257,6 +261,8 @@ def SFPackWeightsPass : Pass<"sf-pack-weights"> {
     for `wgmma` and `wgmma_sp`, else `pack = mma`. A constant is packed here, once for each order however many
     products use it, and dequantized first where it is the result of an `sf.dequantize` of constants; a run-time
     weight by an `sf.pack` right behind its definition. Nothing else of a configuration matters to the order.
+
+    A matmul that calls a library gets the same weights dense besides, row by row with the zeros, as constants.
 
     Before:
     ```mlir

@@ -16,6 +16,8 @@ namespace sparseflow::sf {
 
 /// On a product, beside `configs`: a string for each, why it was chosen.
 inline constexpr llvm::StringLiteral kReasonsAttrName = "sf.reasons";
+/// Likewise: #sf.times for each, what was measured.
+inline constexpr llvm::StringLiteral kTimesAttrName = "sf.times";
 
 /// The numbers of tokens that configurations are chosen for, ascending. Each stands for those from
 /// the one before; the last for all larger ones too.

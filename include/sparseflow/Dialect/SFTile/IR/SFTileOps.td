@@ -1,8 +1,8 @@
 //===-- SFTileOps.td - Operations of the sf_tile dialect --------*- tablegen -*-===//
 //
 // Five families: the kernel and its place in the grid; memory (rings, copies, loads, stores); synchronization, which
-// only sf-tile-assign-roles inserts; arithmetic on tiles; and the host side (launch, dispatch), which keeps tensors and
-// says which kernels a function became.
+// only sf-tile-assign-roles inserts; arithmetic on tiles; and the host side (launch, library_matmul, dispatch), which keeps
+// tensors and says which kernels a function became.
 //
 //===----------------------------------------------------------------------===//
 
@@ -476,11 +476,25 @@ def SFTile_LaunchOp : SFTile_Op<"launch"> {
   let hasVerifier = 1;
 }
 
+def SFTile_LibraryMatmulOp : SFTile_Op<"library_matmul", [HasParent<"DispatchOp">]> {
+  let summary = "a dense product, `y = x * weight^T`, by a library";
+  let description = [{
+    The weight lies row by row. The sums, f32 or i32 for i8 operands, are rounded to the result's elements.
+  }];
+  let arguments = (ins AnyRankedTensor:$x, AnyRankedTensor:$weight);
+  let results = (outs AnyRankedTensor:$result);
+  let assemblyFormat = "$x `,` $weight attr-dict `:` type($x) `,` type($weight) `->` type($result)";
+  let hasVerifier = 1;
+}
+
 def SFTile_DispatchOp : SFTile_Op<"dispatch", [RecursiveMemoryEffects]> {
   let summary = "one of several ways to compute a result, chosen by the number of rows";
   let description = [{
     Region i serves row counts up to `max_rows[i]`, which ascend; -1, for the last, means any. `rows` is the tensor whose
     leading dimension is counted. `label` names the operation for reports.
+
+    A region that calls a library is passed over where the library is missing: behind it stands another, for the same
+    row counts or for more.
   }];
   let arguments = (ins AnyType:$rows, DenseI64ArrayAttr:$max_rows, StrAttr:$label);
   let results = (outs Variadic<AnyType>:$results);

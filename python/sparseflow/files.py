@@ -1,0 +1,37 @@
+"""Files that are there as a whole or not at all, and that several processes may write."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The path of a new file to write, beside `path`, whose place it takes at the end; after an error nothing of it is left.
+
+    The file is opened by the caller, so its mode is what the umask says, as for any other.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Waits until no other process or thread is between reading `path` and replacing it.
+
+    The lock is a file beside it that stays: the file itself is replaced, and a lock on it would go with the old one.
+    """
+    path = Path(path)
+    with open(path.with_name(path.name + ".lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,170 @@
+"""Gated feed-forward blocks as one step: found by what they compute, the same numbers, and out of the way when somebody looks."""
+
+import copy
+import io
+
+import pytest
+
+import sparseflow as sf
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
+
+from sparseflow.torch import gated, kernels  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.set_num_threads(1)
+    torch.manual_seed(4)
+
+
+class Block(torch.nn.Module):
+    """As in Llama."""
+
+    def __init__(self, act=None, bias=False):
+        super().__init__()
+        self.gate_proj = torch.nn.Linear(64, 96, bias=bias)
+        self.up_proj = torch.nn.Linear(64, 96, bias=bias)
+        self.down_proj = torch.nn.Linear(96, 64, bias=bias)
+        self.act_fn = act or torch.nn.SiLU()
+
+    def forward(self, x):
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+def make(scheme="int8", **options):
+    model = torch.nn.Sequential(Block(**options)).half().requires_grad_(False)
+    sf.sparsify_model(model, scheme)
+    return model
+
+
+def apart(model, x):
+    """The blocks by the forward of their class."""
+    plain = copy.deepcopy(model)
+    for block in gated.gated_blocks(plain):
+        del block.module.forward
+    return plain(x)
+
+
+def error(value, reference):
+    return float((value.double() - reference.double()).norm() / reference.double().norm())
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 300])
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("scheme", ["f16", "bf16", "int8"])
+def test_the_block_is_one_step_with_the_same_numbers(scheme, target, tokens):
+    model = make(scheme, bias=True, act=torch.nn.GELU(approximate="tanh"))
+    x = torch.randn(tokens, 64).half()
+    with torch.no_grad(), sf.torch.emulation(target):
+        before = set(kernels.compiled())
+        y = model(x)
+        made = [key for key in set(kernels.compiled()) - before if isinstance(key, kernels.GatedKey)]
+        assert error(y, apart(model, x)) < {"f16": 1e-3, "bf16": 6e-3, "int8": 1e-2}[scheme]
+    assert all(key.merged == (tokens <= kernels.MERGED_TOKENS) for key in made)
+    assert gated.gated_blocks(model)[0].activation == "gelu_tanh"
+
+
+def test_x_is_quantized_once():
+    model, x = make(), torch.randn(300, 64).half()
+    with torch.no_grad(), sf.torch.emulation():
+        model(x)
+    for key, executable in kernels.compiled().items():
+        if isinstance(key, kernels.GatedKey) and key.scheme == "int8" and key.features == 96:
+            text = str(executable.report(tokens=300))
+            assert text.count("sf.quantize") == 1 and text.count("sf.matmul") == (1 if key.merged else 2)
+
+
+class Swapped(Block):
+    def forward(self, x):
+        return self.down_proj(self.up_proj(x) * torch.nn.functional.silu(self.gate_proj(x)))
+
+
+class Clipped(Block):
+    def forward(self, x):
+        return self.down_proj((self.act_fn(self.gate_proj(x)) * self.up_proj(x)).clamp(-1, 1))
+
+
+class OfTwoInputs(Block):
+    def forward(self, x):
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x + 1))
+
+
+class Branching(Block):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_found"), [(Block, True), (Swapped, True), (Clipped, False), (OfTwoInputs, False), (Branching, False)]
+)
+def test_blocks_are_found_by_what_they_compute(kind, is_found):
+    model = torch.nn.Sequential(kind()).half()
+    sf.quantize_model_sparse(model)
+    found = gated.gated_blocks(model)
+    assert len(found) == is_found
+    assert not found or (found[0].gate, found[0].up, found[0].down) == ("gate_proj", "up_proj", "down_proj")
+
+
+def test_an_activation_that_kernels_lack_stays_apart():
+    assert not gated.gated_blocks(make(act=torch.nn.Tanh()))
+
+
+def test_copies_and_files_are_of_the_copied_block():
+    model, x, file = make(), torch.randn(5, 64).half(), io.BytesIO()
+    y = model(x)
+    other = copy.deepcopy(model)
+    torch.save(model, file)
+    file.seek(0)
+    for again in (other, torch.load(file, weights_only=False)):
+        (block,) = gated.gated_blocks(again)
+        assert block.module is again[0] and torch.equal(again(x), y)
+    assert list(other.state_dict()) == list(model.state_dict())
+
+
+def test_somebody_who_looks_in_between_sees_everything():
+    model, seen = make(), []
+    handle = model[0].up_proj.register_forward_hook(lambda *_: seen.append(True))
+    x = torch.randn(5, 64).half()
+    with torch.no_grad(), sf.torch.emulation():
+        y = model(x)
+        assert seen == [True] and torch.equal(y, apart(model, x))
+        handle.remove()
+        assert error(model(x), y) < 1e-2 and len(seen) == 2  # the second by `apart`
+    model[0].up_proj.use_dense_for([0, 4])
+    with torch.no_grad(), sf.torch.emulation():
+        assert torch.equal(model(x[:4]), apart(model, x[:4]))
+
+
+def test_compile_and_export():
+    model, x = make(), torch.randn(5, 64).half()
+    with torch.no_grad(), sf.torch.emulation():
+        graphs = []
+        torch._dynamo.reset()
+        compiled = torch.compile(model, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph)
+        assert torch.equal(compiled(x), model(x))
+        assert sum(node.target is torch.ops.sparseflow.gated_linear for node in graphs[0].graph.nodes) == 1
+    program = torch.export.export(model, (x,))
+    assert torch.equal(program.module()(x), apart(model, x))
+    assert sum(node.target is torch.ops.aten.linear.default for node in program.graph.nodes) == 3
+
+
+def test_the_operator_passes_opcheck_and_refuses_gradients():
+    model, x = make("f16", bias=True), torch.randn(5, 64).half()
+    gate, up = model[0].gate_proj, model[0].up_proj
+    arguments = (x, gate.weight.values, gate.weight.bitmask, None, gate.bias)
+    arguments += (up.weight.values, up.weight.bitmask, None, up.bias, 96, "f16", "", "silu")
+    torch.library.opcheck(torch.ops.sparseflow.gated_linear.default, arguments)
+    y = torch.ops.sparseflow.gated_linear(x.requires_grad_(), *arguments[1:])
+    with pytest.raises(NotImplementedError, match="expected no gradient through a SparseFlow layer"):
+        y.sum().backward()
+
+
+def test_warmup_compiles_it():
+    model = make()
+    with sf.torch.emulation():
+        sf.warmup(model, [1])
+    keys = [key for key in kernels.compiled() if isinstance(key, kernels.GatedKey) and key.activation == "silu"]
+    assert {key.merged for key in keys} == {True, False}
