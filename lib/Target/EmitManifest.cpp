@@ -126,6 +126,7 @@ private:
   llvm::StringMap<size_t> constantBuffers;
   rt::Function result;
   rt::Program program;
+  llvm::StringSet<> warpgroupKernels; // of the program: those whose products are warpgroups'
 };
 
 } // namespace
@@ -533,6 +534,9 @@ LogicalResult FunctionBuilder::addKernel(sf_tile::LaunchOp op, const BinaryKerne
   }
   kernel.shared = compiled.number("sf.shared_bytes");
   kernel.config = getConfigText(compiled);
+  if (auto config = compiled.metadata.getAttr<sf::KernelConfigAttr>("sf.config");
+      config && config.isWarpSpecialized())
+    warpgroupKernels.insert(kernel.name);
   kernel.registers = compiled.number("registers");
   kernel.spillBytes = compiled.number("spill_bytes");
   kernel.mmaSp = compiled.number("mma_sp");
@@ -642,7 +646,8 @@ FailureOr<rt::Launch> FunctionBuilder::addLibraryMatmul(sf_tile::LibraryMatmulOp
 }
 
 /// Which instructions a variant runs on, as a report names them.
-static std::string getPath(ArrayRef<rt::Kernel> kernels, const rt::Variant &variant) {
+static std::string getPath(ArrayRef<rt::Kernel> kernels, const llvm::StringSet<> &warpgroupKernels,
+                           const rt::Variant &variant) {
   if (variant.callsLibrary())
     return "dense cublasLt";
   for (const rt::Launch &launch : variant.launches) {
@@ -650,7 +655,7 @@ static std::string getPath(ArrayRef<rt::Kernel> kernels, const rt::Variant &vari
         kernels, [&](const rt::Kernel &kernel) { return kernel.name == launch.kernel; });
     if (kernel->config.empty())
       continue;
-    bool warpgroups = StringRef(kernel->config).contains("wgmma");
+    bool warpgroups = warpgroupKernels.contains(kernel->name);
     if (kernel->mmaSp > 0)
       return warpgroups ? "sparse wgmma.sp" : "sparse mma.sp";
     return warpgroups ? "dense wgmma" : "dense mma";
@@ -685,7 +690,7 @@ LogicalResult FunctionBuilder::addSteps() {
           return failure();
         variant.launches.push_back(std::move(*launch));
       }
-      variant.path = getPath(program.kernels, variant);
+      variant.path = getPath(program.kernels, warpgroupKernels, variant);
       variant.times = variantSite.times;
       variant.reason = getReason(site, variantSite);
       step.variants.push_back(std::move(variant));
