@@ -277,7 +277,7 @@ typedef struct SfTuningKey {
   size_t struct_size;
   const char *target;      /* "sm_90a" */
   const char *dtype;       /* of x: "f16", "bf16", "i8", "e4m3", "e5m2" */
-  const char *weights;     /* "sp24", "dense" */
+  const char *weights;     /* "sp24", "dense"; "cublaslt" for the time of the library */
   const char *epilogue;    /* "plain", "gated", "plain, 32 bits" */
   int64_t features, inner; /* N and K */
   int64_t tokens;          /* M: rounded up to one of sfTuningBuckets */

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from . import _sparseflow, dtypes
+import numpy as np
+
+from . import _sparseflow, dtypes, weights
 from .errors import CompilerWarning, Error, InvalidArgumentError, UnsupportedError
 from .executable import Executable, compile, devices
 from .graph import Graph
@@ -28,7 +31,10 @@ _FAR_BEHIND = 1.3  # times the best: left out after a round
 _ROUNDS = 3
 _FIRST_SAMPLES, _MOST_SAMPLES = 3, 10
 _MICROSECONDS_A_ROUND = 10_000  # of one candidate
+_LIBRARY, _LIBRARY_CONFIG = "cublaslt", "#sf.library_config<cublaslt>"
+_LIBRARIES_AHEAD = 4  # products; their weights are constants, of up to gigabytes
 _SAME_SPEED = 1.02  # within noise: a range of tokens then shares its neighbour's kernel
+_BLOCK = 4 * 262147  # elements; with a prime, so that columns of few weights line up
 _SAME_RESULT = 0.01  # of the norm: the order of a sum, not another product
 
 
@@ -58,8 +64,9 @@ class Product:
     def graph(self, order: str) -> Graph:
         """The product as a function of x, its packed weights in an order, and what its epilogue takes.
 
-        An 8-bit product takes a scale for each token and each feature. More than 16 bits for an element of Y are a residual.
-        Raises UnsupportedError for an epilogue that no graph is known for.
+        Without an order (""), the weights are constants in it, as products by a library want them. An 8-bit product takes a
+        scale for each token and each feature. More than 16 bits for an element of Y are a residual. Raises UnsupportedError
+        for an epilogue that no graph is known for.
         """
         kind, _, bits = self.epilogue.partition(", ")
         if kind not in ("plain", "gated") or bits not in ("", "32 bits"):
@@ -71,29 +78,42 @@ class Product:
         graph = Graph("product")
         x = graph.input("x", (None, self.inner), element)
         shape, sparse = (self.features, self.inner), self.weights.startswith("sp24")
-        weight = graph.packed_weight("weight", shape, element, sparse=sparse, order=order)
-        gate = graph.packed_weight("gate", shape, element, sparse=sparse, order=order) if kind == "gated" else None
+        weight, *gate = (
+            graph.packed_weight(name, shape, element, sparse=sparse, order=order)
+            if order
+            else _random_24(shape, element)
+            for name in (("weight", "gate") if kind == "gated" else ("weight",))
+        )
         rows = graph.input("rows", (None, 1), dtypes.f32) if quantized else None
         columns = graph.input("columns", (self.features,), dtypes.f32) if quantized else None
         residual = graph.input("residual", (None, self.features), dtypes.f16) if bits else None
         product = graph.matmul(
             x,
             weight,
-            gate=gate,
+            gate=gate[0] if gate else None,
             activation="silu" if gate else None,
             row_scale=rows,
             feature_scale=columns,
             residual=residual,
             out_dtype=dtypes.f16,
+            sparse=sparse,
         )
         graph.output(product)
         return graph
 
 
-class Timer(Protocol):
-    """Times executables of `Product.graph`. The tuner's own runs them on a GPU, through PyTorch."""
+def _random_24(shape: tuple[int, int], element: dtypes.DType) -> np.ndarray:
+    """A normal 2:4 weight whose elements repeat: drawing and pruning each would take longer than what is timed."""
+    block = weights.prune_24(np.random.default_rng(0).standard_normal((1, _BLOCK), np.float32))
+    if element is dtypes.i8:
+        block = np.clip(np.rint(32 * block), -127, 127)
+    return np.resize(block.astype(element.numpy), shape)
 
-    def begin(self, product: Product, tokens: int, orders: Iterable[str]) -> None:
+
+class Timer(Protocol):
+    """Times executables of `Product.graph`, in an order. The tuner's own runs them on a GPU, through PyTorch."""
+
+    def begin(self, product: Product, tokens: int, orders: Collection[str]) -> None:
         """Makes the operands that all candidates share, for up to so many tokens; weights in each packed order."""
 
     def result(self, executable: Executable, order: str, tokens: int) -> Any:
@@ -141,13 +161,13 @@ class TuningReport:
     def __str__(self) -> str:
         from .tools import cli
 
-        header = ("product", "tokens", "µs", "model µs", "timed", "configuration")
+        header = ("product", "tokens", "µs", "model µs", "cuBLASLt µs", "timed", "configuration")
         rows = [
             [f"{row['dtype']} {row['features']}x{row['inner']} {row['epilogue']}", row["tokens"], f"{row['us']:.1f}",
-             f"{row['model_us']:.1f}", row["timed"], row["config"]]
+             f"{row['model_us']:.1f}", f"{row['library_us']:.1f}" if row["library_us"] else "", row["timed"], row["config"]]
             for row in self.rows
         ]  # fmt: skip
-        lines = [cli.table(header, rows, "lrrrrl")]
+        lines = [cli.table(header, rows, "lrrrrrl")]
         if self.summary["choices"]:
             lines.append(
                 f"the cost model's own choice takes {self.summary['model_over_tuned_median']:.3f} of the tuned time "
@@ -257,8 +277,13 @@ def tune(
             if progress:
                 progress(done, len(jobs), str(job.product))
             try:
+                for upcoming in jobs[done : done + _LIBRARIES_AHEAD]:
+                    upcoming.begin_library()
                 for row in job.measure(timer):
                     opened.record(job.product.key(row["tokens"]), row["config"], row["us"])
+                    if row["library_us"]:
+                        dense = replace(job.product, weights=_LIBRARY)
+                        opened.record(dense.key(row["tokens"]), _LIBRARY_CONFIG, row["library_us"])
                     rows.append(row)
             except UnsupportedError as reason:
                 skipped[str(job.product)] = str(reason)
@@ -270,16 +295,33 @@ class _Compiling:
 
     def __init__(self, workers: int, cache: str):
         self._pool = ThreadPoolExecutor(workers, "compile")
+        # Asked for late and needed soon, so not behind all kernels.
+        self._libraries = ThreadPoolExecutor(2, "compile-library")
         self._cache = cache
 
     def __enter__(self) -> _Compiling:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._pool, self._libraries):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, product: Product, config: str) -> Future[Executable]:
         return self._pool.submit(self._compile, product, config)
+
+    def submit_library(self, product: Product, kernel: str) -> Future[Executable]:
+        """Dense products by the library; behind them a kernel that any program has to have, one of those that are tried."""
+        return self._libraries.submit(self._compile_library, product, kernel)
+
+    def _compile_library(self, product: Product, kernel: str) -> Executable:
+        graph = product.graph("")
+        text, count = re.subn(
+            r"sf\.matmul %x(, %[\w.]+)+", rf"\g<0> {{configs = [{_LIBRARY_CONFIG}, {kernel}]}}", str(graph)
+        )
+        assert count == 1
+        constants = graph.constants
+        found: Executable = compile(text, target=product.target, constants=constants, tuning="", cache_dir=self._cache)
+        return found
 
     def _compile(self, product: Product, config: str) -> Executable:
         graph = product.graph(order_of(config))
@@ -300,6 +342,13 @@ class _Job:
         self._ranked = {each: product.ranked(each, candidates) for each in tokens}
         configs = dict.fromkeys(config for ranked in self._ranked.values() for config, _ in ranked)
         self._kernels = {config: compiling.submit(product, config) for config in configs}
+        self._compiling = compiling
+        self._library: Future[Executable] | None = None
+
+    def begin_library(self) -> None:
+        """Has the library's product compiled; the weight is made for it, so not before it is soon needed."""
+        if self._library is None and self._kernels:
+            self._library = self._compiling.submit_library(self.product, next(iter(self._kernels)))
 
     def measure(self, timer: Timer) -> Iterator[dict[str, Any]]:
         """A row for each number of tokens, from many to few. Raises UnsupportedError when no candidate compiles."""
@@ -313,11 +362,24 @@ class _Job:
         if not executables:
             raise UnsupportedError(f"expected a configuration that compiles, got none: {reason}")
         timer.begin(self.product, max(self._ranked), dict.fromkeys(map(order_of, executables)))
+        library = self._finished_library()
         neighbour = ""
         for tokens, ranked in self._ranked.items():
             row = self._choose(timer, tokens, ranked, executables, neighbour)
+            row["library_us"] = _library_time(timer, library, tokens, row["us"])
             neighbour = row["config"]
             yield row
+
+    def _finished_library(self) -> Executable | None:
+        """None where the library has no such product."""
+        if self._library is None:
+            return None
+        try:
+            return self._library.result()
+        except Error:
+            return None
+        finally:
+            self._library = None
 
     def _choose(
         self,
@@ -351,6 +413,27 @@ class _Job:
         }
 
 
+def _library_time(timer: Timer, library: Executable | None, tokens: int, kernel: float) -> float | None:
+    """Median microseconds of the dense product by the library; None where there is no library."""
+    if library is None:
+        return None
+    try:
+        library.warm_up(tokens)
+        if not library.report(tokens=tokens).steps[-1]["path"].startswith("dense cublas"):
+            return None
+    except Error:  # the library takes no such product
+        return None
+    samples = timer.samples(library, "", tokens, _FIRST_SAMPLES)
+    count = _sample_count(statistics.median(samples))
+    for _ in range(_ROUNDS - 1 if statistics.median(samples) <= _FAR_BEHIND * kernel else 0):
+        samples += timer.samples(library, "", tokens, count)
+    return round(statistics.median(samples), 3)
+
+
+def _sample_count(microseconds: float) -> int:
+    return max(_FIRST_SAMPLES, min(_MOST_SAMPLES, int(_MICROSECONDS_A_ROUND / microseconds)))
+
+
 def _agreeing(timer: Timer, executables: dict[str, Executable], tokens: int) -> tuple[list[str], list[str]]:
     """The configurations whose results agree, and those of a minority that computes something else."""
     first, *others = executables
@@ -375,5 +458,5 @@ def _race(timer: Timer, executables: dict[str, Executable], tokens: int) -> dict
         medians = {config: statistics.median(samples[config]) for config in running}
         fastest = min(medians.values())
         running = [config for config in running if medians[config] <= _FAR_BEHIND * fastest]
-        count = max(_FIRST_SAMPLES, min(_MOST_SAMPLES, int(_MICROSECONDS_A_ROUND / fastest)))
+        count = _sample_count(fastest)
     return {config: statistics.median(times) for config, times in samples.items()}

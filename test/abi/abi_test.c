@@ -204,7 +204,29 @@ static void versions(void) {
   CHECK(sfPrune24(&tensor, &tensor) == SF_INVALID_ARGUMENT);
 }
 
+#if SF_ABI_VERSION >= 2
+static void tuning(void) {
+  SfTuningKey key;
+  char *text = NULL;
+  SF_INIT(key);
+  key.target = "sm_90a";
+  key.dtype = "i8";
+  key.weights = "sp24";
+  key.epilogue = "plain";
+  key.features = key.inner = 4096;
+  CHECK(sfTuningCandidates(&key, 1, &text) == SF_INVALID_ARGUMENT); /* no tokens */
+  key.tokens = 1;
+  CHECK(sfTuningCandidates(&key, 1, &text) == SF_OK);
+  CHECK(text != NULL && strstr(text, "#sf.kernel_config<") != NULL);
+  sfFree(text);
+  CHECK(sfTuningOpen(NULL, NULL, NULL) == SF_INVALID_ARGUMENT);
+}
+#endif
+
 int main(void) {
+#if SF_ABI_VERSION >= 2
+  tuning();
+#endif
   library();
   weights();
 #if SF_ABI_VERSION >= 2

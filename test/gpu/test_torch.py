@@ -215,6 +215,20 @@ def test_a_gated_block_is_one_step_with_the_same_numbers(scheme, tokens):
         assert torch.equal(captured, y)
 
 
+def test_warmup_measures_gated_blocks(tmp_path, monkeypatch):
+    from sparseflow.torch import dispatch, gated
+
+    monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path))
+    model = torch.nn.Sequential(Gated(), Gated()).cuda().half().requires_grad_(False)
+    sf.quantize_model_sparse(model)
+    assert "gated blocks as one step: 0 and 1 more" in str(sf.warmup(model, [1, 2048]))
+    first, second = gated.gated_blocks(model)
+    (key,) = [key for key in dispatch._by_key([first, second])]
+    measured = dispatch._recall(key)
+    print({count: {path: round(us, 1) for path, us in times.items()} for count, times in measured.items()})
+    assert first.apart == second.apart == dispatch.ranges_of(measured, "apart", "fused")
+
+
 def test_an_exported_program():
     model = MLP().cuda().half().requires_grad_(False)
     sf.sparsify_model(model, "int8")

@@ -133,6 +133,11 @@ def test_somebody_who_looks_in_between_sees_everything():
         assert seen == [True] and torch.equal(y, apart(model, x))
         handle.remove()
         assert error(model(x), y) < 1e-2 and len(seen) == 2  # the second by `apart`
+    gated.gated_blocks(model)[0].apart = [2, 5]
+    with torch.no_grad(), sf.torch.emulation():
+        before = set(kernels.compiled())
+        assert error(model(x), y) < 1e-2
+        assert {key.activation for key in set(kernels.compiled()) - before} == {"silu"}  # that of gate by itself
     model[0].up_proj.use_dense_for([0, 4])
     with torch.no_grad(), sf.torch.emulation():
         assert torch.equal(model(x[:4]), apart(model, x[:4]))
@@ -165,6 +170,6 @@ def test_the_operator_passes_opcheck_and_refuses_gradients():
 def test_warmup_compiles_it():
     model = make()
     with sf.torch.emulation():
-        sf.warmup(model, [1])
+        assert str(sf.warmup(model, [1])).endswith("gated blocks as one step: 0")
     keys = [key for key in kernels.compiled() if isinstance(key, kernels.GatedKey) and key.activation == "silu"]
     assert {key.merged for key in keys} == {True, False}

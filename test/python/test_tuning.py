@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ TOKENS = (16, 256)
 class FakeTimer:
     """Takes so long for a configuration as the test says, by the features of its tile."""
 
-    def __init__(self, microseconds: dict[str, float], odd: str = ""):
-        self.microseconds, self.odd = microseconds, odd
+    def __init__(self, microseconds: dict[str, float], odd: str = "", library: float = 60.0):
+        self.microseconds, self.odd, self.library = microseconds, odd, library
         self.begun: list[tuple[tuning.Product, int, list[str]]] = []
         self.sampled: list[str] = []
 
-    def begin(self, product: tuning.Product, tokens: int, orders: Iterable[str]) -> None:
+    def begin(self, product: tuning.Product, tokens: int, orders: Collection[str]) -> None:
         self.begun.append((product, tokens, list(orders)))
 
     def result(self, executable: sf.Executable, order: str, tokens: int) -> np.ndarray:
@@ -35,6 +35,8 @@ class FakeTimer:
         return float(np.linalg.norm(result - other) / np.linalg.norm(other))
 
     def samples(self, executable: sf.Executable, order: str, tokens: int, count: int) -> list[float]:
+        if not order:
+            return [self.library] * count
         config = config_of(executable, tokens)
         self.sampled += [config] * count
         return [next((time for part, time in self.microseconds.items() if part in config), 50.0)] * count
@@ -85,9 +87,28 @@ def test_the_compiler_takes_what_was_measured(database: Path) -> None:
 
     found = build(database).report(tokens=200)
     assert found.kernels[0]["config"].replace("max_tokens = 256, ", "") == slowest
-    assert "tuned: 7.0 us at 256 tokens" in str(found)
+    assert "tuned: 7.0 us, cuBLASLt 60.0 us at 256 tokens" in str(found)
     assert "tuned" not in str(build("").report(tokens=200))
     assert "estimated by the cost model" in str(build("").report(tokens=200))
+
+
+def test_the_library_runs_where_it_was_measured_faster(database: Path) -> None:
+    report = tune(database, FakeTimer({}, library=48.0))
+    assert [row["library_us"] for row in report.rows] == [48.0, 48.0]
+    executable = build(database)
+    for tokens, path in ((300, "sparse mma.sp"), (256, "dense cublasLt"), (1, "dense cublasLt")):
+        assert executable.report(tokens=tokens).steps[0]["path"] == path
+    step = executable.report(tokens=200).steps[0]
+    assert step["time_us"] == {"sparse": 50.0, "dense": 48.0}
+    assert "tuned: 50.0 us, cuBLASLt 48.0 us at 256 tokens; dense was measured faster" in step["reason"]
+    x = np.random.default_rng(1).standard_normal((5, SHAPE[1])).astype(np.float16)
+    np.testing.assert_allclose(np.asarray(executable(x), np.float32), np.asarray(build("")(x), np.float32), atol=0.05)
+
+
+def test_the_library_does_not_run_within_the_noise(database: Path) -> None:
+    tune(database, FakeTimer({}, library=49.5))
+    assert build(database).report(tokens=200).steps[0]["path"] == "sparse mma.sp"
+    assert "cuBLASLt 49.5 us" in build(database).report(tokens=200).steps[0]["reason"]
 
 
 def test_a_result_is_the_same_with_every_choice(database: Path) -> None:
@@ -137,6 +158,7 @@ def test_a_wrong_candidate_is_named_and_never_recorded(database: Path) -> None:
 def test_every_kind_of_product_has_candidates(database: Path, dtype: str, epilogue: str) -> None:
     report = tune(database, FakeTimer({}), tokens=(16,), dtype=dtype, epilogue=epilogue, candidates=2)
     assert [(row["dtype"], row["epilogue"]) for row in report.rows] == [(dtype, epilogue)]
+    assert report.rows[0]["library_us"] == 60.0
 
 
 def test_the_products_of_a_model_are_tuned(database: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from ..errors import UnsupportedError
@@ -23,20 +23,20 @@ class Runner:
         self._torch, self._device = torch, device
         self._random = torch.Generator(device)
 
-    def begin(self, product: Product, tokens: int, orders: Iterable[str]) -> None:
+    def begin(self, product: Product, tokens: int, orders: Collection[str]) -> None:
         from ..torch import layout, pruning
 
         torch, device = self._torch, self._device
         self._random.manual_seed(0)
         kind, _, bits = product.epilogue.partition(", ")
         self._x = self._converted(self._normal(tokens, product.inner), product)
-        self._weights: dict[str, list[Any]] = {order: [] for order in orders}
+        self._weights: dict[str, list[Any]] = {order: [] for order in ("", *orders)}
         for _ in range(2 if kind == "gated" else 1):
             values = self._normal(product.features, product.inner)
             sparse = product.weights.startswith("sp24")
             dense = self._converted(pruning.prune(values) if sparse else values, product)
-            for order, packed in self._weights.items():
-                packed.append(
+            for order in orders:
+                self._weights[order].append(
                     layout.pack(*layout.compress(dense), order) if sparse else layout.pack_dense(dense, order)
                 )
         self._y = torch.empty(tokens, product.features, dtype=torch.float16, device=device)

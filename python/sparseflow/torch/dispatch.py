@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from .. import _sparseflow
 from ..errors import InvalidArgumentError
 from ..files import locked, replacing
 from ..tools import native
-from .gated import gated_blocks
+from .gated import GatedForward, gated_blocks
 from .linear import DEFAULT_TOKENS, UNBOUNDED, SparseLinear
 from .model import sparse_layers
 from .progress import progress
@@ -95,19 +95,23 @@ def _dtype(layer: SparseLinear) -> torch.dtype:
     return dtype
 
 
-def recall(layer: SparseLinear) -> Measured:
-    """What was measured for layers like this one, on this device; empty if nothing was."""
-    found = _read()["entries"].get(_key(layer), {})
+def _recall(key: str) -> Measured:
+    found = _read()["entries"].get(key, {})
     return {int(tokens): times for tokens, times in found.items()}
 
 
-def ranges_of(measured: Measured) -> list[int]:
-    """The token counts that go dense: [first, last, …]. Between two measured counts the nearer one (by ratio) decides."""
+def recall(layer: SparseLinear) -> Measured:
+    """What was measured for layers like this one, on this device; empty if nothing was."""
+    return _recall(_key(layer))
+
+
+def ranges_of(measured: Measured, rival: str = "dense", usual: str = "sparse") -> list[int]:
+    """The token counts that go the rival's way: [first, last, …]. Between two measured counts the nearer one (by ratio) decides."""
     counts = sorted(measured)
     ranges: list[int] = []
     for index, tokens in enumerate(counts):
         times = measured[tokens]
-        if times["dense"] > _WORTH * times["sparse"]:
+        if times[rival] > _WORTH * times[usual]:
             continue
         first = 0 if index == 0 else int((counts[index - 1] * tokens) ** 0.5) + 1
         last = UNBOUNDED if index + 1 == len(counts) else int((tokens * counts[index + 1]) ** 0.5)
@@ -135,7 +139,10 @@ def _microseconds(call: Any, flush: torch.Tensor) -> float:
     return statistics.median(times)
 
 
-def _measure(layer: SparseLinear, tokens: Sequence[int], flush: torch.Tensor) -> Measured:
+_Flush = Callable[[torch.device], torch.Tensor]
+
+
+def _measure(layer: SparseLinear, flush: _Flush, tokens: Sequence[int]) -> Measured:
     device, measured = layer.local_weight.device, {}
     layer.use_dense_for([0, UNBOUNDED])
     for count in tokens:
@@ -143,9 +150,29 @@ def _measure(layer: SparseLinear, tokens: Sequence[int], flush: torch.Tensor) ->
         times = {}
         for path, ranges in (("dense", [0, UNBOUNDED]), ("sparse", [])):
             layer.dense_tokens = ranges
-            times[path] = _microseconds(lambda x=x: layer(x), flush)
+            times[path] = _microseconds(lambda x=x: layer(x), flush(device))
         measured[count] = times
     layer.use_dense_for([])
+    return measured
+
+
+def _by_key(blocks: list[GatedForward]) -> dict[str, list[GatedForward]]:
+    """Gated blocks with kernels, those that are alike together."""
+    found: dict[str, list[GatedForward]] = {}
+    for block in blocks:
+        layer = getattr(block.module, block.gate)
+        if isinstance(layer, SparseLinear) and layer.local_weight.target is not None:
+            found.setdefault(f"{_key(layer)} gated {block.activation}", []).append(block)
+    return found
+
+
+def _measure_gated(block: GatedForward, flush: _Flush, tokens: Sequence[int]) -> Measured:
+    measured: Measured = {}
+    for count in tokens:
+        x, measured[count] = block.example(count), {}
+        for path, ranges in (("apart", [0, UNBOUNDED]), ("fused", [])):
+            block.apart = ranges
+            measured[count][path] = _microseconds(lambda x=x: block(x), flush(x.device))
     return measured
 
 
@@ -161,7 +188,7 @@ def warmup(
 
     The faster path is taken from then on, for these counts and those around them. Layers of one shape are measured once, and
     what another process measured on the same kind of GPU is taken over; ``measure=True`` measures again, ``measure=False``
-    only compiles. A layer that goes dense at some count holds its weight twice; ``allow_dense=False`` keeps all of them sparse,
+    only compiles. Gated blocks are measured in the same way, as one step and apart. A layer that goes dense at some count holds its weight twice; ``allow_dense=False`` keeps all of them sparse,
     for the memory. Call it before ``torch.compile`` and before a CUDA graph is captured.
     """
     counts = sorted(set(_counts(tokens)))
@@ -170,7 +197,19 @@ def warmup(
     for layer in layers.values():
         groups.setdefault(_key(layer), []).append(layer)
     entries: dict[str, Measured] = {}
-    flush = None
+
+    @functools.cache
+    def flush(device: torch.device) -> torch.Tensor:
+        return torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=device)
+
+    def times(key: str, take: Callable[[list[int]], Measured]) -> Measured:
+        """What is known of these counts, after what is not known has been measured."""
+        known = {} if measure else _recall(key)
+        new = [count for count in counts if count not in known]
+        if new:
+            entries[key] = known = known | take(new)
+        return known
+
     with torch.no_grad():
         for key, group in progress(groups.items(), "warm up", len(groups), show=show_progress):
             first = group[0]
@@ -183,17 +222,17 @@ def warmup(
             first(torch.zeros(1, first.in_features, device=weight.device, dtype=dtype))
             if weight.device.type != "cuda" or measure is False:
                 continue
-            known = {} if measure else recall(first)
-            if not set(counts) <= set(known):
-                if flush is None:
-                    flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=weight.device)
-                known |= _measure(first, [count for count in counts if measure or count not in known], flush)
-                entries[key] = known
+            known = times(key, functools.partial(_measure, first, flush))
             ranges = ranges_of(known) if allow_dense else []
             for layer in group:
                 layer.use_dense_for(ranges)
-        for block in gated_blocks(model):
+        for key, blocks in _by_key(gated_blocks(model)).items():
+            block = blocks[0]
             block.compile()
+            if block.example(1).is_cuda and measure is not False:
+                known = times(key, functools.partial(_measure_gated, block, flush))
+                for block in blocks:
+                    block.apart = ranges_of(known, "apart", "fused")
     if entries:
         _write(entries)
     return Explanation(model, counts)
@@ -214,6 +253,10 @@ class Explanation:
         self.tokens = list(tokens)
         self.rows = [
             _explain_layer(name, layer, count) for name, layer in sparse_layers(model).items() for count in self.tokens
+        ]
+        #: The gated blocks that run as one step where they may (see docs/PyTorch.md).
+        self.gated = [
+            name for name, each in model.named_modules() if isinstance(each.__dict__.get("forward"), GatedForward)
         ]
 
     def to_dicts(self) -> list[dict[str, Any]]:
@@ -249,9 +292,13 @@ class Explanation:
         for line, count in zip(cells[1:], previous.values(), strict=True):
             line[0] += f" and {count - 1} more" if count > 1 else ""
         widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
-        return "\n".join(
+        lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
-        )
+        ]
+        if self.gated:
+            more = f" and {len(self.gated) - 1} more" if len(self.gated) > 1 else ""
+            lines.append(f"gated blocks as one step: {self.gated[0]}{more}")
+        return "\n".join(lines)
 
     __repr__ = __str__
 

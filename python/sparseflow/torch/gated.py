@@ -47,6 +47,8 @@ class GatedForward:
     def __init__(self, module: nn.Module, gate: str, up: str, down: str, act: str, activation: str):
         self.module, self.gate, self.up, self.down, self.act = module, gate, up, down, act
         self.activation = activation
+        #: [first, last, first, last, …]: the token counts at which three kernels were measured to be faster than one step.
+        self.apart: list[int] = []
 
     @property
     def __code__(self) -> Any:  # by which torch.export names where a forward comes from
@@ -79,15 +81,20 @@ class GatedForward:
             first.scheme.name,
             first.order,
             self.activation,
+            self.apart,
         )
         return getattr(module, self.down)(hidden)
 
     def compile(self) -> None:
         """Compiles the block's kernels, those for few tokens and those for many."""
+        for tokens in (1, kernels.MERGED_TOKENS + 1):
+            self(self.example(tokens).zero_())
+
+    def example(self, tokens: int) -> torch.Tensor:
+        """Random activations [tokens, K] as the block takes them."""
         weight = getattr(self.module, self.gate).weight
         dtype = weight.dtype if weight.dtype in (torch.float16, torch.bfloat16) else torch.float16
-        for tokens in (1, kernels.MERGED_TOKENS + 1):
-            self(torch.zeros(tokens, weight.shape[1], device=weight.device, dtype=dtype))
+        return torch.randn(tokens, weight.shape[1], device=weight.device).to(dtype)
 
     def _fuses(self, gate: Any, up: Any, x: torch.Tensor) -> bool:
         """Whether both layers are as they were found, with kernels that are the quicker way, and nobody listens."""

@@ -33,7 +33,8 @@ _library.define(
 )
 _library.define(
     "gated_linear(Tensor x, Tensor gate, Tensor? gate_bitmask, Tensor? gate_scale, Tensor? gate_bias, Tensor up, "
-    "Tensor? up_bitmask, Tensor? up_scale, Tensor? up_bias, SymInt features, str scheme, str order, str activation) -> Tensor"
+    "Tensor? up_bitmask, Tensor? up_scale, Tensor? up_bias, SymInt features, str scheme, str order, str activation, "
+    "int[] apart_tokens=[]) -> Tensor"
 )
 _library.define("pack(Tensor values, Tensor bitmask, str order) -> Tensor")
 _library.define("unpack(Tensor packed, SymInt features, SymInt inner, ScalarType dtype, str order) -> (Tensor, Tensor)")
@@ -58,7 +59,7 @@ def _check(x: torch.Tensor, weight: torch.Tensor, inner: int, features: int, sch
         raise InvalidArgumentError(f"expected activations of float16, bfloat16 or float32, got {x.dtype}")
 
 
-def _is_dense(tokens: int, ranges: list[int]) -> bool:
+def _within(tokens: int, ranges: list[int]) -> bool:
     """Whether a number of tokens lies in one of the ranges [first, last, first, last, …]."""
     return any(first <= tokens <= last for first, last in zip(ranges[::2], ranges[1::2], strict=True))
 
@@ -86,7 +87,7 @@ def _linear(
     storage = SCHEMES[scheme].storage
     if not rows.shape[0]:
         y = x.new_empty(0, features)
-    elif target is not None and not (dense_tokens and _is_dense(rows.shape[0], dense_tokens)):
+    elif target is not None and not (dense_tokens and _within(rows.shape[0], dense_tokens)):
         packed = _packed(weight, bitmask, features, inner, scheme, order, target)
         y = kernels.run_linear(rows, packed, scale, bias, features, scheme, target, True, activation, residual)
     else:
@@ -146,13 +147,14 @@ def _gated_linear(
     scheme: str,
     order: str,
     activation: str,
+    apart_tokens: list[int] = [],  # noqa: B006 - the schema's own default, never changed
 ) -> torch.Tensor:
     rows = _rows(x)
     inner = rows.shape[1]
     for weight, bitmask in ((gate, gate_bitmask), (up, up_bitmask)):
         _check(x, weight, 0 if bitmask is None else 2 * weight.shape[1], features, scheme, sparse=True)
     target = kernels.linear_target(scheme, inner, x.device)
-    if target is None or not rows.shape[0] or x.dtype is torch.float32:
+    if target is None or not rows.shape[0] or x.dtype is torch.float32 or _within(rows.shape[0], apart_tokens):
         # An f32 tile beside the accumulators leaves too few registers.
         gates = _linear(x, gate, gate_bitmask, gate_scale, gate_bias, None, features, scheme, order, [], activation)
         return gates * _linear(x, up, up_bitmask, up_scale, up_bias, None, features, scheme, order)
@@ -203,8 +205,11 @@ def _dense_linear_fake(x: Any, weight: Any, scale: Any, bias: Any, features: int
     return _result(x, features)
 
 
-def _gated_fake(x: Any, gate: Any, *arguments: Any) -> Any:
-    return _result(x, arguments[-4])
+def _gated_fake(
+    x: Any, gate: Any, gate_bitmask: Any, gate_scale: Any, gate_bias: Any, up: Any, up_bitmask: Any, up_scale: Any,
+    up_bias: Any, features: int, *_: Any,
+) -> Any:  # fmt: skip
+    return _result(x, features)
 
 
 def _pack_fake(values: torch.Tensor, bitmask: torch.Tensor, order: str) -> torch.Tensor:

@@ -27,10 +27,16 @@ using namespace sparseflow::sf;
 
 namespace {
 
-/// A configuration, and why it was chosen.
+/// By how much a library must have been measured faster than the kernel to be called: what
+/// measuring again may give.
+constexpr double kNoise = 0.02;
+
+/// A kernel and whether a library goes before it, and why.
 struct Choice {
   KernelConfigAttr config;
+  bool callsLibrary = false;
   std::string reason;
+  TimesAttr times;
 };
 
 class Selector {
@@ -39,14 +45,34 @@ public:
       : op(op), target(target), maxAccumulators(maxAccumulators), tuned(tuned), shape(getShape(op)),
         candidates(getCandidates(op.getContext(), shape, target.getInfo(), maxAccumulators)) {}
 
-  /// The fastest configuration as far as that was measured, else by the cost model; then
-  /// `preferred` if it is not slower by more than `tolerance`. Null if none fits.
-  Choice select(int64_t tokens, KernelConfigAttr preferred, double tolerance) const {
+  /// What is the fastest as far as that was measured, else by the cost model; of kernels by the
+  /// cost model `preferred`, if it is not slower by more than `tolerance`. No kernel if none fits.
+  Choice select(int64_t tokens, KernelConfigAttr preferred, double tolerance) {
     int64_t bucket = getTokenBucket(tokens);
-    if (std::optional<TunedConfig> found = tuned.find(op, target, bucket, maxAccumulators))
-      return {found->config,
-              llvm::formatv("tuned: {0:F1} us at {1} tokens", found->microseconds, bucket)};
-    return {estimate(tokens, preferred, tolerance), "estimated by the cost model"};
+    Choice choice;
+    Builder builder(op.getContext());
+    auto toAttr = [&](double time) { return builder.getF64FloatAttr(time); };
+    std::optional<TunedConfig> found = tuned.find(op, target, bucket, maxAccumulators);
+    if (found && found->config)
+      choice.config = found->config;
+    else
+      choice.config = estimate(tokens, preferred, tolerance);
+    if (!found) {
+      choice.reason = "estimated by the cost model";
+      choice.times = TimesAttr::get(op.getContext(), nullptr, nullptr);
+      return choice;
+    }
+    choice.reason = llvm::formatv("tuned: {0:F1} us", found->microseconds);
+    if (std::optional<double> library = found->libraryMicroseconds) {
+      choice.callsLibrary =
+          *library * (1 + kNoise) < found->microseconds && !sf::findLibraryFault(op);
+      choice.reason += llvm::formatv(", cuBLASLt {0:F1} us", *library);
+    }
+    choice.reason += llvm::formatv(" at {0} tokens", bucket);
+    choice.times = TimesAttr::get(op.getContext(), toAttr(found->microseconds),
+                                  found->libraryMicroseconds ? toAttr(*found->libraryMicroseconds)
+                                                             : FloatAttr());
+    return choice;
   }
 
 private:
@@ -75,6 +101,28 @@ private:
   TunedConfigs &tuned;
   MatmulShape shape;
   SmallVector<KernelConfigAttr> candidates;
+};
+
+/// The variants of a product, gathered from many tokens to few.
+struct Variants {
+  SmallVector<Attribute> configs, reasons, times;
+
+  void add(Attribute config, const Choice &choice) {
+    configs.push_back(config);
+    reasons.push_back(StringAttr::get(config.getContext(), choice.reason));
+    times.push_back(choice.times);
+  }
+
+  void set(MatmulOp op, bool explain) {
+    Builder builder(op.getContext());
+    for (auto *list : {&configs, &reasons, &times})
+      std::reverse(list->begin(), list->end());
+    op.setConfigsAttr(builder.getArrayAttr(configs));
+    if (!explain)
+      return;
+    op->setAttr(kReasonsAttrName, builder.getArrayAttr(reasons));
+    op->setAttr(kTimesAttrName, builder.getArrayAttr(times));
+  }
 };
 
 struct SFSelectConfigPass : sf::impl::SFSelectConfigPassBase<SFSelectConfigPass> {
@@ -178,23 +226,29 @@ private:
       return op.emitOpError() << "expected a tile that fits on " << targetAttr.getChip() << " for "
                               << op.getWeights().size() << " weights, got none; compute them in "
                               << "separate operations";
-    // From many tokens to few, so that a range can share the variant of the next larger one.
-    SmallVector<Attribute> configs = {last.config}, reasons = {builder.getStringAttr(last.reason)};
+    // From many tokens to few, so that a range can share the variant of the next larger one, and a
+    // library's calls have that one where the library is missing.
+    Variants variants;
+    variants.add(last.config, last);
+    if (last.callsLibrary)
+      variants.add(getLibraryConfig(std::nullopt), last);
     if (isDynamic)
       for (int64_t end : llvm::reverse(buckets.drop_back())) {
         Choice selected = selector.select(end, last.config, tolerance);
-        if (selected.config == last.config)
-          continue;
-        configs.push_back(selected.config.withMaxTokens(end));
-        reasons.push_back(builder.getStringAttr(selected.reason));
+        if (selected.callsLibrary) {
+          if (!last.callsLibrary)
+            variants.add(getLibraryConfig(end), selected);
+        } else if (last.callsLibrary || selected.config != last.config) {
+          variants.add(selected.config.withMaxTokens(end), selected);
+        }
         last = std::move(selected);
       }
-    std::reverse(configs.begin(), configs.end());
-    std::reverse(reasons.begin(), reasons.end());
-    op.setConfigsAttr(builder.getArrayAttr(configs));
-    if (explain)
-      op->setAttr(kReasonsAttrName, builder.getArrayAttr(reasons));
+    variants.set(op, explain);
     return success();
+  }
+
+  LibraryConfigAttr getLibraryConfig(std::optional<int64_t> maxTokens) {
+    return LibraryConfigAttr::get(&getContext(), Library::CublasLt, maxTokens);
   }
 
   /// Puts the library before the kernels that serve its calls where it is missing; those that only

@@ -56,32 +56,38 @@ static bool fits(const MatmulShape &shape, int64_t tokens, KernelConfigAttr conf
          estimateMicroseconds(shape, tokens, config, chip);
 }
 
-std::optional<TunedConfig> TunedConfigs::find(MatmulOp op, TargetAttr target, int64_t bucket,
-                                              int64_t maxAccumulators) {
+std::optional<tuning::TuningEntry> TunedConfigs::lookup(const tuning::TuningKey &key) {
   if (!database)
     return std::nullopt;
-  tuning::TuningKey key = getTuningKey(op, target);
-  key.tokens = bucket;
   llvm::Expected<std::optional<tuning::TuningEntry>> entry = database->lookup(key);
   for (const std::string &warning : database->takeWarnings())
     root->emitWarning() << warning;
-  if (!entry) {
-    root->emitWarning() << llvm::toString(entry.takeError()) << "; going on without it";
-    database.reset();
+  if (entry)
+    return *entry;
+  root->emitWarning() << llvm::toString(entry.takeError()) << "; going on without it";
+  database.reset();
+  return std::nullopt;
+}
+
+std::optional<TunedConfig> TunedConfigs::find(MatmulOp op, TargetAttr target, int64_t bucket,
+                                              int64_t maxAccumulators) {
+  tuning::TuningKey key = getTuningKey(op, target);
+  key.tokens = bucket;
+  std::optional<tuning::TuningEntry> entry = lookup(key);
+  if (!entry)
     return std::nullopt;
-  }
-  if (!*entry)
-    return std::nullopt;
-  KernelConfigAttr config = parseConfig((*entry)->config, op.getContext());
+  TunedConfig tuned{parseConfig(entry->config, op.getContext()), entry->microseconds, std::nullopt};
   MatmulShape shape = getShape(op);
-  if (!config || !fits(shape, bucket, config, target.getInfo())) {
+  if (!tuned.config || !fits(shape, bucket, tuned.config, target.getInfo())) {
     op.emitWarning() << "expected the tuning database to hold a configuration for " << bucket
-                     << " tokens that this product can run, got '" << (*entry)->config
+                     << " tokens that this product can run, got '" << entry->config
                      << "'; the cost model chooses instead";
     return std::nullopt;
   }
-  // Not wrong, but among what was found to spill.
-  if (getAccumulatorsPerThread(config, shape.numWeights) > maxAccumulators)
-    return std::nullopt;
-  return TunedConfig{config, (*entry)->microseconds};
+  // Such a kernel was found to spill in this product; what was measured stays true.
+  if (getAccumulatorsPerThread(tuned.config, shape.numWeights) > maxAccumulators)
+    tuned.config = nullptr;
+  if (std::optional<tuning::TuningEntry> library = lookup(getLibraryKey(key)))
+    tuned.libraryMicroseconds = library->microseconds;
+  return tuned;
 }

@@ -12,10 +12,13 @@
 
 namespace sparseflow::sf {
 
-/// A configuration that was measured to be the fastest.
+/// What was measured of a product and a number of tokens.
 struct TunedConfig {
-  KernelConfigAttr config; // for any number of tokens
+  /// The fastest kernel, for any number of tokens. Null: it holds too many accumulators.
+  KernelConfigAttr config;
   double microseconds = 0;
+  /// Of the dense product by cuBLASLt.
+  std::optional<double> libraryMicroseconds;
 };
 
 /// The tuning databases of one run of the pass. Whatever is wrong with them is a warning.
@@ -24,12 +27,15 @@ public:
   /// Empty paths: no such database.
   TunedConfigs(mlir::Operation *root, llvm::StringRef user, llvm::StringRef shipped);
 
-  /// The entry of a product for a bucket of tokens, if there is one that the product can run with
-  /// at most so many accumulators a thread.
+  /// The entries of a product for a bucket of tokens, if there is one for its kernels that it can
+  /// run.
   std::optional<TunedConfig> find(MatmulOp op, TargetAttr target, int64_t bucket,
                                   int64_t maxAccumulators);
 
 private:
+  /// Nothing also where the database fails, which is said once.
+  std::optional<tuning::TuningEntry> lookup(const tuning::TuningKey &key);
+
   mlir::Operation *root; // what warnings are about
   std::unique_ptr<tuning::TuningDatabase> database;
 };

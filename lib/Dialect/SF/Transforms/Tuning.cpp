@@ -33,7 +33,9 @@ int64_t sf::getTokenBucket(int64_t tokens) {
 // Words
 //===----------------------------------------------------------------------===//
 
-static constexpr llvm::StringLiteral sparseWord = "sp24", denseWord = "dense";
+/// For `weights`. cuBLASLt's are dense too, and those of a kernel's product with their zeros.
+static constexpr llvm::StringLiteral sparseWord = "sp24", denseWord = "dense",
+                                     libraryWord = "cublaslt";
 /// Follows the word where the weight came packed for the warp-wide instructions, on a chip that
 /// would otherwise use others.
 static constexpr llvm::StringLiteral packedForMma = ", pack = mma";
@@ -84,6 +86,11 @@ tuning::TuningKey sf::getTuningKey(MatmulOp op, TargetAttr target) {
   return key;
 }
 
+tuning::TuningKey sf::getLibraryKey(tuning::TuningKey key) {
+  key.weights = libraryWord;
+  return key;
+}
+
 //===----------------------------------------------------------------------===//
 // Ranking
 //===----------------------------------------------------------------------===//
@@ -103,8 +110,8 @@ static llvm::Expected<MatmulShape> readKey(const tuning::TuningKey &key) {
   StringRef weights = key.weights;
   if (weights.consume_back(packedForMma))
     shape.packOrder = PackOrder::Mma;
-  if (weights != sparseWord && weights != denseWord)
-    return invalid("weights of", sparseWord + " or " + denseWord, key.weights);
+  if (weights != sparseWord && weights != denseWord && weights != libraryWord)
+    return invalid("weights of", sparseWord + ", " + denseWord + " or " + libraryWord, key.weights);
   shape.isSparse = weights == sparseWord;
   if (failed(parseEpilogue(key.epilogue, shape)))
     return invalid("an epilogue such as", "'plain', 'gated' or 'plain, 32 bits'", key.epilogue);
@@ -137,6 +144,8 @@ llvm::Expected<SmallVector<RankedConfig>> sf::rankConfigs(MLIRContext *context,
   llvm::Expected<MatmulShape> shape = readKey(key);
   if (!shape)
     return shape.takeError();
+  if (key.weights == libraryWord)
+    return invalid("weights of", sparseWord + " or " + denseWord, key.weights);
   const ChipInfo *chip = lookupChip(key.chip);
   SmallVector<RankedConfig> ranked;
   for (KernelConfigAttr config :

@@ -31,6 +31,9 @@ int64_t getTokenBucket(int64_t tokens);
 /// arithmetic.
 tuning::TuningKey getTuningKey(MatmulOp op, TargetAttr target);
 
+/// The entry of the dense product that cuBLASLt computes in place of an entry's kernels.
+tuning::TuningKey getLibraryKey(tuning::TuningKey key);
+
 /// A product that somebody described, as it is entered: checked, its tokens rounded up to a bucket,
 /// for this compiler.
 llvm::Expected<tuning::TuningKey> normalizeKey(tuning::TuningKey key);
