@@ -365,7 +365,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def main() -> int:
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", type=Path, default="build/lib", help="folder with libsparseflow.so")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
@@ -378,19 +378,95 @@ def main() -> int:
         "--config", nargs="*", default=[], help="also time these kernel configurations, e.g. 'tile = 256x128x64, ...'"
     )
     parser.add_argument("--only", nargs="*", choices=("sparseflow", "cublaslt", "cusparselt"))
-    options = parser.parse_args()
+    return parser.parse_args()
 
+
+def choose_cases(options: argparse.Namespace) -> list[Case]:
     suite = {key: shapes for key, shapes in SUITES[options.suite].items() if not options.dtype or key in options.dtype}
     if options.shape:
         chosen = [tuple(map(int, text.split("x"))) for text in options.shape]
         suite = dict.fromkeys(suite, chosen)
-    cases = [Case(dtype, *shape) for dtype, shapes in suite.items() for shape in dict.fromkeys(shapes)]
-    names = options.only or ["sparseflow", "cublaslt", "cusparselt"]
+    return [Case(dtype, *shape) for dtype, shapes in suite.items() for shape in dict.fromkeys(shapes)]
 
+
+#: What was compiled for a contender, a dtype, N and K: a file, or why there is none.
+Programs = dict[tuple[str, str, int, int], dict[str, Any]]
+
+
+def compile_programs(folder: Path, cases: list[Case], configs: dict[str, str | None]) -> Programs:
+    """One program for all numbers of tokens of a product, several at a time."""
+    programs: Programs = {}
+    with ProcessPoolExecutor(max(1, min(8, (os.cpu_count() or 2) // 2))) as pool:
+        jobs = {}
+        for case, name in itertools.product(cases, configs):
+            key = (name, case.dtype, case.n, case.k)
+            if key not in jobs:
+                tokens = sorted({other.m for other in cases if (name, other.dtype, other.n, other.k) == key})
+                path = str(folder / f"{len(jobs)}.sf")
+                jobs[key] = path, pool.submit(compile_program, path, *key[1:], configs[name], tokens)
+        for key, (path, job) in jobs.items():
+            try:
+                programs[key] = {"file": path, **job.result()}
+            except Exception as error:
+                programs[key] = {"failure": f"{type(error).__name__}: {error}"}
+    return programs
+
+
+def scout(cases: list[Case], rivals: dict[str, Contender]) -> dict[tuple[str, int], Any]:
+    """The libraries' fastest few candidates. They compile some when they are first used, which takes far longer than to
+    time them: all are looked at in several processes at once, and these again, with the GPU to themselves."""
+    with ThreadPoolExecutor(8) as pool:
+        jobs = {(name, id(case)): pool.submit(rivals[name].shortlist, case) for case in cases for name in rivals}
+        return {key: job.result() for key, job in jobs.items()}
+
+
+def run_case(
+    case: Case,
+    contenders: dict[str, Contender],
+    programs: Programs,
+    shortlists: dict[tuple[str, int], Any],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """What every contender took for one product, which is printed too."""
+    results: dict[str, Any] = {}
+    ready = {}
+    for name, contender in contenders.items():
+        program = programs.get((name, case.dtype, case.n, case.k), {"file": "-"})
+        if "failure" in program:
+            results[name] = {"error": program["failure"]}
+            continue
+        wanted = None
+        if (name, id(case)) in shortlists:
+            wanted, scan = shortlists[name, id(case)]
+            results[name] = {"candidates": scan.count, "crashed": scan.crashed}
+        answer = contender.prepare(case, program["file"], wanted)
+        results.setdefault(name, {}).update({key: value for key, value in program.items() if key != "file"} | answer)
+        if "error" in results[name]:
+            print(f"{case}: {name}: {results[name]['error']}", flush=True)
+        else:
+            ready[name] = contender
+    protocols = [p for p in options.protocol if p != "sustained" or (case.m, case.n, case.k) in SUSTAINED]
+    for name, measured in measure(ready, case, protocols, options.rounds).items():
+        results[name] |= measured
+    summary = ", ".join(
+        f"{name} {results[name][protocol]['tflops']:.0f}"
+        for name, protocol in itertools.product(ready, protocols)
+        if protocol in results[name]
+    )
+    print(f"{case}: TFLOPS {'/'.join(protocols)}: {summary}", flush=True)
+    return {"dtype": case.dtype, "m": case.m, "n": case.n, "k": case.k, "results": results}
+
+
+def main() -> int:
+    options = read_options()
+    cases = choose_cases(options)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         document: dict[str, Any] = {"environment": environment(), "contenders": {}, "cases": []}
-        contenders = build_contenders(folder, options.library.resolve(), names)
+        contenders = build_contenders(
+            folder, options.library.resolve(), options.only or ["sparseflow", "cublaslt", "cusparselt"]
+        )
+        rivals = {name: contender for name, contender in contenders.items() if name != "sparseflow"}
         # Ours once for the compiler's own choice, and once for each configuration asked for.
         configs: dict[str, str | None] = {"sparseflow": None} if "sparseflow" in contenders else {}
         if configs:
@@ -399,62 +475,10 @@ def main() -> int:
                 configs[name] = config
                 contenders[name] = Contender(name, contenders["sparseflow"].program)
 
-        programs: dict[tuple[str, str, int, int], dict[str, Any]] = {}
-        with ProcessPoolExecutor(max(1, min(8, (os.cpu_count() or 2) // 2))) as pool:
-            jobs = {}
-            for case, name in itertools.product(cases, configs):
-                key = (name, case.dtype, case.n, case.k)
-                if key not in jobs:
-                    tokens = sorted({other.m for other in cases if (name, other.dtype, other.n, other.k) == key})
-                    path = str(folder / f"{len(jobs)}.sf")
-                    jobs[key] = path, pool.submit(compile_program, path, *key[1:], configs[name], tokens)
-            for key, (path, job) in jobs.items():
-                try:
-                    programs[key] = {"file": path, **job.result()}
-                except Exception as error:
-                    programs[key] = {"failure": f"{type(error).__name__}: {error}"}
-
-        # The libraries compile some candidates when they are first used, which takes far longer than to time them: all
-        # are looked at in several processes at once, and the fastest few again, with the GPU to themselves.
-        rivals = [name for name in contenders if name not in configs]
-        with ThreadPoolExecutor(8) as pool:
-            scouts = {
-                (name, id(case)): pool.submit(contenders[name].shortlist, case) for case in cases for name in rivals
-            }
-            shortlists = {key: job.result() for key, job in scouts.items()}
-
+        programs = compile_programs(folder, cases, configs)
+        shortlists = scout(cases, rivals)
         for case in cases:
-            row: dict[str, Any] = {"dtype": case.dtype, "m": case.m, "n": case.n, "k": case.k, "results": {}}
-            ready = {}
-            chosen: dict[str, Any] = {}
-            for name, contender in contenders.items():
-                program = programs.get((name, case.dtype, case.n, case.k), {"file": "-"})
-                if "failure" in program:
-                    chosen[name] = {"error": program["failure"]}
-                    continue
-                wanted = None
-                if name in rivals:
-                    wanted, scan = shortlists[name, id(case)]
-                    chosen[name] = {"candidates": scan.count, "crashed": scan.crashed}
-                answer = contender.prepare(case, program["file"], wanted)
-                chosen.setdefault(name, {}).update(
-                    {key: value for key, value in program.items() if key != "file"} | answer
-                )
-                if "error" in chosen[name]:
-                    print(f"{case}: {name}: {chosen[name]['error']}", flush=True)
-                else:
-                    ready[name] = contender
-            protocols = [p for p in options.protocol if p != "sustained" or (case.m, case.n, case.k) in SUSTAINED]
-            results = measure(ready, case, protocols, options.rounds)
-            for name in contenders:
-                row["results"][name] = chosen[name] | results.get(name, {})
-            document["cases"].append(row)
-            summary = ", ".join(
-                f"{name} {row['results'][name][protocol]['tflops']:.0f}"
-                for name, protocol in itertools.product(ready, protocols)
-                if protocol in row["results"][name]
-            )
-            print(f"{case}: TFLOPS {'/'.join(protocols)}: {summary}", flush=True)
+            document["cases"].append(run_case(case, contenders, programs, shortlists, options))
             options.out.write_text(json.dumps(document, indent=1) + "\n")
 
         document["launch_overhead"] = launch_overhead(contenders, folder)

@@ -31,8 +31,8 @@ extern "C" {
 #endif
 
 /* Raised when a function or a field is added. An older number means that something asked for may be
- * missing. Version 2 added SfCompileOptions.tuning, the section Tuning, sfWarmUp and
- * sfPackWeightWith. */
+ * missing. Version 2 added SfCompileOptions.tuning and .package_folders, the section Tuning,
+ * sfTargets, sfWarmUp and sfPackWeightWith. */
 #define SF_ABI_VERSION 2
 #define SF_MAX_RANK 8
 
@@ -138,11 +138,15 @@ typedef struct SfCompileOptions {
                         PATH, the Python package nvidia-cuda-nvcc, /usr/local/cuda */
   const char *dump_intermediates; /* folder for numbered intermediate files */
   const char *reproducer;         /* where to write a reproducer when a pass fails */
-  SfDiagnosticHandler
-      diagnostic; /* called for warnings and remarks, and for each error before the call fails */
+  SfDiagnosticHandler diagnostic; /* called for warnings and remarks, and for each error before the
+                                     call fails; during the call, on the caller's thread or on one
+                                     of the library's, never on two at once */
   void *diagnostic_user;
   const char *tuning; /* path of the tuning database; default: the user's, tuning.sqlite in the
                          default cache folder, and the one that ships; "" asks none */
+  const char
+      *package_folders; /* where that search for ptxas finds Python packages, separated by ':',
+                           as in sys.path; default: the folder that holds this library's */
 } SfCompileOptions;
 
 /* mlir: sf-level IR as text or bytecode. options may be NULL. */
@@ -179,10 +183,17 @@ SF_API void sfProgramRelease(SfProgram *program); /* NULL is fine */
 /* ---- Devices ------------------------------------------------------------------------------ */
 
 /* JSON list: [{"name":"cuda:0","kind":"cuda","description":"NVIDIA H100
- * ...","target":"sm_90","memory":...}, ...,
+ * ...","target":"sm_90a","memory":...}, ...,
  * {"name":"emulator",...}, {"name":"reference",...}]. Without a driver the list still holds the
  * host's devices, and `unavailable` (may be NULL) receives why there is no GPU, or NULL. */
 SF_API SfStatus sfDevices(char **json, char **unavailable);
+
+/* JSON list of what is known to compile for: [{"name":"sm_90a","compute_capability":90,
+ * "fp8_mma":false,"warpgroup_row_bytes":16,"multiprocessors":132,"threads_per_multiprocessor":2048,
+ * "blocks_per_multiprocessor":32,"shared_per_multiprocessor":233472}, ...]. Weights for products
+ * whose rows of x are a multiple of warpgroup_row_bytes are packed for wgmma, others, and all where
+ * it is null, for mma. */
+SF_API SfStatus sfTargets(char **json);
 
 /* ---- Run ---------------------------------------------------------------------------------- */
 

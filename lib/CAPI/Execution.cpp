@@ -65,14 +65,17 @@ SfStatus sfDevices(char **json, char **unavailable) {
     std::string reason;
     Expected<std::vector<runtime::CudaDeviceInfo>> gpus = listGpus();
     if (gpus) {
-      for (const runtime::CudaDeviceInfo &gpu : *gpus)
-        list.push_back(llvm::json::Object{{"name", "cuda:" + std::to_string(gpu.ordinal)},
-                                          {"kind", "cuda"},
-                                          {"description", gpu.name},
-                                          {"target", "sm_" + std::to_string(gpu.chip)},
-                                          {"memory", int64_t(gpu.memory)},
-                                          {"multiprocessors", gpu.multiprocessors},
-                                          {"shared_per_block", gpu.sharedPerBlock}});
+      for (const runtime::CudaDeviceInfo &gpu : *gpus) {
+        const target::Chip *chip = target::findNewestRunnable(gpu.chip);
+        list.push_back(llvm::json::Object{
+            {"name", "cuda:" + std::to_string(gpu.ordinal)},
+            {"kind", "cuda"},
+            {"description", gpu.name},
+            {"target", chip ? llvm::json::Value(chip->name) : llvm::json::Value(nullptr)},
+            {"memory", int64_t(gpu.memory)},
+            {"multiprocessors", gpu.multiprocessors},
+            {"shared_per_block", gpu.sharedPerBlock}});
+      }
     } else {
       runtime::takeError(gpus.takeError(), reason);
     }
@@ -92,6 +95,26 @@ SfStatus sfDevices(char **json, char **unavailable) {
         if (Error error = copyOut(reason, unavailable))
           return error;
     }
+    return copyOut(formatv("{0}", llvm::json::Value(std::move(list))).str(), json);
+  });
+}
+
+SfStatus sfTargets(char **json) {
+  return guarded([&]() -> Error {
+    if (Error error = expectNotNull(json, "json"))
+      return error;
+    llvm::json::Array list;
+    for (const target::Chip &chip : sf::getChips())
+      list.push_back(llvm::json::Object{
+          {"name", chip.name},
+          {"compute_capability", chip.computeCapability},
+          {"fp8_mma", chip.nativeFp8Mma},
+          {"warpgroup_row_bytes",
+           chip.hasWgmma ? llvm::json::Value(sf::kCopyEngineRowBytes) : llvm::json::Value(nullptr)},
+          {"multiprocessors", chip.multiprocessors},
+          {"threads_per_multiprocessor", chip.threadsPerMultiprocessor},
+          {"blocks_per_multiprocessor", chip.blocksPerMultiprocessor},
+          {"shared_per_multiprocessor", chip.sharedMemoryPerMultiprocessor}});
     return copyOut(formatv("{0}", llvm::json::Value(std::move(list))).str(), json);
   });
 }

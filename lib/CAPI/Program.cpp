@@ -76,6 +76,11 @@ static Expected<CompileOptions> readOptions(const SfCompileOptions *given) {
     options.targets.push_back(defaultTarget());
   options.config = text(read->config);
   options.ptxas = text(read->ptxas);
+  SmallVector<StringRef> folders;
+  std::string packages = text(read->package_folders);
+  SplitString(packages, folders, ":");
+  for (StringRef folder : folders)
+    options.packageFolders.push_back(folder.str());
   if (read->cache_dir)
     options.cacheDir = read->cache_dir;
   if (read->tuning)

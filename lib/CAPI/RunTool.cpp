@@ -123,8 +123,18 @@ static Expected<Options> parseOptions(ArrayRef<StringRef> args) {
 //===-- Running ------------------------------------------------------------------------------===//
 
 static Expected<runtime::ProgramFile::Ptr> loadProgram(const Options &options) {
-  if (sys::path::extension(options.file) == ".sf")
+  if (sys::path::extension(options.file) == ".sf") {
+    StringRef given = !options.target.empty() ? "target" : !options.config.empty() ? "config" : "";
+    if (!given.empty())
+      return makeError(Status::InvalidArgument,
+                       "expected '--" + given + "' with a .mlir file, which is compiled, got '" +
+                           options.file + "'; leave the option out, or compile the source again");
     return runtime::ProgramFile::open(options.file, options.verify);
+  }
+  if (options.verify)
+    return makeError(Status::InvalidArgument,
+                     "expected '--verify' with a .sf file, which holds checksums, got '" +
+                         options.file + "'; leave the option out");
   ErrorOr<std::unique_ptr<MemoryBuffer>> file = MemoryBuffer::getFileOrSTDIN(options.file);
   if (!file)
     return runtime::makeOpenError(options.file, file.getError());

@@ -15,6 +15,7 @@
 
 #include "sparseflow/HostCode/HostCode.h"
 #include "sparseflow/Support/NumericTypes.h"
+#include "sparseflow/Support/Threads.h"
 
 #include "mlir/Conversion/NVVMToLLVM/NVVMToLLVM.h"
 #include "mlir/Dialect/GPU/IR/GPUDialect.h"
@@ -36,7 +37,6 @@
 #include "llvm/Transforms/Utils/Cloning.h"
 
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 using namespace sparseflow;
@@ -426,16 +426,7 @@ llvm::Error Module::launch(llvm::StringRef kernelName, Dim3 grid, Dim3 block,
   };
   uint64_t workers = options.workers ? options.workers : std::thread::hardware_concurrency();
   workers = std::max<uint64_t>(1, std::min<uint64_t>(workers, clusterCount));
-  std::vector<std::thread> threads;
-  // A system that gives no more threads still has this one.
-  try {
-    for (uint64_t i = 1; i != workers; ++i)
-      threads.emplace_back(work);
-  } catch (const std::system_error &) {
-  }
-  work();
-  for (std::thread &thread : threads)
-    thread.join();
+  runOnThreads(workers, work);
   if (first.report)
     return llvm::make_error<ReportError>(std::move(*first.report));
   return llvm::Error::success();

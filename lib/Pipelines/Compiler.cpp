@@ -16,6 +16,7 @@
 #include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Runtime/Error.h"
 #include "sparseflow/Support/Sparse24.h"
+#include "sparseflow/Support/Threads.h"
 #include "sparseflow/Target/DiskCache.h"
 #include "sparseflow/Target/Manifest.h"
 #include "sparseflow/Target/Passes.h"
@@ -36,8 +37,6 @@
 #include <dlfcn.h>
 #include <map>
 #include <mutex>
-#include <system_error>
-#include <thread>
 
 using namespace mlir;
 using namespace sparseflow;
@@ -133,24 +132,11 @@ static StringRef libraryPath() {
   return info.dli_fname;
 }
 
-/// Tells builds of the compiler apart that have the same version, as a developer's do.
-static const std::string &buildIdentity() {
-  static const std::string identity = [] {
-    llvm::sys::fs::file_status status;
-    if (llvm::sys::fs::status(libraryPath(), status))
-      return std::string();
-    return llvm::formatv("{0}-{1}", status.getSize(),
-                         status.getLastModificationTime().time_since_epoch().count())
-        .str();
-  }();
-  return identity;
-}
-
 static std::string programKey(const Shared &shared, const Chip &chip, StringRef text) {
   return CacheKey()
       .add("program-1")
       .add(target::getProducer())
-      .add(buildIdentity())
+      .add(target::getBuildIdentity())
       .add(shared.ptxas.version())
       .add(chip.name)
       .add(text)
@@ -572,16 +558,7 @@ static std::vector<llvm::Expected<ChipProgram>> compileForChips(const Shared &sh
   size_t count =
       ordered ? 1
               : std::min<size_t>(chips.size(), llvm::hardware_concurrency().compute_thread_count());
-  std::vector<std::thread> threads;
-  // A system that gives no more threads still has this one.
-  try {
-    for (size_t i = 1; i < count; ++i)
-      threads.emplace_back(work);
-  } catch (const std::system_error &) {
-  }
-  work();
-  for (std::thread &thread : threads)
-    thread.join();
+  runOnThreads(count, work);
   std::vector<llvm::Expected<ChipProgram>> answers;
   for (auto &result : results)
     answers.push_back(std::move(*result));
@@ -716,7 +693,8 @@ llvm::Expected<rt::ProgramFile::Ptr> sparseflow::compile(StringRef source, Strin
     return chips.takeError();
   std::string cacheDir = getCacheDir(given);
   DiskCache cache(cacheDir);
-  llvm::Expected<target::Ptxas> ptxas = target::Ptxas::find(given.ptxas, {}, &cache);
+  llvm::Expected<target::Ptxas> ptxas =
+      target::Ptxas::find({given.ptxas, given.packageFolders, *chips, &cache});
   if (!ptxas)
     return rt::makeError(rt::Status::Unsupported, llvm::toString(ptxas.takeError()));
 
@@ -823,7 +801,8 @@ llvm::Expected<std::vector<StageOutput>> sparseflow::compileTo(Stage stage, Stri
     return chips.takeError();
   std::optional<target::Ptxas> ptxas;
   if (stage == Stage::Cubin) {
-    llvm::Expected<target::Ptxas> found = target::Ptxas::find(options.ptxas);
+    llvm::Expected<target::Ptxas> found =
+        target::Ptxas::find({options.ptxas, options.packageFolders, *chips});
     if (!found)
       return rt::makeError(rt::Status::Unsupported, llvm::toString(found.takeError()));
     ptxas = *found;

@@ -6,6 +6,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "Session.h"
+#include "UntrustedText.h"
 
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFDialect.h"
@@ -149,83 +150,10 @@ llvm::Error Session::guard(llvm::function_ref<LogicalResult()> action) {
 // Parsing and constants
 //===----------------------------------------------------------------------===//
 
-/// The parser recurses over brackets, and the source may come out of a file from anywhere.
-static constexpr unsigned maxNesting = 200;
-
-/// The line on which brackets nest too deeply; 0 if they do not.
-static unsigned findDeepNesting(StringRef source) {
-  unsigned depth = 0, line = 1;
-  for (size_t i = 0; i < source.size(); ++i) {
-    switch (source[i]) {
-    case '\n':
-      ++line;
-      break;
-    case '"': // constants are megabytes of digits
-      i = std::min(source.find_first_of("\"\n", i + 1), source.size());
-      break;
-    case '/':
-      if (source.substr(i, 2) == "//")
-        i = std::min(source.find('\n', i), source.size()) - 1;
-      break;
-    case '(':
-    case '[':
-    case '{':
-    case '<':
-      if (++depth > maxNesting)
-        return line;
-      break;
-    case '-': // an arrow closes nothing
-      if (source.substr(i, 2) == "->")
-        ++i;
-      break;
-    case ')':
-    case ']':
-    case '}':
-    case '>':
-      depth -= depth > 0;
-      break;
-    }
-  }
-  return 0;
-}
-
-/// Whether text begins with a list of numbers in brackets.
-static bool beginsWithNumbers(StringRef text) {
-  size_t end = text.find(']');
-  if (end == StringRef::npos || !text.consume_front("["))
-    return false;
-  StringRef numbers = text.take_front(end - 1).trim();
-  return numbers.empty() || llvm::all_of(llvm::split(numbers, ','), [](StringRef number) {
-           int64_t value;
-           return !number.trim().getAsInteger(10, value);
-         });
-}
-
-/// The line of a list of dimensions that is no list of numbers; 0 if there is none. The parsers of
-/// linalg.transpose, reduce and broadcast go on without the list, and crash.
-static unsigned findBrokenDimensions(StringRef source) {
-  for (StringRef keyword : {"permutation", "dimensions"})
-    for (size_t at = source.find(keyword); at != StringRef::npos;
-         at = source.find(keyword, at + 1)) {
-      StringRef rest = source.substr(at + keyword.size()).ltrim();
-      bool isList = rest.consume_front("=") && !(rest = rest.ltrim()).starts_with("array<");
-      if (isList && !beginsWithNumbers(rest))
-        return 1 + source.take_front(at).count('\n');
-    }
-  return 0;
-}
-
 llvm::Error Session::parse(StringRef source, StringRef name) {
-  bool isText = !isBytecode(llvm::MemoryBufferRef(source, name));
-  if (unsigned line = isText ? findDeepNesting(source) : 0)
-    return rt::makeError(rt::Status::InvalidProgram,
-                         llvm::formatv("{0}:{1}: expected brackets to nest at most {2} deep", name,
-                                       line, maxNesting));
-  if (unsigned line = isText ? findBrokenDimensions(source) : 0)
-    return rt::makeError(rt::Status::InvalidProgram,
-                         llvm::formatv("{0}:{1}: expected a list of dimensions such as [1, 0], got "
-                                       "something else",
-                                       name, line));
+  if (!isBytecode(llvm::MemoryBufferRef(source, name)))
+    if (std::optional<std::string> why = findUnparsable(source))
+      return rt::makeError(rt::Status::InvalidProgram, name + ":" + *why);
   ParserConfig config(loaded->context.get());
   loaded->module = parseSourceString<ModuleOp>(source, config, name);
   if (!loaded->module)

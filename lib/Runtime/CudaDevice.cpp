@@ -249,6 +249,7 @@ public:
   Error copyToDevice(void *target, const void *source, size_t bytes, void *stream) override;
   Error copyToHost(void *target, const void *source, size_t bytes, void *stream) override;
   Error synchronize(void *stream) override;
+  Error synchronizeAll() override;
   Expected<std::unique_ptr<LibraryMatmul>> createMatmul(const MatmulType &type) override;
   Error encodeTensorMap(DType dtype, const HostTensorMap &map, void *out) const override;
   std::optional<std::string> whyUnusable(const void *pointer) const override;
@@ -397,6 +398,13 @@ Error CudaDevice::synchronize(void *stream) {
     return error;
   return driver.check(driver.cuStreamSynchronize(static_cast<CUstream>(stream)),
                       "waiting for the stream on " + name());
+}
+
+Error CudaDevice::synchronizeAll() {
+  DeviceScope scope(*this);
+  if (Error error = scope.enter())
+    return error;
+  return driver.check(driver.cuCtxSynchronize(), "waiting for " + name());
 }
 
 std::optional<std::string> CudaDevice::whyUnusable(const void *pointer) const {
@@ -552,7 +560,11 @@ Expected<std::shared_ptr<Device>> sparseflow::runtime::createCudaDevice(CudaDriv
 
 CudaLoadedFunction::~CudaLoadedFunction() {
   DeviceScope scope(*device);
-  consumeError(scope.enter());
+  if (Error error = scope.enter()) {
+    // What follows would hit the caller's context; the modules go with their own.
+    consumeError(std::move(error));
+    return;
+  }
   // Kernels may still be running.
   if (!modules.empty())
     device->driver.cuCtxSynchronize();

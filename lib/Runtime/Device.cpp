@@ -62,6 +62,7 @@ Error Device::copyToHost(void *target, const void *source, size_t bytes, void *)
 }
 
 Error Device::synchronize(void *) { return Error::success(); }
+Error Device::synchronizeAll() { return Error::success(); }
 
 Expected<std::unique_ptr<LibraryMatmul>> Device::createMatmul(const MatmulType &type) {
   return createHostMatmul(type);

@@ -15,6 +15,7 @@ using namespace sparseflow::runtime;
 /// CU_STREAM_PER_THREAD: one handle, but a stream for each thread.
 static void *const perThreadStream = reinterpret_cast<void *>(2);
 static constexpr uintptr_t workspaceAlignment = 256;
+static constexpr size_t maxWorkspaces = 64;
 
 GraphRun::~GraphRun() {
   graph.reset();
@@ -55,6 +56,7 @@ Error Executable::load() {
                              [&](StringRef name) { return uploadConstant(name); });
     if (!plan)
       return plan.takeError();
+    functions[function.name] = plans.size();
     plans.push_back(std::move(*plan));
   }
   return Error::success();
@@ -77,29 +79,77 @@ Expected<void *> Executable::uploadConstant(StringRef name) {
 Expected<size_t> Executable::find(StringRef name) const {
   if (name.empty() && plans.size() == 1)
     return 0;
+  if (auto found = functions.find(name); LLVM_LIKELY(found != functions.end()))
+    return found->second;
   std::vector<std::string> known;
-  for (auto [i, plan] : enumerate(plans)) {
-    if (plan->getFunction().name == name)
-      return i;
+  for (const std::unique_ptr<FunctionPlan> &plan : plans)
     known.push_back("'" + plan->getFunction().name + "'");
-  }
   return makeError(Status::NotFound, "expected a function (" + join(known, ", ") + "), got " +
                                          (name.empty() ? Twine("no name") : "'" + name + "'"));
 }
 
 //===-- Workspaces ---------------------------------------------------------------------------===//
 
-Executable::Workspace &Executable::workspaceOf(void *stream) {
+/// Holds a stream's workspace, locked.
+class Executable::WorkspaceUse {
+public:
+  WorkspaceUse(Executable &executable, void *stream)
+      : workspace(executable.takeWorkspace(stream)), lock(workspace.mutex) {}
+  WorkspaceUse(const WorkspaceUse &) = delete;
+  ~WorkspaceUse() {
+    lock.unlock();
+    --workspace.uses;
+  }
+
+  Workspace &workspace;
+
+private:
+  std::unique_lock<std::mutex> lock;
+};
+
+Executable::Workspace &Executable::takeWorkspace(void *stream) {
   size_t thread =
       stream == perThreadStream ? std::hash<std::thread::id>()(std::this_thread::get_id()) : 0;
   std::lock_guard<std::mutex> lock(workspacesMutex);
+  auto find = [&]() -> Workspace * {
+    Workspace *unbound = nullptr;
+    for (std::unique_ptr<Workspace> &workspace : workspaces) {
+      if (!workspace->bound)
+        unbound = workspace.get();
+      else if (workspace->stream == stream && workspace->thread == thread)
+        return workspace.get();
+    }
+    return unbound;
+  };
+  Workspace *workspace = find();
+  if (!workspace && workspaces.size() >= maxWorkspaces) {
+    unbindIdle(stream);
+    workspace = find();
+  }
+  if (!workspace)
+    workspace = workspaces.emplace_back(std::make_unique<Workspace>()).get();
+  workspace->stream = stream;
+  workspace->thread = thread;
+  workspace->bound = true;
+  ++workspace->uses;
+  return *workspace;
+}
+
+/// With workspacesMutex, so that nobody takes one meanwhile. Where the device cannot be waited for
+/// nothing is unbound.
+void Executable::unbindIdle(void *stream) {
+  SmallVector<Workspace *> idle;
   for (std::unique_ptr<Workspace> &workspace : workspaces)
-    if (workspace->stream == stream && workspace->thread == thread)
-      return *workspace;
-  workspaces.push_back(std::make_unique<Workspace>());
-  workspaces.back()->stream = stream;
-  workspaces.back()->thread = thread;
-  return *workspaces.back();
+    if (workspace->uses == 0 && !workspace->captured)
+      idle.push_back(workspace.get());
+  if (idle.empty() || target->isCapturing(stream))
+    return;
+  if (Error error = target->synchronizeAll()) {
+    consumeError(std::move(error));
+    return;
+  }
+  for (Workspace *workspace : idle)
+    workspace->bound = false;
 }
 
 /// With the workspace locked.
@@ -152,9 +202,8 @@ Error Executable::reserve(size_t function, ArrayRef<int64_t> symbols, void *stre
     return bytes.takeError();
   if (*bytes == 0)
     return Error::success();
-  Workspace &workspace = workspaceOf(stream);
-  std::lock_guard<std::mutex> lock(workspace.mutex);
-  return grow(workspace, *bytes, stream);
+  WorkspaceUse use(*this, stream);
+  return grow(use.workspace, *bytes, stream);
 }
 
 Error Executable::warmUp(size_t function, ArrayRef<int64_t> symbols) {
@@ -200,8 +249,8 @@ Error Executable::replay(FunctionPlan &plan, CallState &call, ArrayRef<TensorRef
     return launch();
   }
 
-  Workspace &workspace = workspaceOf(options.stream);
-  std::lock_guard<std::mutex> lock(workspace.mutex);
+  WorkspaceUse use(*this, options.stream);
+  Workspace &workspace = use.workspace;
   if (LLVM_UNLIKELY(*needed > workspace.bytes))
     if (Error error = grow(workspace, *needed, options.stream))
       return error;

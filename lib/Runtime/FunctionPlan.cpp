@@ -426,6 +426,54 @@ Error FunctionPlan::bindPointer(const TensorPlan &plan, StringRef kind, const Te
   return Error::success();
 }
 
+namespace {
+/// The bytes of a tensor of rows.
+struct Region {
+  Region(const CallState::Bound &bound, const TensorRef &tensor)
+      : begin(reinterpret_cast<uintptr_t>(bound.data)), rows(bound.rows),
+        pitch(bound.rowStride * byteSize(tensor.dtype)),
+        width((tensor.shape.empty() ? 1 : tensor.shape.back()) * byteSize(tensor.dtype)) {}
+  uintptr_t end() const { return rows && width ? begin + (rows - 1) * pitch + width : begin; }
+
+  uintptr_t begin;
+  uint64_t rows, pitch, width;
+};
+} // namespace
+
+/// Whether two tensors share a byte. Rows that lie between the other's rows do not.
+static bool overlap(Region a, Region b) {
+  if (LLVM_LIKELY(a.begin >= b.end() || b.begin >= a.end()))
+    return false;
+  if (b.begin < a.begin)
+    std::swap(a, b);
+  // A single row is as far from the next as the other's rows are.
+  if (a.rows == 1)
+    a.pitch = b.pitch;
+  if (b.rows == 1)
+    b.pitch = a.pitch;
+  uint64_t column = a.pitch ? (b.begin - a.begin) % a.pitch : 0;
+  return a.pitch != b.pitch || column < a.width || column + b.width > a.pitch;
+}
+
+Error FunctionPlan::checkApart(ArrayRef<TensorRef> givenInputs, ArrayRef<TensorRef> givenOutputs,
+                               const CallState &call) const {
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    Region written(call.tensors[inputs.size() + i], givenOutputs[i]);
+    auto fail = [&](StringRef kind, const TensorPlan &other) {
+      return tensorError(function.name, "output", *outputs[i].spec,
+                         "memory apart from " + kind + " '" + other.spec->name + "'",
+                         "memory that both use; give the output its own");
+    };
+    for (size_t j = 0; j < inputs.size(); ++j)
+      if (LLVM_UNLIKELY(overlap(written, Region(call.tensors[j], givenInputs[j]))))
+        return fail("input", inputs[j]);
+    for (size_t j = 0; j < i; ++j)
+      if (LLVM_UNLIKELY(overlap(written, Region(call.tensors[inputs.size() + j], givenOutputs[j]))))
+        return fail("output", outputs[j]);
+  }
+  return Error::success();
+}
+
 Error FunctionPlan::bindPointers(ArrayRef<TensorRef> givenInputs, ArrayRef<TensorRef> givenOutputs,
                                  CallState &call) const {
   for (size_t i = 0; i < inputs.size(); ++i)
@@ -435,7 +483,7 @@ Error FunctionPlan::bindPointers(ArrayRef<TensorRef> givenInputs, ArrayRef<Tenso
     if (Error error =
             bindPointer(outputs[i], "output", givenOutputs[i], call.tensors[inputs.size() + i]))
       return error;
-  return Error::success();
+  return checkApart(givenInputs, givenOutputs, call);
 }
 
 Error FunctionPlan::checkSymbols(ArrayRef<int64_t> symbols) const {

@@ -145,6 +145,9 @@ private:
                               std::array<uint32_t, 3> &grid) const;
   llvm::Error bindPointer(const TensorPlan &plan, llvm::StringRef kind, const TensorRef &tensor,
                           CallState::Bound &bound) const;
+  /// What a kernel writes, no other block of it may read or write.
+  llvm::Error checkApart(llvm::ArrayRef<TensorRef> inputs, llvm::ArrayRef<TensorRef> outputs,
+                         const CallState &call) const;
   CallState::Bound locate(const BufferPlan &buffer, const CallState &call) const;
   llvm::ArrayRef<DimPlan> shapeOf(const BufferPlan &buffer) const;
   llvm::Error fillTensorMap(const TensorMapPlan &plan, const CallState &call, void *out) const;

@@ -63,7 +63,7 @@ struct EchelonVector {
   unsigned pivot;
 };
 
-SmallVector<EchelonVector, 16> reduceColumns(ArrayRef<uint64_t> columns, uint64_t *freeColumns) {
+SmallVector<EchelonVector, 16> reduceColumns(ArrayRef<uint64_t> columns) {
   SmallVector<EchelonVector, 16> basis;
   for (auto [index, column] : enumerate(columns)) {
     uint64_t vector = column, combination = uint64_t(1) << index;
@@ -72,11 +72,8 @@ SmallVector<EchelonVector, 16> reduceColumns(ArrayRef<uint64_t> columns, uint64_
         vector ^= other.vector;
         combination ^= other.combination;
       }
-    if (vector == 0) {
-      if (freeColumns)
-        *freeColumns |= uint64_t(1) << index;
+    if (vector == 0)
       continue;
-    }
     unsigned pivot = countr_zero(vector);
     for (EchelonVector &other : basis)
       if (other.vector >> pivot & 1) {
@@ -86,15 +83,6 @@ SmallVector<EchelonVector, 16> reduceColumns(ArrayRef<uint64_t> columns, uint64_
     basis.push_back({vector, combination, pivot});
   }
   return basis;
-}
-
-SmallVector<LayoutDim, 4> toDims(ArrayRef<LinearLayout::OutDim> dims) {
-  SmallVector<LayoutDim, 4> result;
-  for (const auto &[name, size] : dims) {
-    assert(isPowerOf2_64(size) && "the size of a dimension is a power of two");
-    result.push_back({name, Log2_64(size)});
-  }
-  return result;
 }
 
 } // namespace
@@ -159,27 +147,10 @@ Expected<LinearLayout> LinearLayout::create(ArrayRef<InDim> inDims, ArrayRef<Out
   return LinearLayout(std::move(ins), std::move(outs), std::move(columns));
 }
 
-LinearLayout LinearLayout::identity1D(uint64_t size, StringRef in, StringRef out) {
-  assert(isPowerOf2_64(size));
-  unsigned bits = Log2_64(size);
-  SmallVector<uint64_t, 16> columns;
-  for (unsigned bit = 0; bit < bits; ++bit)
-    columns.push_back(uint64_t(1) << bit);
-  return LinearLayout({{in.str(), bits}}, {{out.str(), bits}}, std::move(columns));
-}
-
-LinearLayout LinearLayout::zeros1D(uint64_t size, StringRef in, StringRef out, uint64_t outSize) {
-  assert(isPowerOf2_64(size) && isPowerOf2_64(outSize));
-  unsigned bits = Log2_64(size);
-  return LinearLayout({{in.str(), bits}}, {{out.str(), Log2_64(outSize)}},
-                      SmallVector<uint64_t, 16>(bits, 0));
-}
-
 //===----------------------------------------------------------------------===//
 // Queries
 //===----------------------------------------------------------------------===//
 
-bool LinearLayout::hasIn(StringRef name) const { return indexOf(ins, name) >= 0; }
 bool LinearLayout::hasOut(StringRef name) const { return indexOf(outs, name) >= 0; }
 unsigned LinearLayout::getInBits(StringRef name) const { return rangeOf(ins, name).bits; }
 unsigned LinearLayout::getOutBits(StringRef name) const { return rangeOf(outs, name).bits; }
@@ -214,13 +185,7 @@ uint64_t LinearLayout::apply(ArrayRef<Coord> position, StringRef out) const {
   return apply(position)[index].second;
 }
 
-unsigned LinearLayout::getRank() const { return reduceColumns(columns, nullptr).size(); }
-
-uint64_t LinearLayout::getFreeVariableMask(StringRef in) const {
-  uint64_t freeColumns = 0;
-  reduceColumns(columns, &freeColumns);
-  return extract(freeColumns, rangeOf(ins, in));
-}
+unsigned LinearLayout::getRank() const { return reduceColumns(columns).size(); }
 
 unsigned LinearLayout::getContiguousBits(StringRef in, StringRef out) const {
   BitRange inRange = rangeOf(ins, in), outRange = rangeOf(outs, out);
@@ -233,12 +198,6 @@ unsigned LinearLayout::getContiguousBits(StringRef in, StringRef out) const {
       break;
   }
   return count;
-}
-
-bool LinearLayout::sublayoutIsZero(ArrayRef<StringRef> inNames,
-                                   ArrayRef<StringRef> outNames) const {
-  LinearLayout part = sublayout(inNames, outNames);
-  return llvm::all_of(part.columns, [](uint64_t column) { return column == 0; });
 }
 
 //===----------------------------------------------------------------------===//
@@ -314,7 +273,7 @@ LinearLayout LinearLayout::pseudoInvert() const {
   // maps to the inputs that make its vector and every other output bit carries no information of
   // its own.
   SmallVector<uint64_t, 16> result(getTotalOutBits(), 0);
-  for (const EchelonVector &vector : reduceColumns(columns, nullptr))
+  for (const EchelonVector &vector : reduceColumns(columns))
     result[vector.pivot] = vector.combination;
   return LinearLayout(outs, ins, std::move(result));
 }
@@ -322,23 +281,6 @@ LinearLayout LinearLayout::pseudoInvert() const {
 LinearLayout LinearLayout::invert() const {
   assert(isBijective() && "only a bijection has an inverse");
   return pseudoInvert();
-}
-
-LinearLayout LinearLayout::invertAndCompose(const LinearLayout &target) const {
-  LinearLayout result = compose(target.pseudoInvert());
-#ifndef NDEBUG
-  SmallVector<StringRef, 4> names;
-  for (const LayoutDim &dim : outs)
-    names.push_back(dim.name);
-  LinearLayout back = result.compose(target).transposeOuts(names);
-  assert(back.columns.size() == columns.size());
-  for (unsigned bit = 0; bit < columns.size(); ++bit)
-    for (StringRef name : names)
-      assert(extract(back.columns[bit], rangeOf(back.outs, name)) ==
-                 extract(columns[bit], rangeOf(outs, name)) &&
-             "the target does not cover this layout");
-#endif
-  return result;
 }
 
 LinearLayout LinearLayout::sublayout(ArrayRef<StringRef> inNames,
@@ -372,58 +314,19 @@ static SmallVector<StringRef, 4> namesOf(ArrayRef<LayoutDim> dims) {
   return names;
 }
 
-LinearLayout LinearLayout::transposeIns(ArrayRef<StringRef> names) const {
-  assert(names.size() == ins.size() && "every input dimension must be named");
-  return sublayout(names, namesOf(outs));
-}
-
 LinearLayout LinearLayout::transposeOuts(ArrayRef<StringRef> names) const {
   assert(names.size() == outs.size() && "every output dimension must be named");
   return sublayout(namesOf(ins), names);
-}
-
-LinearLayout LinearLayout::reshapeIns(ArrayRef<OutDim> dims) const {
-  SmallVector<LayoutDim, 4> newIns = toDims(dims);
-  assert(totalBits(newIns) == getTotalInBits() && "a reshape keeps the total size");
-  return LinearLayout(std::move(newIns), outs, columns);
-}
-
-LinearLayout LinearLayout::reshapeOuts(ArrayRef<OutDim> dims) const {
-  SmallVector<LayoutDim, 4> newOuts = toDims(dims);
-  assert(totalBits(newOuts) == getTotalOutBits() && "a reshape keeps the total size");
-  return LinearLayout(ins, std::move(newOuts), columns);
 }
 
 LinearLayout LinearLayout::flattenIns(StringRef name) const {
   return LinearLayout({{name.str(), getTotalInBits()}}, outs, columns);
 }
 
-LinearLayout LinearLayout::flattenOuts(StringRef name) const {
-  return LinearLayout(ins, {{name.str(), getTotalOutBits()}}, columns);
-}
-
-LinearLayout LinearLayout::renameIn(StringRef from, StringRef to) const {
-  assert(hasIn(from) && (from == to || !hasIn(to)));
-  LinearLayout result = *this;
-  result.ins[indexOf(ins, from)].name = to.str();
-  return result;
-}
-
 LinearLayout LinearLayout::renameOut(StringRef from, StringRef to) const {
   assert(hasOut(from) && (from == to || !hasOut(to)));
   LinearLayout result = *this;
   result.outs[indexOf(outs, from)].name = to.str();
-  return result;
-}
-
-LinearLayout LinearLayout::resizeIn(StringRef name, uint64_t size) const {
-  BitRange range = rangeOf(ins, name);
-  assert(isPowerOf2_64(size) && Log2_64(size) <= range.bits && "can only shrink");
-  LinearLayout result = *this;
-  unsigned bits = Log2_64(size);
-  result.ins[indexOf(ins, name)].bits = bits;
-  result.columns.erase(result.columns.begin() + range.offset + bits,
-                       result.columns.begin() + range.offset + range.bits);
   return result;
 }
 

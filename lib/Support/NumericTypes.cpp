@@ -20,22 +20,8 @@ using llvm::StringRef;
 namespace sparseflow {
 namespace {
 
-struct DTypeInfo {
-  const char *name;
-  double maxFinite;
-};
-
 // In the order of the enumeration.
-constexpr DTypeInfo kDTypes[] = {
-    {"f16", 65504.0},
-    {"bf16", 3.3895313892515355e38},
-    {"f32", 3.4028234663852886e38},
-    {"i8", 127.0},
-    {"e4m3", 448.0},
-    {"e5m2", 57344.0},
-    {"i32", 2147483647.0},
-    {"u8", 255.0},
-};
+constexpr StringRef kDTypes[] = {"f16", "bf16", "f32", "i8", "e4m3", "e5m2", "i32", "u8"};
 
 /// A binary format with subnormals, of at most 16 bits. `FiniteOnly`: the highest exponent holds
 /// finite values too, and all ones is NaN (e4m3fn); otherwise it holds infinity and NaN, as in IEEE
@@ -128,16 +114,14 @@ int32_t roundToI32(float value) {
 
 } // namespace
 
-StringRef stringifyDType(DType type) { return kDTypes[unsigned(type)].name; }
+StringRef stringifyDType(DType type) { return kDTypes[unsigned(type)]; }
 
 std::optional<DType> parseDType(StringRef name) {
   for (unsigned index = 0; index < std::size(kDTypes); ++index)
-    if (name == kDTypes[index].name)
+    if (name == kDTypes[index])
       return DType(index);
   return std::nullopt;
 }
-
-double getMaxFinite(DType type) { return kDTypes[unsigned(type)].maxFinite; }
 
 float f16ToFloat(uint16_t bits) { return F16::decode(bits); }
 float bf16ToFloat(uint16_t bits) { return bit_cast<float>(uint32_t(bits) << 16); }
@@ -151,8 +135,6 @@ uint16_t floatToBF16(float value) {
     return bits >> 16 | 0x40; // A payload in the low half alone must not turn into infinity.
   return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
-uint8_t floatToE4M3(float value) { return E4M3::encode(value, /*saturate=*/false); }
-uint8_t floatToE5M2(float value) { return E5M2::encode(value, /*saturate=*/false); }
 uint8_t floatToE4M3Sat(float value) { return E4M3::encode(value, /*saturate=*/true); }
 uint8_t floatToE5M2Sat(float value) { return E5M2::encode(value, /*saturate=*/true); }
 int8_t floatToI8Sat(float value) { return int8_t(roundToSmallInt(value, -128.0f, 127.0f)); }

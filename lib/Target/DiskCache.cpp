@@ -18,6 +18,8 @@
 #include "llvm/Support/raw_ostream.h"
 #include "llvm/Support/xxhash.h"
 #include <chrono>
+#include <cstring>
+#include <link.h>
 
 using namespace llvm;
 using namespace sparseflow::target;
@@ -36,6 +38,49 @@ CacheKey &CacheKey::add(StringRef part) {
 }
 
 std::string CacheKey::str() { return toHex(hasher.final(), /*LowerCase=*/true); }
+
+/// The note with the build ID among those of one program header.
+static ArrayRef<uint8_t> findBuildId(ArrayRef<uint8_t> notes) {
+  while (notes.size() >= sizeof(ElfW(Nhdr))) {
+    ElfW(Nhdr) note;
+    std::memcpy(&note, notes.data(), sizeof(note));
+    size_t nameBytes = alignTo<4>(note.n_namesz), bytes = alignTo<4>(note.n_descsz);
+    notes = notes.drop_front(sizeof(note));
+    if (nameBytes + bytes > notes.size())
+      break;
+    if (note.n_type == NT_GNU_BUILD_ID && toStringRef(notes.take_front(4)) == StringRef("GNU", 4))
+      return notes.slice(nameBytes, note.n_descsz);
+    notes = notes.drop_front(nameBytes + bytes);
+  }
+  return {};
+}
+
+const std::string &sparseflow::target::getBuildIdentity() {
+  static const std::string identity = [] {
+    std::string found;
+    auto look = [](dl_phdr_info *info, size_t, void *result) {
+      auto address = reinterpret_cast<uintptr_t>(&getBuildIdentity);
+      ArrayRef<ElfW(Phdr)> headers(info->dlpi_phdr, info->dlpi_phnum);
+      bool isOurs = any_of(headers, [&](const ElfW(Phdr) & header) {
+        return header.p_type == PT_LOAD &&
+               address - info->dlpi_addr - header.p_vaddr < header.p_memsz;
+      });
+      if (!isOurs)
+        return 0;
+      for (const ElfW(Phdr) &header : headers)
+        if (header.p_type == PT_NOTE)
+          if (ArrayRef<uint8_t> id =
+                  findBuildId({reinterpret_cast<const uint8_t *>(info->dlpi_addr + header.p_vaddr),
+                               header.p_memsz});
+              !id.empty())
+            *static_cast<std::string *>(result) = toHex(id, /*LowerCase=*/true);
+      return 1;
+    };
+    dl_iterate_phdr(look, &found);
+    return found;
+  }();
+  return identity;
+}
 
 std::string DiskCache::defaultDirectory() {
   if (std::optional<std::string> chosen = sys::Process::GetEnv("SPARSEFLOW_CACHE_DIR"))

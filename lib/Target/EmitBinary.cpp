@@ -103,39 +103,27 @@ std::vector<BinaryKernel> sparseflow::target::getUncompiledKernels(gpu::GPUModul
 namespace {
 struct SFEmitBinaryPass : sparseflow::target::impl::SFEmitBinaryBase<SFEmitBinaryPass> {
   using SFEmitBinaryBase::SFEmitBinaryBase;
-  SFEmitBinaryPass(const CodeGenOptions &options) : given(options) {
-    // What is printed for a reproducer must do the same.
-    target = options.chip->name.str();
-    format = options.ptxas ? "cubin" : "ptx";
-    ptxas = options.ptxas ? options.ptxas->path().str() : "";
-    cacheDir = options.cache ? options.cache->path().str() : "";
-    allowSpills = options.allowSpills;
-  }
 
   void runOnOperation() override {
     ModuleOp module = getOperation();
-    CodeGenOptions options;
+    llvm::Expected<const Chip *> chip = findChip(module, target);
+    if (!chip)
+      return fail(chip.takeError());
     std::optional<Ptxas> assembler;
     DiskCache cache(cacheDir);
-    if (given) {
-      options = *given;
-    } else {
-      llvm::Expected<const Chip *> chip = findChip(module, target);
-      if (!chip)
-        return fail(chip.takeError());
-      options.chip = *chip;
-      options.allowSpills = allowSpills;
-      options.cache = &cache;
-      if (format == "cubin") {
-        llvm::Expected<Ptxas> found = Ptxas::find(ptxas);
-        if (!found)
-          return fail(found.takeError());
-        assembler = *found;
-        options.ptxas = &*assembler;
-      } else if (format != "ptx") {
-        return fail(
-            llvm::createStringError("expected format to be ptx or cubin, got '" + format + "'"));
-      }
+    CodeGenOptions options;
+    options.chip = *chip;
+    options.allowSpills = allowSpills;
+    options.cache = &cache;
+    if (format == "cubin") {
+      llvm::Expected<Ptxas> found = Ptxas::find({ptxas, {}, *chip});
+      if (!found)
+        return fail(found.takeError());
+      assembler = *found;
+      options.ptxas = &*assembler;
+    } else if (format != "ptx") {
+      return fail(
+          llvm::createStringError("expected format to be ptx or cubin, got '" + format + "'"));
     }
     for (auto kernels : llvm::make_early_inc_range(module.getOps<gpu::GPUModuleOp>()))
       if (failed(emitBinary(kernels, options)))
@@ -146,11 +134,5 @@ struct SFEmitBinaryPass : sparseflow::target::impl::SFEmitBinaryBase<SFEmitBinar
     getOperation().emitError() << llvm::toString(std::move(error));
     signalPassFailure();
   }
-
-  std::optional<CodeGenOptions> given;
 };
 } // namespace
-
-std::unique_ptr<Pass> sparseflow::target::createSFEmitBinary(const CodeGenOptions &options) {
-  return std::make_unique<SFEmitBinaryPass>(options);
-}

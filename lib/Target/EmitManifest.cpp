@@ -126,6 +126,7 @@ private:
   llvm::StringMap<size_t> constantBuffers;
   rt::Function result;
   rt::Program program;
+  llvm::StringSet<> warpgroupKernels; // of the program: those whose products are warpgroups'
 };
 
 } // namespace
@@ -513,18 +514,6 @@ static std::string getConfigText(const BinaryKernel &kernel) {
   return text;
 }
 
-/// Blocks of a kernel that one multiprocessor holds at a time.
-static int64_t getResidentBlocks(const rt::Kernel &kernel, const Chip &chip) {
-  constexpr int64_t registers = 65536, threads = 2048, reservedShared = 1024, warpThreads = 32;
-  int64_t blocks = std::min(chip.sharedMemoryPerMultiprocessor / (kernel.shared + reservedShared),
-                            threads / kernel.block[0]);
-  // Registers are given out by warps, in units of 8 a thread; unknown without ptxas.
-  if (kernel.registers)
-    blocks = std::min<int64_t>(blocks, registers / (llvm::alignTo(kernel.registers, 8) *
-                                                    llvm::alignTo(kernel.block[0], warpThreads)));
-  return std::max<int64_t>(blocks, 1);
-}
-
 LogicalResult FunctionBuilder::addKernel(sf_tile::LaunchOp op, const BinaryKernel &compiled) {
   rt::Kernel kernel;
   kernel.name = compiled.metadata.getName().str();
@@ -545,6 +534,9 @@ LogicalResult FunctionBuilder::addKernel(sf_tile::LaunchOp op, const BinaryKerne
   }
   kernel.shared = compiled.number("sf.shared_bytes");
   kernel.config = getConfigText(compiled);
+  if (auto config = compiled.metadata.getAttr<sf::KernelConfigAttr>("sf.config");
+      config && config.isWarpSpecialized())
+    warpgroupKernels.insert(kernel.name);
   kernel.registers = compiled.number("registers");
   kernel.spillBytes = compiled.number("spill_bytes");
   kernel.mmaSp = compiled.number("mma_sp");
@@ -557,7 +549,9 @@ LogicalResult FunctionBuilder::addKernel(sf_tile::LaunchOp op, const BinaryKerne
 
   if (compiled.metadata.getAttr("sf.persistent")) {
     rt::GridDim &blocks = kernel.grid[0];
-    int64_t most = chip.multiprocessors * getResidentBlocks(kernel, chip);
+    int64_t resident =
+        sf::getResidentBlocks(chip, kernel.block[0], kernel.registers, kernel.shared);
+    int64_t most = chip.multiprocessors * std::max<int64_t>(resident, 1);
     if (blocks.symbol.empty())
       blocks.mul = std::min(blocks.mul, most);
     else
@@ -652,7 +646,8 @@ FailureOr<rt::Launch> FunctionBuilder::addLibraryMatmul(sf_tile::LibraryMatmulOp
 }
 
 /// Which instructions a variant runs on, as a report names them.
-static std::string getPath(ArrayRef<rt::Kernel> kernels, const rt::Variant &variant) {
+static std::string getPath(ArrayRef<rt::Kernel> kernels, const llvm::StringSet<> &warpgroupKernels,
+                           const rt::Variant &variant) {
   if (variant.callsLibrary())
     return "dense cublasLt";
   for (const rt::Launch &launch : variant.launches) {
@@ -660,7 +655,7 @@ static std::string getPath(ArrayRef<rt::Kernel> kernels, const rt::Variant &vari
         kernels, [&](const rt::Kernel &kernel) { return kernel.name == launch.kernel; });
     if (kernel->config.empty())
       continue;
-    bool warpgroups = StringRef(kernel->config).contains("wgmma");
+    bool warpgroups = warpgroupKernels.contains(kernel->name);
     if (kernel->mmaSp > 0)
       return warpgroups ? "sparse wgmma.sp" : "sparse mma.sp";
     return warpgroups ? "dense wgmma" : "dense mma";
@@ -695,7 +690,7 @@ LogicalResult FunctionBuilder::addSteps() {
           return failure();
         variant.launches.push_back(std::move(*launch));
       }
-      variant.path = getPath(program.kernels, variant);
+      variant.path = getPath(program.kernels, warpgroupKernels, variant);
       variant.times = variantSite.times;
       variant.reason = getReason(site, variantSite);
       step.variants.push_back(std::move(variant));

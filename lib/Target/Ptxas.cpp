@@ -18,11 +18,13 @@
 #include "llvm/Support/Path.h"
 #include "llvm/Support/Process.h"
 #include "llvm/Support/Program.h"
+#include "llvm/Support/VersionTuple.h"
 #include "llvm/Support/raw_ostream.h"
 #include <dlfcn.h>
 #include <mutex>
 
 using namespace llvm;
+using namespace sparseflow;
 using namespace sparseflow::target;
 
 //===----------------------------------------------------------------------===//
@@ -128,16 +130,37 @@ std::string sparseflow::target::parsePtxasVersion(StringRef output) {
 // Where it is
 //===----------------------------------------------------------------------===//
 
-/// Versions that were seen to produce wrong code for kernels like ours.
-static bool isKnownToMiscompile(StringRef version) { return version == "12.6.77"; }
+/// Produces wrong code for kernels like ours.
+static constexpr StringLiteral miscompiling = "12.6.77";
 
-/// The oldest release that reads PTX 8.5, the lowest version any chip here uses.
-static bool isTooOld(StringRef version) {
-  unsigned major = 0, minor = 0;
-  auto [first, rest] = version.split('.');
-  first.getAsInteger(10, major);
-  rest.split('.').first.getAsInteger(10, minor);
-  return major < 12 || (major == 12 && minor < 5);
+/// Whether a version such as "12.8.93" comes before a release such as "12.9".
+static bool isBefore(StringRef version, StringRef release) {
+  VersionTuple left, right;
+  return left.tryParse(version) || right.tryParse(release) || left < right;
+}
+
+/// The chip that asks for the newest ptxas.
+static const Chip &getMostDemanding(ArrayRef<const Chip *> chips) {
+  const Chip *most = &sf::getChips().front();
+  for (const Chip *chip : chips)
+    if (isBefore(most->minimumPtxas, chip->minimumPtxas))
+      most = chip;
+  return *most;
+}
+
+/// What keeps a version from being used, or "".
+static std::string whyUnusable(StringRef version, const Chip &chip) {
+  if (version == miscompiling)
+    return "is known to miscompile";
+  if (isBefore(version, chip.minimumPtxas))
+    return ("is too old for " + chip.name).str();
+  return "";
+}
+
+/// "12.5 or later except 12.6.77"
+static std::string listUsable(const Chip &chip) {
+  std::string text = (chip.minimumPtxas + " or later").str();
+  return isBefore(miscompiling, chip.minimumPtxas) ? text : text + " except " + miscompiling.str();
 }
 
 /// What changes when the program at this path does; empty when that cannot be told.
@@ -198,10 +221,25 @@ static void addPackageCandidates(StringRef sitePackages, std::vector<std::string
   }
 }
 
-Expected<Ptxas> Ptxas::find(StringRef explicitPath, ArrayRef<std::string> prefixes,
-                            DiskCache *cache) {
+/// Where it may be, in the order of search.
+static std::vector<std::string> getCandidates(ArrayRef<std::string> packageFolders) {
+  std::vector<std::string> candidates;
+  for (const char *variable : {"CUDA_HOME", "CUDA_PATH"})
+    if (std::optional<std::string> home = sys::Process::GetEnv(variable))
+      candidates.push_back(*home + "/bin/ptxas");
+  if (ErrorOr<std::string> inPath = sys::findProgramByName("ptxas"))
+    candidates.push_back(*inPath);
+  for (const std::string &folder : packageFolders)
+    addPackageCandidates(folder, candidates);
+  addPackageCandidates(ownSitePackages(), candidates);
+  candidates.push_back("/usr/local/cuda/bin/ptxas");
+  return candidates;
+}
+
+Expected<Ptxas> Ptxas::find(const PtxasSearch &search) {
+  const Chip &chip = getMostDemanding(search.chips);
   Ptxas result;
-  std::string chosen = explicitPath.str();
+  std::string chosen = search.explicitPath.str();
   StringRef chosenBy = "the given path";
   if (chosen.empty()) {
     chosen = sys::Process::GetEnv("SPARSEFLOW_PTXAS").value_or("");
@@ -211,53 +249,40 @@ Expected<Ptxas> Ptxas::find(StringRef explicitPath, ArrayRef<std::string> prefix
     if (!sys::fs::can_execute(chosen))
       return createStringError("expected " + chosenBy + " to name ptxas, got '" + chosen +
                                "', which is no program that can be run");
-    Expected<std::string> version = versionOf(chosen, cache);
+    Expected<std::string> version = versionOf(chosen, search.cache);
     if (!version)
       return version.takeError();
-    if (isKnownToMiscompile(*version) || isTooOld(*version))
-      return createStringError(
-          "ptxas " + *version + " at '" + chosen + "' " +
-          (isTooOld(*version) ? "is too old for PTX 8.5" : "is known to miscompile") +
-          "; expected ptxas 12.5 or later except 12.6.77, for instance from the nvidia-cuda-nvcc "
-          "Python package");
+    if (std::string why = whyUnusable(*version, chip); !why.empty())
+      return createStringError("ptxas " + *version + " at '" + chosen + "' " + why +
+                               "; expected ptxas " + listUsable(chip) +
+                               ", for instance from the nvidia-cuda-nvcc Python package");
     result.programPath = chosen;
     result.programVersion = *version;
     return result;
   }
 
-  std::vector<std::string> candidates;
-  for (const char *variable : {"CUDA_HOME", "CUDA_PATH"})
-    if (std::optional<std::string> home = sys::Process::GetEnv(variable))
-      candidates.push_back(*home + "/bin/ptxas");
-  if (ErrorOr<std::string> inPath = sys::findProgramByName("ptxas"))
-    candidates.push_back(*inPath);
-  for (const std::string &prefix : prefixes)
-    addPackageCandidates(prefix, candidates);
-  addPackageCandidates(ownSitePackages(), candidates);
-  candidates.push_back("/usr/local/cuda/bin/ptxas");
-
   std::string refused;
-  for (const std::string &candidate : candidates) {
+  for (const std::string &candidate : getCandidates(search.packageFolders)) {
     if (!sys::fs::can_execute(candidate))
       continue;
-    Expected<std::string> version = versionOf(candidate, cache);
+    Expected<std::string> version = versionOf(candidate, search.cache);
     if (!version) {
       refused += "; " + toString(version.takeError());
       continue;
     }
-    if (isKnownToMiscompile(*version) || isTooOld(*version)) {
-      refused += "; '" + candidate + "' is version " + *version + ", which " +
-                 (isTooOld(*version) ? "is too old" : "is known to miscompile");
+    if (std::string why = whyUnusable(*version, chip); !why.empty()) {
+      refused += "; '" + candidate + "' is version " + *version + ", which " + why;
       continue;
     }
     result.programPath = candidate;
     result.programVersion = *version;
     return result;
   }
-  return createStringError(
-      "no usable ptxas was found; install the CUDA toolkit (12.5 or later) or the Python package "
-      "nvidia-cuda-nvcc, or set SPARSEFLOW_PTXAS to the program" +
-      refused);
+  return createStringError("no usable ptxas was found; install the CUDA toolkit (" +
+                           listUsable(chip) +
+                           ") or the Python package nvidia-cuda-nvcc, or set SPARSEFLOW_PTXAS to "
+                           "the program" +
+                           refused);
 }
 
 //===----------------------------------------------------------------------===//

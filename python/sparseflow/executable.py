@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ class Device:
     name: str  #: what `compile` and `load` take as device: "cuda:0", "emulator", "reference"
     kind: str  #: "cuda", "emulator" or "reference"
     description: str = ""
-    target: str | None = None  #: "sm_90"; None for host devices
+    target: str | None = None  #: "sm_90a", the chip whose kernels run best; None for host devices
     memory: int | None = None  #: bytes; None for host devices
 
 
@@ -237,22 +236,6 @@ class Executable(_sparseflow.Executable):
         return function
 
 
-def _find_ptxas() -> str | None:
-    """The ptxas of NVIDIA's Python package, for a machine that has no CUDA toolkit; None leaves the search to the library."""
-    import shutil
-
-    toolkits = [os.environ.get(variable) for variable in ("CUDA_HOME", "CUDA_PATH")]
-    installed = any(Path(folder, "bin", "ptxas").exists() for folder in [*filter(None, toolkits), "/usr/local/cuda"])
-    if os.environ.get("SPARSEFLOW_PTXAS") or shutil.which("ptxas") or installed:
-        return None
-    for folder in sys.path:
-        for package in ("cu13", "cuda_nvcc"):
-            candidate = Path(folder or ".", "nvidia", package, "bin", "ptxas")
-            if candidate.exists():
-                return str(candidate)
-    return None
-
-
 def compile(  # noqa: A001 - sf.compile is the name users expect
     model: Graph | str | os.PathLike[str],
     *,
@@ -326,7 +309,9 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         "cache_dir": cache_dir,
         "dump_intermediates": dump_intermediates,
         "reproducer": reproducer,
-        "ptxas": ptxas if ptxas is not None else _find_ptxas(),
+        "ptxas": ptxas,
+        # Where NVIDIA's package with ptxas may be, for a machine that has no CUDA toolkit.
+        "package_folders": ":".join(folder for folder in sys.path if folder),
         "tuning": tuning,
     }
     given = {key: _text(value, key) for key, value in native.items() if value is not None}

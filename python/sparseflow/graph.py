@@ -82,6 +82,39 @@ class Value:
     __rmul__ = __mul__
 
 
+class _Operands:
+    """What the epilogue of a matmul reads beside the accumulators, each once."""
+
+    def __init__(self, graph: Graph, label: str) -> None:
+        self.values: list[Value] = []
+        self._graph = graph
+        self._label = label
+
+    def add(self, value: Any, what: str, shapes: Sequence[Shape]) -> tuple[str, str] | None:
+        """The block argument for a Value or an array, and its type; None for no operand."""
+        if value is None:
+            return None
+        if not isinstance(value, Value):
+            value = self._graph.constant(value, f"{self._label}.{what}")
+        self._graph._own(value, what)
+        if value.shape not in shapes:
+            raise InvalidArgumentError(
+                f"'{self._label}': expected {what} of shape {' or '.join(map(_show, shapes))}, got {_show(value.shape)}"
+            )
+        if value not in self.values:
+            self.values.append(value)
+        return f"%o{self.values.index(value)}", value.dtype.mlir
+
+    def parameters(self) -> list[str]:
+        """The block's arguments."""
+        return [f"%o{index}: {value.dtype.mlir}" for index, value in enumerate(self.values)]
+
+    def __str__(self) -> str:
+        if not self.values:
+            return ""
+        return f"({', '.join(o.ref for o in self.values)} : {', '.join(o.type for o in self.values)})"
+
+
 class Graph:
     """Builds one function of sf IR; ``str(graph)`` shows it, `sparseflow.compile` compiles it.
 
@@ -242,35 +275,17 @@ class Graph:
                 )
         features = weights[0].shape[0]
         result = (x.shape[0], features)
-        operands: list[Value] = []
-        arguments: list[str] = []
-
-        def operand(value: Any, what: str, shapes: Sequence[Shape]) -> tuple[str, str] | None:
-            """The block argument (and its type) for an epilogue operand; None for no operand."""
-            if value is None:
-                return None
-            if not isinstance(value, Value):
-                value = self.constant(value, f"{label}.{what}")
-            self._own(value, what)
-            if value.shape not in shapes:
-                raise InvalidArgumentError(
-                    f"'{label}': expected {what} of shape {' or '.join(map(_show, shapes))}, got {_show(value.shape)}"
-                )
-            if value not in operands:
-                operands.append(value)
-                arguments.append(f"%o{len(operands) - 1}: {value.dtype.mlir}")
-            return f"%o{operands.index(value)}", value.dtype.mlir
-
         per_token = ((x.shape[0], 1), ())
         per_feature = ((features,), ())
-        row = operand(row_scale, "row_scale", per_token)
-        column = operand(feature_scale, "feature_scale", per_feature)
-        own = [operand(scale, "weight scale", per_feature) for scale in own_scales]
-        added = operand(bias, "bias", per_feature)
-        multiplied = operand(factor, "factor", (result,))
-        carried = operand(residual, "residual", (result,))
+        operands = _Operands(self, label)
+        row = operands.add(row_scale, "row_scale", per_token)
+        column = operands.add(feature_scale, "feature_scale", per_feature)
+        own = [operands.add(scale, "weight scale", per_feature) for scale in own_scales]
+        added = operands.add(bias, "bias", per_feature)
+        multiplied = operands.add(factor, "factor", (result,))
+        carried = operands.add(residual, "residual", (result,))
 
-        plain = activation is None and gate is None and not operands
+        plain = activation is None and gate is None and not operands.values
         plain = plain and (x.dtype is not dtypes.i8 or out is dtypes.i8) and not (x.dtype.is_float and out is dtypes.i8)
         signature = f"({x.type}, {', '.join(each.type for each in weights)}) -> {_type(result, out)}"
         head = f"sf.matmul {x.ref}, {', '.join(each.ref for each in weights)}"
@@ -284,28 +299,19 @@ class Graph:
         for index, scale in enumerate(own):
             v = block.to_f32(f"%acc{index}", accumulator)
             for each in (row, scale, column if index == 0 else None):
-                if each:
-                    v = block.binary("arith.mulf", v, block.to_f32(*each))
+                v = block.with_operand("arith.mulf", v, each)
             products.append(v)
-        v = products[0]
-        if added:
-            v = block.binary("arith.addf", v, block.to_f32(*added))
+        v = block.with_operand("arith.addf", products[0], added)
         if activation:
             v = ACTIVATIONS[activation](block, v)
         if gate is not None:
             v = block.binary("arith.mulf", v, products[1])
-        if multiplied:
-            v = block.binary("arith.mulf", v, block.to_f32(*multiplied))
-        if carried:
-            v = block.binary("arith.addf", v, block.to_f32(*carried))
+        v = block.with_operand("arith.mulf", v, multiplied)
+        v = block.with_operand("arith.addf", v, carried)
         v = block.from_f32(v, out)
 
-        parameters = [f"%acc{i}: {accumulator}" for i in range(len(weights))] + arguments
-        epilogue = "epilogue"
-        if operands:
-            refs, types = ", ".join(o.ref for o in operands), ", ".join(o.type for o in operands)
-            epilogue += f"({refs} : {types})"
-        lines = [f"{head} {epilogue} {{", f"^bb0({', '.join(parameters)}):"]
+        parameters = [f"%acc{i}: {accumulator}" for i in range(len(weights))] + operands.parameters()
+        lines = [f"{head} epilogue{operands} {{", f"^bb0({', '.join(parameters)}):"]
         lines += [f"  {line}" for line in block.lines]
         lines += [f"  sf.yield {v} : {out.mlir}", f"}} : {signature}"]
         return self._add("\n".join(lines), result, out)

@@ -43,6 +43,10 @@ class Scalars:
     def binary(self, operation: str, a: str, b: str) -> str:
         return self._emit(f"{operation} {a}, {b} : f32")
 
+    def with_operand(self, operation: str, a: str, operand: tuple[str, str] | None) -> str:
+        """a and an operand of any type (its name and type); a where there is no operand."""
+        return self.binary(operation, a, self.to_f32(*operand)) if operand else a
+
     def unary(self, operation: str, a: str) -> str:
         return self._emit(f"{operation} {a} : f32")
 

@@ -19,6 +19,7 @@ struct Executable::Call {
   py::object out; // the caller's own outputs, or null
   py::object stream;
   bool gpu = false;    // tensors are in GPU memory
+  int32_t ordinal = 0; // of that GPU
   bool ordered = true; // the framework's later work waits for the stream
   void *cudaStream = nullptr;
 
@@ -63,33 +64,27 @@ Executable::Executable(Program program, std::string device, const py::list &func
 }
 
 const Signature &Executable::signature(py::handle name) const {
+  bool isGiven = name && !name.is_none();
+  if (!isGiven && signatures.size() == 1)
+    return signatures.front();
+  bool isText = isGiven && py::isinstance<py::str>(name);
+  auto wanted = isText ? name.cast<std::string_view>() : std::string_view();
+  for (const Signature &entry : signatures)
+    if (isText && entry.name == wanted)
+      return entry;
   std::vector<std::string> names;
   for (const Signature &entry : signatures)
     names.push_back(entry.name);
-  if (!name || name.is_none()) {
-    if (signatures.size() != 1)
-      raiseInvalidArgument("expected function= to name one of " + join(names) +
-                           ", got no name; the program holds more than one function");
-    return signatures.front();
-  }
-  if (!py::isinstance<py::str>(name))
-    raiseInvalidArgument("expected function to be one of " + join(names) + ", got " +
-                         py::repr(name).cast<std::string>());
-  auto wanted = name.cast<std::string>();
-  for (const Signature &entry : signatures)
-    if (entry.name == wanted)
-      return entry;
-  raiseInvalidArgument("expected function to be one of " + join(names) + ", got " + wanted);
+  if (!isGiven)
+    raiseInvalidArgument("expected function= to name one of " + join(names) +
+                         ", got no name; the program holds more than one function");
+  raiseInvalidArgument("expected function to be one of " + join(names) + ", got " +
+                       (isText ? std::string(wanted) : py::repr(name).cast<std::string>()));
 }
 
 ExecutableHandle Executable::load(const std::string &name) {
   SfExecutable *made = nullptr;
-  SfStatus status;
-  {
-    py::gil_scoped_release release;
-    status = sfExecutableCreate(source.handle.get(), name.c_str(), &made);
-  }
-  check(status);
+  checkReleased([&] { return sfExecutableCreate(source.handle.get(), name.c_str(), &made); });
   // The executable reads the program's tensors and code, so the program lives as long.
   return ExecutableHandle(
       made, [program = source.handle](SfExecutable *last) { sfExecutableDestroy(last); });
@@ -129,8 +124,8 @@ const ExecutableHandle &Executable::onGPU(int32_t gpu) {
 
 std::string Executable::device() { return sfExecutableDevice(bound().get()); }
 
-/// Everything up to the launch: arguments in order, the device that they choose, and the outputs.
-void Executable::prepare(Call &call, const py::args &args, const py::kwargs &kwargs) {
+/// The inputs in the function's order, and the options among the keywords.
+void Executable::takeArguments(Call &call, const py::args &args, const py::kwargs &kwargs) {
   py::object function;
   size_t named = 0;
   for (auto entry : kwargs) {
@@ -162,27 +157,31 @@ void Executable::prepare(Call &call, const py::args &args, const py::kwargs &kwa
                            "', got none; its inputs are " + join(names));
     }
     call.inputs.emplace_back().borrow(value, "input '" + names[i] + "'");
+    call.inputTensors.push_back(call.inputs.back().tensor);
   }
+}
 
+/// The executable on the device that the inputs choose, and the stream there.
+void Executable::chooseDevice(Call &call) {
+  const std::vector<std::string> &names = call.function->inputs;
   // NumPy arrays are copied to wherever the program runs; tensors of a framework run where they
   // are.
   bool framework = false;
   for (const TensorView &view : call.inputs)
     framework |= view.source != TensorView::Source::NumPy;
-  int32_t gpu = 0;
   for (const TensorView &view : call.inputs)
     if (view.onGPU()) {
       call.gpu = true;
-      gpu = view.device.id;
+      call.ordinal = view.device.id;
       break;
     }
   if (call.gpu) {
     for (size_t i = 0; i < call.inputs.size(); ++i)
-      if (!call.inputs[i].onGPU() || call.inputs[i].device.id != gpu)
+      if (!call.inputs[i].onGPU() || call.inputs[i].device.id != call.ordinal)
         raiseInvalidArgument(
-            "input '" + names[i] + "': expected a tensor on cuda:" + std::to_string(gpu) +
+            "input '" + names[i] + "': expected a tensor on cuda:" + std::to_string(call.ordinal) +
             " like the others, got one in " + call.inputs[i].describe() + "; move it there");
-    call.executable = onGPU(gpu);
+    call.executable = onGPU(call.ordinal);
   } else {
     call.executable = bound();
     if (framework && sfExecutableNeedsDeviceMemory(call.executable.get()))
@@ -192,15 +191,16 @@ void Executable::prepare(Call &call, const py::args &args, const py::kwargs &kwa
           ", got one in host memory; move it there, pass a NumPy array to have it copied, or "
           "load the program with device=\"emulator\"");
   }
-  for (const TensorView &view : call.inputs)
-    call.inputTensors.push_back(view.tensor);
   if (call.gpu) {
     void *current = nullptr;
     if (!call.stream || call.stream.is_none())
       current = call.inputs.front().currentStream(&call.ordered);
     call.cudaStream = streamOf(call.stream, current);
   }
+}
 
+/// The caller's outputs, or new ones of the inputs' framework.
+void Executable::prepareOutputs(Call &call) {
   size_t count = call.function->outputs;
   if (call.out) {
     py::tuple given = py::isinstance<py::tuple>(call.out) || py::isinstance<py::list>(call.out)
@@ -214,10 +214,10 @@ void Executable::prepare(Call &call, const py::args &args, const py::kwargs &kwa
       view.borrow(given[i], "out");
       if (view.readOnly)
         raiseInvalidArgument("out: expected a writable tensor, got a read-only one");
-      if (view.onGPU() != call.gpu || (call.gpu && view.device.id != gpu))
+      if (view.onGPU() != call.gpu || (call.gpu && view.device.id != call.ordinal))
         raiseInvalidArgument(
             "out: expected a tensor where the inputs are, in " +
-            (call.gpu ? "cuda:" + std::to_string(gpu) : std::string("host memory")) +
+            (call.gpu ? "cuda:" + std::to_string(call.ordinal) : std::string("host memory")) +
             ", got one in " + view.describe());
     }
   } else {
@@ -237,6 +237,13 @@ void Executable::prepare(Call &call, const py::args &args, const py::kwargs &kwa
   }
   for (const TensorView &view : call.outputs)
     call.outputTensors.push_back(view.tensor);
+}
+
+/// Everything up to the launch.
+void Executable::prepare(Call &call, const py::args &args, const py::kwargs &kwargs) {
+  takeArguments(call, args, kwargs);
+  chooseDevice(call);
+  prepareOutputs(call);
 }
 
 py::object Executable::Call::result() {
@@ -287,16 +294,13 @@ py::object Executable::call(const py::args &args, const py::kwargs &kwargs) {
     check(sfRun(call.executable.get(), name, call.inputTensors.data(), call.inputTensors.size(),
                 call.outputTensors.data(), call.outputTensors.size(), &options));
     if (!call.ordered)
-      check(sfSynchronize(call.executable.get(), call.cudaStream));
+      checkReleased([&] { return sfSynchronize(call.executable.get(), call.cudaStream); });
   } else {
-    SfStatus status;
-    {
-      py::gil_scoped_release release;
-      status =
-          sfRunHost(call.executable.get(), name, call.inputTensors.data(), call.inputTensors.size(),
-                    call.outputTensors.data(), call.outputTensors.size());
-    }
-    check(status);
+    checkReleased([&] {
+      return sfRunHost(call.executable.get(), name, call.inputTensors.data(),
+                       call.inputTensors.size(), call.outputTensors.data(),
+                       call.outputTensors.size());
+    });
   }
   last = call.executable;
   return call.result();
@@ -309,12 +313,14 @@ std::unique_ptr<CapturedCall> Executable::capture(const py::args &args, const py
     raiseInvalidArgument(
         "expected GPU tensors to capture a CUDA graph with, got tensors in host memory");
   SfGraph *graph = nullptr;
-  check(sfGraphCapture(call.executable.get(), call.function->name.c_str(), call.inputTensors.data(),
-                       call.inputTensors.size(), call.outputTensors.data(),
-                       call.outputTensors.size(), &graph));
+  checkReleased([&] {
+    return sfGraphCapture(call.executable.get(), call.function->name.c_str(),
+                          call.inputTensors.data(), call.inputTensors.size(),
+                          call.outputTensors.data(), call.outputTensors.size(), &graph);
+  });
   auto tensors = py::make_tuple(args, kwargs);
   return std::make_unique<CapturedCall>(call.executable, graph, std::move(tensors), call.result(),
-                                        call.inputs.front().device.id);
+                                        call.ordinal);
 }
 
 py::object CapturedCall::launch(py::handle stream) {

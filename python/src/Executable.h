@@ -62,6 +62,9 @@ private:
   struct Call;
   const Signature &signature(py::handle name) const;
   void prepare(Call &call, const py::args &args, const py::kwargs &kwargs);
+  void takeArguments(Call &call, const py::args &args, const py::kwargs &kwargs);
+  void chooseDevice(Call &call);
+  void prepareOutputs(Call &call);
   void borrowWorkspace(Call &call, SfRunOptions &options);
   const ExecutableHandle &bound();
   const ExecutableHandle &onGPU(int32_t gpu);

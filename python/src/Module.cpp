@@ -44,6 +44,7 @@ compile(const std::string &text, bool isFile,
   native.ptxas = field("ptxas");
   native.dump_intermediates = field("dump_intermediates");
   native.reproducer = field("reproducer");
+  native.package_folders = field("package_folders");
   native.tuning = field("tuning");
   native.diagnostic_user = &diagnostics;
   native.diagnostic = [](void *user, int32_t severity, const char *message) {
@@ -63,20 +64,17 @@ compile(const std::string &text, bool isFile,
   }
 
   SfProgram *program = nullptr;
-  SfStatus status;
-  {
-    py::gil_scoped_release release;
-    status =
-        isFile ? sfCompileFile(text.c_str(), blobs.data(), blobs.size(), &native, &program)
+  checkReleased([&] {
+    return isFile
+               ? sfCompileFile(text.c_str(), blobs.data(), blobs.size(), &native, &program)
                : sfCompile(text.data(), text.size(), blobs.data(), blobs.size(), &native, &program);
-  }
-  check(status);
+  });
   return {own(program), std::move(diagnostics)};
 }
 
 Program openFile(const std::string &path, bool verify) {
   SfProgram *program = nullptr;
-  check(sfProgramOpen(path.c_str(), verify ? SF_OPEN_VERIFY : 0, &program));
+  checkReleased([&] { return sfProgramOpen(path.c_str(), verify ? SF_OPEN_VERIFY : 0, &program); });
   return own(program);
 }
 
@@ -85,7 +83,9 @@ Program fromBytes(const py::bytes &data, bool verify) {
   Py_ssize_t size = 0;
   PyBytes_AsStringAndSize(data.ptr(), &bytes, &size);
   SfProgram *program = nullptr;
-  check(sfProgramFromMemory(bytes, size, SF_OPEN_COPY | (verify ? SF_OPEN_VERIFY : 0), &program));
+  checkReleased([&] {
+    return sfProgramFromMemory(bytes, size, SF_OPEN_COPY | (verify ? SF_OPEN_VERIFY : 0), &program);
+  });
   return own(program);
 }
 
@@ -94,7 +94,7 @@ void prune24(const py::array &dense, const py::array &pruned) {
   TensorView from, to;
   from.borrow(dense, "weight");
   to.borrow(pruned, "result");
-  check(sfPrune24(&from.tensor, &to.tensor));
+  checkReleased([&] { return sfPrune24(&from.tensor, &to.tensor); });
 }
 
 void compress24(const py::array &dense, const py::array &values, const py::array &bitmask) {
@@ -102,7 +102,7 @@ void compress24(const py::array &dense, const py::array &values, const py::array
   from.borrow(dense, "weight");
   kept.borrow(values, "values");
   mask.borrow(bitmask, "bitmask");
-  check(sfCompress24(&from.tensor, &kept.tensor, &mask.tensor));
+  checkReleased([&] { return sfCompress24(&from.tensor, &kept.tensor, &mask.tensor); });
 }
 
 void decompress24(const py::array &values, const py::array &bitmask, const py::array &dense) {
@@ -110,7 +110,7 @@ void decompress24(const py::array &values, const py::array &bitmask, const py::a
   kept.borrow(values, "values");
   mask.borrow(bitmask, "bitmask");
   to.borrow(dense, "result");
-  check(sfDecompress24(&kept.tensor, &mask.tensor, &to.tensor));
+  checkReleased([&] { return sfDecompress24(&kept.tensor, &mask.tensor, &to.tensor); });
 }
 
 py::dict validate24(const py::array &dense) {
@@ -118,7 +118,7 @@ py::dict validate24(const py::array &dense) {
   from.borrow(dense, "weight");
   SfValidation found;
   SF_INIT(found);
-  check(sfValidate24(&from.tensor, &found));
+  checkReleased([&] { return sfValidate24(&from.tensor, &found); });
   py::dict result;
   result["groups"] = found.groups;
   result["violations"] = found.violations;
@@ -193,37 +193,17 @@ private:
   std::unique_ptr<SfTuning, void (*)(SfTuning *)> handle{nullptr, sfTuningClose};
 };
 
-} // namespace
-
-PYBIND11_MODULE(_sparseflow, m) {
-  m.doc() = "SparseFlow's C ABI; use the package sparseflow instead.";
-  if (sfAbiVersion() < SF_ABI_VERSION)
-    throw py::import_error("expected a libsparseflow.so with ABI version " +
-                           std::to_string(SF_ABI_VERSION) + " or later, got " +
-                           std::to_string(sfAbiVersion()) +
-                           "; rebuild the binding or install the library that it was built for");
-
-  m.def("version", &sfVersion);
-  m.def("dtype_name", &sfDTypeName);
-  m.def("devices", [] {
-    char *json = nullptr, *unavailable = nullptr;
-    check(sfDevices(&json, &unavailable));
-    py::object reason = py::none();
-    if (unavailable)
-      reason = py::str(takeString(unavailable));
-    return py::make_tuple(takeString(json), reason);
-  });
-
+void registerProgram(py::module_ &m) {
   py::class_<Program>(m, "Program")
       .def("save",
            [](const Program &self, const std::string &path) {
-             check(sfProgramSave(self.handle.get(), path.c_str()));
+             checkReleased([&] { return sfProgramSave(self.handle.get(), path.c_str()); });
            })
       .def("to_bytes",
            [](const Program &self) {
              void *data = nullptr;
              size_t bytes = 0;
-             check(sfProgramToMemory(self.handle.get(), &data, &bytes));
+             checkReleased([&] { return sfProgramToMemory(self.handle.get(), &data, &bytes); });
              std::unique_ptr<void, void (*)(void *)> owned(data, sfFree);
              return py::bytes(static_cast<char *>(data), bytes);
            })
@@ -252,27 +232,9 @@ PYBIND11_MODULE(_sparseflow, m) {
         view.attr("flags").attr("writeable") = false;
         return py::make_tuple(view, tensor.dtype, shape);
       });
-  m.def("compile", &compile);
-  m.def("open_file", &openFile);
-  m.def("from_bytes", &fromBytes);
+}
 
-  py::class_<CapturedCall>(m, "CapturedCall",
-                           "A call with fixed tensors, captured as one CUDA graph.")
-      .def("launch", &CapturedCall::launch, py::arg("stream") = py::none(),
-           "Replays the call on `stream` (default: the current one of the outputs' framework); "
-           "returns the outputs.")
-      .def_property_readonly("outputs", &CapturedCall::result);
-  py::class_<Executable>(m, "Executable")
-      .def(py::init<Program, std::string, py::list>())
-      .def("__call__", &Executable::call)
-      .def("_capture", &Executable::capture)
-      .def("_report", &Executable::report)
-      .def("_reserve", &Executable::reserve)
-      .def("_warm_up", &Executable::warmUp)
-      .def_property_readonly("_device", &Executable::device)
-      .def_property_readonly("_program", &Executable::program);
-  registerDeviceBuffer(m);
-
+void registerTuning(py::module_ &m) {
   m.def("tuning_buckets", [] {
     char *json = nullptr;
     check(sfTuningBuckets(&json));
@@ -295,6 +257,58 @@ PYBIND11_MODULE(_sparseflow, m) {
       .def("lookup", &TuningDatabase::lookup)
       .def("export", &TuningDatabase::exportTo)
       .def_readonly("warnings", &TuningDatabase::warnings);
+}
+
+} // namespace
+
+PYBIND11_MODULE(_sparseflow, m) {
+  m.doc() = "SparseFlow's C ABI; use the package sparseflow instead.";
+  if (sfAbiVersion() < SF_ABI_VERSION)
+    throw py::import_error("expected a libsparseflow.so with ABI version " +
+                           std::to_string(SF_ABI_VERSION) + " or later, got " +
+                           std::to_string(sfAbiVersion()) +
+                           "; rebuild the binding or install the library that it was built for");
+
+  m.def("version", &sfVersion);
+  m.def("dtype_name", &sfDTypeName);
+  m.def("devices", [] {
+    char *json = nullptr, *unavailable = nullptr;
+    check(sfDevices(&json, &unavailable));
+    py::object reason = py::none();
+    if (unavailable)
+      reason = py::str(takeString(unavailable));
+    return py::make_tuple(takeString(json), reason);
+  });
+
+  m.def("targets", [] {
+    char *json = nullptr;
+    check(sfTargets(&json));
+    return takeString(json);
+  });
+
+  registerProgram(m);
+  m.def("compile", &compile);
+  m.def("open_file", &openFile);
+  m.def("from_bytes", &fromBytes);
+
+  py::class_<CapturedCall>(m, "CapturedCall",
+                           "A call with fixed tensors, captured as one CUDA graph.")
+      .def("launch", &CapturedCall::launch, py::arg("stream") = py::none(),
+           "Replays the call on `stream` (default: the current one of the outputs' framework); "
+           "returns the outputs.")
+      .def_property_readonly("outputs", &CapturedCall::result);
+  py::class_<Executable>(m, "Executable")
+      .def(py::init<Program, std::string, py::list>())
+      .def("__call__", &Executable::call)
+      .def("_capture", &Executable::capture)
+      .def("_report", &Executable::report)
+      .def("_reserve", &Executable::reserve)
+      .def("_warm_up", &Executable::warmUp)
+      .def_property_readonly("_device", &Executable::device)
+      .def_property_readonly("_program", &Executable::program);
+  registerDeviceBuffer(m);
+
+  registerTuning(m);
 
   m.def("validate_24", &validate24);
   m.def("prune_24", &prune24);

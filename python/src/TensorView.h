@@ -18,6 +18,15 @@ namespace py = pybind11;
 
 /// Raises the Python exception that belongs to a failed status, with the library's sentence.
 void check(SfStatus status);
+/// Calls what may wait, or read a whole file, while other threads of Python go on.
+template <typename Call> void checkReleased(Call call) {
+  SfStatus status;
+  {
+    py::gil_scoped_release release;
+    status = call();
+  }
+  check(status);
+}
 /// Raises sparseflow.InvalidArgumentError.
 [[noreturn]] void raiseInvalidArgument(const std::string &message);
 

@@ -69,6 +69,7 @@ static const Function everyFunction[] = {(Function)sfVersion,
                                          (Function)sfPackedSize,
                                          (Function)sfPackWeight,
 #if SF_ABI_VERSION >= 2
+                                         (Function)sfTargets,
                                          (Function)sfWarmUp,
                                          (Function)sfPackWeightWith,
                                          (Function)sfTuningBuckets,

@@ -459,6 +459,13 @@ def test_options_that_do_not_fit(model, tmp_path, capsys, more, message):
     assert code == 1 and message in err
 
 
+def test_one_file_has_no_shards(model, tmp_path, capsys):
+    folder, _ = model
+    output = tmp_path / "out.safetensors"
+    code, _, err = run(capsys, "--input", folder, "--output", output, "--max-shard-size", "1GiB")
+    assert code == 1 and "expected a folder for --max-shard-size" in err
+
+
 def test_a_wrong_bitmask_names_its_layer(rng, tmp_path, capsys):
     tensors = {f"up.{name}": array for name, array in reference.bitmask(random_24(rng, (32, 64))).items()}
     tensors["up.bitmask"][3, 1] = 0xFF

@@ -68,7 +68,7 @@ build_all() {
   step build "Build" ninja -C "$build" -j "$(jobs)" "$@"
   local content
   content=$(cd "$root" && sha256sum build/lib/libsparseflow.so build/bin/sparseflow-* include/sparseflow-c/*.h \
-    pyproject.toml LICENSE README.md $(find python -type f -not -name '*.pyc' | LC_ALL=C sort) | sha256sum)
+    pyproject.toml LICENSE README.md $(find python -type f -not -name '*.pyc' -not -path '*/.*' | LC_ALL=C sort) | sha256sum)
   if ! unchanged wheel "$content"; then
     rm -rf "$build/dist"
     step wheel "Wheel" "$venv/bin/pip" wheel "$root" --no-deps --no-build-isolation -w "$build/dist" \

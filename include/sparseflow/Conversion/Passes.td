@@ -33,7 +33,8 @@ def ConvertSFTileToNVVM : Pass<"convert-sf-tile-to-nvvm", "::mlir::gpu::GPUModul
     Every tile becomes its 32-bit registers, every layout becomes addresses: the low bits of the composition of a
     fragment layout with a storage layout decide how wide an access is, the lane bits what a thread adds, the
     register bits the immediate offsets. The pattern sets stand one file each: KernelToNVVM, MemoryToNVVM, CopyToNVVM,
-    MmaToNVVM, ElementwiseToNVVM.
+    BulkCopyToNVVM, MmaToNVVM, WgmmaToNVVM, RolesToNVVM, ElementwiseToNVVM. InterleaveLoads spreads the reads of fragments
+    over the products afterwards.
 
     Preconditions: layouts, depth, offsets and roles are assigned (passes 8 to 11).
   }];

@@ -44,6 +44,8 @@ struct CompileOptions {
   std::string config;
   /// Path of ptxas; empty: found (see target::Ptxas::find).
   std::string ptxas;
+  /// Where that search finds Python packages, beside the folder that this library is installed in.
+  std::vector<std::string> packageFolders;
   /// Nothing: the default folder; "": no cache.
   std::optional<std::string> cacheDir;
   /// Path of the tuning database; nothing: the user's default one and the one that ships with the

@@ -96,6 +96,8 @@ public:
   virtual llvm::Error copyToDevice(void *target, const void *source, size_t bytes, void *stream);
   virtual llvm::Error copyToHost(void *target, const void *source, size_t bytes, void *stream);
   virtual llvm::Error synchronize(void *stream);
+  /// Waits for all streams.
+  virtual llvm::Error synchronizeAll();
 
   /// A product by a library. Unsupported: the library is missing or cannot, and the program goes
   /// another way. By default a plain product.

@@ -4,11 +4,16 @@
 // All names are resolved and all constants copied when it is made, so that a run only fills in
 // pointers, strides and symbol values and launches. Runs may come from several threads; those on
 // different streams use different workspaces.
+//
+// A stream is known by its handle, so wait for one before you destroy it. The executable keeps
+// workspaces for 64 streams; a run on one more waits for the device once, and those that no run
+// holds then serve whatever streams come next. What a caller's graph has captured is never reused.
 #ifndef SPARSEFLOW_RUNTIME_EXECUTABLE_H
 #define SPARSEFLOW_RUNTIME_EXECUTABLE_H
 
 #include "sparseflow/Runtime/Device.h"
 #include "llvm/ADT/StringMap.h"
+#include <atomic>
 #include <mutex>
 
 namespace sparseflow::runtime {
@@ -86,6 +91,8 @@ private:
   struct Workspace {
     void *stream = nullptr;
     size_t thread = 0;
+    bool bound = false;          // to that stream; else it serves the next new one
+    std::atomic<size_t> uses{0}; // raised under workspacesMutex
     std::mutex mutex;
     void *memory = nullptr;
     size_t bytes = 0;
@@ -96,7 +103,9 @@ private:
   Executable(ProgramFile::Ptr file, std::shared_ptr<Device> device);
   llvm::Error load();
   llvm::Expected<void *> uploadConstant(llvm::StringRef name);
-  Workspace &workspaceOf(void *stream);
+  class WorkspaceUse;
+  Workspace &takeWorkspace(void *stream);
+  void unbindIdle(void *stream);
   llvm::Error grow(Workspace &workspace, size_t bytes, void *stream);
   llvm::Error replay(FunctionPlan &plan, CallState &call, llvm::ArrayRef<TensorRef> inputs,
                      llvm::ArrayRef<TensorRef> outputs, const RunOptions &options);
@@ -104,6 +113,7 @@ private:
   ProgramFile::Ptr source;
   std::shared_ptr<Device> target;
   std::vector<std::unique_ptr<FunctionPlan>> plans;
+  llvm::StringMap<size_t> functions; // by name
   llvm::StringMap<void *> constants;
   std::mutex workspacesMutex;
   std::vector<std::unique_ptr<Workspace>> workspaces;

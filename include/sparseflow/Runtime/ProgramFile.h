@@ -16,8 +16,8 @@ class ProgramFile {
 public:
   using Ptr = std::shared_ptr<const ProgramFile>;
 
-  /// The manifest and the header are always checked against their checksum; the tensors' bytes only
-  /// when `verify`, since that reads the whole file.
+  /// The manifest, the header and the sources are always checked against their checksums; the other
+  /// tensors' bytes only when `verify`, since that reads the whole file.
   static llvm::Expected<Ptr> open(llvm::StringRef path, bool verify = false);
   static llvm::Expected<Ptr> fromMemory(llvm::ArrayRef<uint8_t> bytes, bool verify = false,
                                         std::shared_ptr<const void> owner = nullptr);

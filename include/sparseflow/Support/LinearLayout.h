@@ -76,15 +76,8 @@ public:
   static llvm::Expected<LinearLayout> create(llvm::ArrayRef<InDim> inDims,
                                              llvm::ArrayRef<OutDim> outDims);
 
-  /// in -> out, both of the given size.
-  static LinearLayout identity1D(uint64_t size, llvm::StringRef in, llvm::StringRef out);
-  /// Every position of `in` maps to position 0 of `out`: a broadcast.
-  static LinearLayout zeros1D(uint64_t size, llvm::StringRef in, llvm::StringRef out,
-                              uint64_t outSize = 1);
-
   llvm::ArrayRef<LayoutDim> getInDims() const { return ins; }
   llvm::ArrayRef<LayoutDim> getOutDims() const { return outs; }
-  bool hasIn(llvm::StringRef name) const;
   bool hasOut(llvm::StringRef name) const;
   /// The dimension must exist.
   unsigned getInBits(llvm::StringRef name) const;
@@ -111,9 +104,6 @@ public:
     }
     return result;
   }
-  /// One column for each flat input bit: the flat output index that this bit alone maps to.
-  llvm::ArrayRef<uint64_t> getColumns() const { return columns; }
-
   /// The product: side by side. A dimension of both sides gets the bits of `outer` above those of
   /// `inner`; this is how a tile is built from a fragment, a warp grid and a repetition.
   friend LinearLayout operator*(const LinearLayout &inner, const LinearLayout &outer);
@@ -129,37 +119,19 @@ public:
   /// layout that does not cover its outputs: defined on what is covered, the other output bits are
   /// ignored.
   LinearLayout pseudoInvert() const;
-  /// The layout r with target(r(x)) = this(x): where in `target` an element of this layout is
-  /// found. `target` must have the same outputs and cover what this layout covers.
-  LinearLayout invertAndCompose(const LinearLayout &target) const;
-
   /// Keeps the named inputs and outputs, in the given order; the others are fixed at 0 and dropped.
   LinearLayout sublayout(llvm::ArrayRef<llvm::StringRef> inNames,
                          llvm::ArrayRef<llvm::StringRef> outNames) const;
-  /// True when the named inputs never change the named outputs.
-  bool sublayoutIsZero(llvm::ArrayRef<llvm::StringRef> inNames,
-                       llvm::ArrayRef<llvm::StringRef> outNames) const;
-  /// The same map with its dimensions in another order (all of them must be named).
-  LinearLayout transposeIns(llvm::ArrayRef<llvm::StringRef> names) const;
+  /// The same map with its outputs in another order (all of them must be named).
   LinearLayout transposeOuts(llvm::ArrayRef<llvm::StringRef> names) const;
-  /// The same flat map, cut into other dimensions of the same total size.
-  LinearLayout reshapeIns(llvm::ArrayRef<OutDim> dims) const;
-  LinearLayout reshapeOuts(llvm::ArrayRef<OutDim> dims) const;
+  /// The same flat map of one input dimension.
   LinearLayout flattenIns(llvm::StringRef name) const;
-  LinearLayout flattenOuts(llvm::StringRef name) const;
-  LinearLayout renameIn(llvm::StringRef from, llvm::StringRef to) const;
   LinearLayout renameOut(llvm::StringRef from, llvm::StringRef to) const;
-  /// Keeps only the low positions of one input dimension.
-  LinearLayout resizeIn(llvm::StringRef name, uint64_t size) const;
 
   unsigned getRank() const;
-  bool isSurjective() const { return getRank() == getTotalOutBits(); }
-  bool isInjective() const { return getRank() == getTotalInBits(); }
-  bool isBijective() const { return isSurjective() && isInjective(); }
-
-  /// The bits of `in` that are redundant: each maps to what lower flat input bits already reach, so
-  /// positions that differ in it hold copies of the same elements.
-  uint64_t getFreeVariableMask(llvm::StringRef in) const;
+  bool isBijective() const {
+    return getTotalInBits() == getTotalOutBits() && getRank() == getTotalInBits();
+  }
 
   /// How many low bits of `in` run along the low bits of `out`, aligned: bit j of `in` maps to bit
   /// j of `out` and to nothing else, and no other input bit touches them. 2^result positions make

@@ -47,9 +47,6 @@ constexpr bool isFloat(DType type) {
 }
 constexpr bool isFloat8(DType type) { return type == DType::e4m3 || type == DType::e5m2; }
 
-/// The largest finite magnitude (65504, 448, 57344, 127, ...).
-double getMaxFinite(DType type);
-
 //===----------------------------------------------------------------------===//
 // Scalars
 //===----------------------------------------------------------------------===//
@@ -62,9 +59,6 @@ float e5m2ToFloat(uint8_t bits);
 /// Overflow gives infinity.
 uint16_t floatToF16(float value);
 uint16_t floatToBF16(float value);
-/// Overflow gives NaN in e4m3, which has no infinity, and infinity in e5m2.
-uint8_t floatToE4M3(float value);
-uint8_t floatToE5M2(float value);
 /// As the hardware's `cvt.rn.satfinite`: overflow and infinity give the largest finite value; NaN
 /// stays.
 uint8_t floatToE4M3Sat(float value);

@@ -32,6 +32,10 @@ private:
   llvm::BLAKE3 hasher;
 };
 
+/// Tells builds of the compiler apart that have the same version, as a developer's do: the build ID
+/// that the linker made of the contents, so that copies of one build share their entries.
+const std::string &getBuildIdentity();
+
 class DiskCache {
 public:
   static constexpr uint64_t defaultMaxBytes = uint64_t(2) << 30;
@@ -46,7 +50,6 @@ public:
   static std::string defaultDirectory();
 
   bool enabled() const { return !directory.empty(); }
-  llvm::StringRef path() const { return directory; }
 
   /// The fields stored under the key, or nothing.
   std::optional<std::vector<std::string>> get(llvm::StringRef key);

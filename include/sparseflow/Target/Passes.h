@@ -19,9 +19,6 @@ namespace sparseflow::target {
 #define GEN_PASS_REGISTRATION
 #include "sparseflow/Target/Passes.h.inc"
 
-/// Pass 14 with a cache and an assembler that outlive it.
-std::unique_ptr<mlir::Pass> createSFEmitBinary(const CodeGenOptions &options);
-
 /// Replaces a gpu.module by the gpu.binary of its kernels.
 mlir::LogicalResult emitBinary(mlir::gpu::GPUModuleOp module, const CodeGenOptions &options);
 

@@ -9,6 +9,7 @@
 #ifndef SPARSEFLOW_TARGET_PTXAS_H
 #define SPARSEFLOW_TARGET_PTXAS_H
 
+#include "sparseflow/Target/Chip.h"
 #include "llvm/ADT/ArrayRef.h"
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/Error.h"
@@ -52,15 +53,23 @@ struct AssembledKernel {
   PtxasReport report;
 };
 
+struct PtxasSearch {
+  llvm::StringRef explicitPath = "";
+  /// Folders of Python packages, where the package nvidia-cuda-nvcc may be.
+  llvm::ArrayRef<std::string> packageFolders = {};
+  /// What it assembles for; empty: the chips with the least demands.
+  llvm::ArrayRef<const Chip *> chips = {};
+  /// With it, a program that has not changed is not started to learn its version.
+  DiskCache *cache = nullptr;
+};
+
 class Ptxas {
 public:
-  /// Looks at `explicitPath`, then $SPARSEFLOW_PTXAS, $CUDA_HOME/bin, PATH, the nvidia-cuda-nvcc
-  /// Python package in `prefixes` (site-packages folders) or beside this library, and the toolkit's
-  /// usual place. Versions known to miscompile are passed over, and refused when named explicitly.
-  /// With a cache, a program that has not changed is not started to learn its version.
-  static llvm::Expected<Ptxas> find(llvm::StringRef explicitPath = "",
-                                    llvm::ArrayRef<std::string> prefixes = {},
-                                    DiskCache *cache = nullptr);
+  /// Looks at the explicit path, then $SPARSEFLOW_PTXAS, $CUDA_HOME/bin, $CUDA_PATH/bin, PATH, the
+  /// Python package nvidia-cuda-nvcc in the folders or beside this library, and the toolkit's usual
+  /// place. Versions known to miscompile, and too old for a chip, are passed over, and refused when
+  /// named explicitly.
+  static llvm::Expected<Ptxas> find(const PtxasSearch &search = {});
 
   llvm::StringRef path() const { return programPath; }
   llvm::StringRef version() const { return programVersion; }

@@ -1,36 +1,15 @@
-"""What a multiprocessor of each chip can hold, and so how many blocks of a kernel run on it at once.
-
-From the CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
-"""
+"""How many blocks of a kernel a multiprocessor runs at once, by the library's table of chips."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..targets import targets
+
 _WARP = 32
 _REGISTERS = 65536  # of a multiprocessor, on every chip since sm_80
 _REGISTER_UNIT = 256  # registers are given to a warp in units of so many
 _RESERVED_SHARED = 1024  # bytes of each block that the driver takes
-
-
-@dataclass(frozen=True)
-class Multiprocessor:
-    """Limits of one multiprocessor."""
-
-    warps: int
-    blocks: int
-    shared: int  #: bytes
-
-
-MULTIPROCESSORS = {
-    "sm_80": Multiprocessor(64, 32, 164 << 10),
-    "sm_86": Multiprocessor(48, 16, 100 << 10),
-    "sm_87": Multiprocessor(48, 16, 164 << 10),
-    "sm_89": Multiprocessor(48, 24, 100 << 10),
-    "sm_90": Multiprocessor(64, 32, 228 << 10),
-    "sm_100": Multiprocessor(64, 32, 228 << 10),
-    "sm_120": Multiprocessor(48, 24, 100 << 10),
-}
 
 
 @dataclass(frozen=True)
@@ -45,17 +24,18 @@ class Occupancy:
 
 def occupancy(target: str, threads: int, registers: int, shared: int) -> Occupancy | None:
     """For a kernel of so many threads, registers a thread and bytes of shared memory a block; None for other chips."""
-    chip = MULTIPROCESSORS.get(target.rstrip("af"))  # sm_90a is sm_90 with more instructions
+    chip = targets().get(target)
     if chip is None or threads < 1:
         return None
     warps = -(-threads // _WARP)
+    most_warps = chip.threads_per_multiprocessor // _WARP
     of_warp = -(-max(registers, 1) * _WARP // _REGISTER_UNIT) * _REGISTER_UNIT
     limits = {
         "registers": _REGISTERS // of_warp // warps,
-        "shared memory": chip.shared // (shared + _RESERVED_SHARED),
-        "warps": chip.warps // warps,
-        "blocks": chip.blocks,
+        "shared memory": chip.shared_per_multiprocessor // (shared + _RESERVED_SHARED),
+        "warps": most_warps // warps,
+        "blocks": chip.blocks_per_multiprocessor,
     }
     limit = min(limits, key=limits.__getitem__)
     blocks = limits[limit]
-    return Occupancy(blocks, blocks * warps, blocks * warps / chip.warps, limit)
+    return Occupancy(blocks, blocks * warps, blocks * warps / most_warps, limit)

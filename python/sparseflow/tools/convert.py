@@ -36,6 +36,7 @@ from ..checkpoints.writer import ResumableWriter
 from . import cli
 
 NAME = "sparseflow-convert"
+_SHARD_BYTES = 4 << 30
 _Result = TypeVar("_Result")
 
 
@@ -70,9 +71,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--targets", metavar="SM", help="chips of a .sf, such as sm_80,sm_90 (default: that of the GPU here)"
     )
-    made.add_argument(
-        "--max-shard-size", type=_bytes, default="4GiB", metavar="SIZE", help="of a folder's files (default 4GiB)"
-    )
+    made.add_argument("--max-shard-size", type=_bytes, metavar="SIZE", help="of a folder's files (default 4GiB)")
     made.add_argument("--force", action="store_true", help="replace an output that exists")
     return made
 
@@ -91,6 +90,9 @@ def _command(options: argparse.Namespace) -> int:
         raise cli.Failure(
             f"expected a .sf for --targets, got {options.output}; checkpoints are the same for every chip"
         )
+    is_file = is_program or options.output.suffix == ".safetensors"
+    if options.max_shard_size and is_file:
+        raise cli.Failure(f"expected a folder for --max-shard-size, got {options.output}, which is one file")
     if options.format == "dense" and options.scheme in ("int8", "fp8"):
         raise cli.Failure(f"expected --scheme f16, bf16 or keep for --format dense, got {options.scheme}")
     calibrated = options.method in ("wanda", "sparsegpt")
@@ -146,7 +148,7 @@ def _write_checkpoint(
         {step.entry.name: step.specs for step in steps},
         identity=identity,
         single_file=options.output.suffix == ".safetensors",
-        max_shard_bytes=options.max_shard_size,
+        max_shard_bytes=options.max_shard_size or _SHARD_BYTES,
         force=options.force,
     ) as writer:
         if writer.done:

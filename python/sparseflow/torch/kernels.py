@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import dtypes
-from ..executable import Executable
+from ..executable import Executable, devices
 from ..executable import compile as compile_graph
 from ..graph import Graph
+from ..targets import targets
 from .schemes import SCHEMES
 
 _DTYPES = {torch.float16: dtypes.f16, torch.bfloat16: dtypes.bf16, torch.float32: dtypes.f32}
@@ -45,20 +46,9 @@ def emulating() -> bool:
 
 
 @functools.cache
-def _best_target() -> str:
-    """What the library compiles for where nothing is named: the target that the first GPU runs best."""
-    graph = Graph("probe")
-    graph.output(graph.elementwise("relu", graph.input("x", (1, 8), dtypes.f16)))
-    return compile_graph(graph, device="cuda").targets[0]
-
-
-@functools.cache
 def _cuda_target(index: int) -> str | None:
-    """The target for a GPU; None for one without sparse tensor cores."""
-    capability = torch.cuda.get_device_capability(index)
-    if capability < (8, 0):
-        return None
-    return _best_target() if capability == torch.cuda.get_device_capability(0) else f"sm_{capability[0]}{capability[1]}"
+    """The target that a GPU runs best; None for one without sparse tensor cores."""
+    return {device.name: device.target for device in devices()}.get(f"cuda:{index}")
 
 
 def kernel_target(device: torch.device) -> str | None:
@@ -69,8 +59,9 @@ def kernel_target(device: torch.device) -> str | None:
 
 
 def pack_order(target: str, inner: int, itemsize: int) -> str:
-    """The order of a weight that the kernels for a target read: Hopper's copy engine takes rows of whole 16 bytes."""
-    return "wgmma" if target == "sm_90a" and inner * itemsize % 16 == 0 else "mma"
+    """The order of a weight that the kernels for a target read; for one that is not known, that of most."""
+    known = targets().get(target)
+    return known.pack_order(inner, itemsize) if known else "mma"
 
 
 def linear_target(scheme: str, inner: int, device: torch.device) -> str | None:
@@ -78,9 +69,9 @@ def linear_target(scheme: str, inner: int, device: torch.device) -> str | None:
     target = kernel_target(device)
     if target is None or scheme != "fp8":
         return target
-    # 8-bit floats are multiplied as they are from sm_89 on; on Hopper by warpgroups alone.
-    native = target in ("sm_89", "sm_120") or pack_order(target, inner, 1) == "wgmma"
-    return target if native else None
+    # 8-bit floats that mma does not multiply as they are go by warpgroups, or not at all.
+    known = targets().get(target)
+    return target if known and (known.fp8_mma or known.pack_order(inner, 1) == "wgmma") else None
 
 
 class LinearKey(NamedTuple):

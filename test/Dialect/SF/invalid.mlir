@@ -120,8 +120,16 @@ func.func @matmul_dynamic_n(%x: tensor<?x128xf16>, %w: tensor<?x128xf16>) {
 // -----
 
 func.func @matmul_empty(%x: tensor<?x0xf16>, %w: tensor<64x0xf16>) {
-  // expected-error@+1 {{'sf.matmul' op expected at least one feature and one k, got 'tensor<64x0xf16>'}}
+  // expected-error@+1 {{'sf.matmul' op expected K from 1 to 2147483647, got 'tensor<64x0xf16>'}}
   %0 = sf.matmul %x, %w : (tensor<?x0xf16>, tensor<64x0xf16>) -> tensor<?x64xf16>
+  return
+}
+
+// -----
+
+func.func @matmul_too_many_features(%x: tensor<?x4xf16>, %w: tensor<4611686018427387904x4xf16>) {
+  // expected-error@+1 {{'sf.matmul' op expected N from 1 to 2147483647, got 'tensor<4611686018427387904x4xf16>'}}
+  %0 = sf.matmul %x, %w : (tensor<?x4xf16>, tensor<4611686018427387904x4xf16>) -> tensor<?x4611686018427387904xf16>
   return
 }
 

@@ -271,6 +271,7 @@ TEST_F(CRun, devices_are_listed) {
   ASSERT_WELL(sfDevices(&json, &reason));
   std::string text = take(json);
   EXPECT_EQ(reason, nullptr);
+  EXPECT_CONTAINS(text, R"("name":"cuda:0","shared_per_block":232448,"target":"sm_90a")");
   EXPECT_CONTAINS(text, R"("name":"cuda:1","shared_per_block":232448,"target":"sm_80")");
   EXPECT_CONTAINS(text, R"("name":"emulator")");
   EXPECT_CONTAINS(text, R"("name":"reference")");
@@ -279,6 +280,15 @@ TEST_F(CRun, devices_are_listed) {
                "expected a GPU number below 2, got cuda:5");
   EXPECT_FAILS(sfExecutableCreate(program, "tpu", &other), SF_NOT_FOUND,
                "expected a device ('cuda', 'cuda:N', 'emulator', 'reference'), got 'tpu'");
+}
+
+TEST_F(CRun, targets_are_listed) {
+  char *json = nullptr;
+  ASSERT_WELL(sfTargets(&json));
+  std::string text = take(json);
+  EXPECT_CONTAINS(text, R"("name":"sm_80","shared_per_multiprocessor":167936,)"
+                        R"("threads_per_multiprocessor":2048,"warpgroup_row_bytes":null)");
+  EXPECT_CONTAINS(text, R"("threads_per_multiprocessor":2048,"warpgroup_row_bytes":16)");
 }
 
 TEST_F(CRun, auto_takes_a_gpu_that_can_run_it) {
@@ -357,6 +367,7 @@ TEST(CErrors, null_is_refused_everywhere) {
                           sfProgramTensor(nullptr, "x", nullptr),
                           sfProgramSource(nullptr, &text),
                           sfDevices(nullptr, nullptr),
+                          sfTargets(nullptr),
                           sfExecutableCreate(nullptr, nullptr, &executable),
                           sfRun(nullptr, nullptr, nullptr, 0, nullptr, 0, nullptr),
                           sfRunHost(nullptr, nullptr, nullptr, 0, nullptr, 0),

@@ -12,6 +12,7 @@
 #include "sparseflow/Target/Ptxas.h"
 #include "llvm/ADT/SmallString.h"
 #include "llvm/Support/FileSystem.h"
+#include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/raw_ostream.h"
 #include "gtest/gtest.h"
 #include <atomic>
@@ -165,11 +166,48 @@ TEST_F(CompilerTest, DiagnosticsAreCollectedAndTold) {
   EXPECT_EQ(told[0], error);
 }
 
+/// "prefix", then `count` times "piece".
+static std::string repeat(StringRef prefix, StringRef piece, int count = 100000) {
+  std::string text = prefix.str();
+  for (int i = 0; i < count; ++i)
+    text += piece;
+  return text;
+}
+
 TEST_F(CompilerTest, BracketsWithoutEnd) {
-  std::string deep = "func.func @f(%x: ";
-  for (int i = 0; i < 100000; ++i)
-    deep += "tuple<";
-  EXPECT_EQ(errorOf(deep, {}), "test:1: expected brackets to nest at most 200 deep");
+  StringRef message = "test:1: expected brackets and aliases to nest at most 200 deep";
+  EXPECT_EQ(errorOf(repeat("func.func @f(%x: ", "tuple<"), {}), message);
+  // Nothing that looks like a bracket or hides one fools the count.
+  EXPECT_EQ(errorOf(repeat("module attributes {a = \"\\\"\", b = ", "["), {}), message);
+  EXPECT_EQ(errorOf(repeat("// \r module attributes {b = ", "["), {}), message);
+  EXPECT_EQ(errorOf(repeat("module attributes {b = ", "[affine_set<(d0) : (d0 >= 0)>, "), {}),
+            message);
+}
+
+TEST_F(CompilerTest, AliasesThatNest) {
+  for (StringRef kind : {"#a{0} = loc(callsite(#a{1} at \"x\"))\n", "#-a{0} = [#-a{1}]\n",
+                         "!a{0} = tuple<!a{1}>\n"}) {
+    std::string text;
+    for (int i = 0; i < 100000; ++i)
+      text += formatv(kind.data(), i, i - 1).str();
+    std::string error = errorOf(text, {});
+    EXPECT_TRUE(StringRef(error).contains(": expected brackets and aliases to nest"));
+  }
+}
+
+TEST_F(CompilerTest, ExpressionsThatNest) {
+  for (StringRef piece : {"- ", "d0 + ", "d0 mod ", "d0\n*"})
+    EXPECT_TRUE(StringRef(errorOf(repeat("#map = affine_map<(d0) -> (", piece), {}))
+                    .contains(": expected expressions to nest at most 1000 deep"));
+}
+
+TEST_F(CompilerTest, LongTextsThatDoNotNest) {
+  // Each use of an alias, each operation and each element stands beside the others.
+  std::string text = "#map = affine_map<(d0) -> (d0 + 1)>\n#set = affine_set<(d0) : (d0 >= 0)>\n"
+                     "module attributes {sf.a = [";
+  text = repeat(text, "#map, #set, -1, ", 10000) + "0]} {\n}\n";
+  text = repeat(text, "#loc = loc(\"[[[\\\\\")\n", 300);
+  EXPECT_EQ(StringRef(errorOf(text, {})).find("nest"), StringRef::npos);
 }
 
 TEST_F(CompilerTest, SameInputSameBytesFromManyThreads) {

@@ -261,6 +261,18 @@ TEST_F(CudaTest, failures_are_sentences_and_leak_nothing) {
                                   "(sm_90), got 1024; compile with --target=sm_90");
 }
 
+TEST_F(CudaTest, a_context_that_is_gone_leaves_the_callers_alone) {
+  std::unique_ptr<Executable> executable = load(makeGpuProgram({"sm_80"}), /*ordinal=*/1);
+  CUcontext other = nullptr;
+  driver->cuDevicePrimaryCtxRetain(&other, 0);
+  driver->cuCtxPushCurrent(other);
+  fail("cuCtxPushCurrent", 709);
+  executable.reset();
+  EXPECT_EQ(state->modules, 2) << "unloaded from the caller's context";
+  driver->cuCtxPopCurrent(&other);
+  driver->cuDevicePrimaryCtxRelease(0);
+}
+
 TEST_F(CudaTest, tensor_maps_are_encoded_by_the_driver) {
   std::shared_ptr<Device> device = open(0);
   DeviceScope scope(*device);

@@ -167,9 +167,32 @@ TEST_F(ExecutableTest, misfits_are_explained) {
   EXPECT_TRUE(device->launches.empty());
 }
 
+TEST_F(ExecutableTest, outputs_lie_apart_from_inputs) {
+  Matrix x(5), y(5);
+  EXPECT_EQ(run(x, x), "output 'y' of 'main' expected memory apart from input 'x', got memory that "
+                       "both use; give the output its own");
+  // Side by side in the same rows, in either order.
+  Matrix both(9, 32);
+  auto half = [&](int64_t column, int64_t rows, int64_t stride) {
+    Matrix part(rows, stride);
+    part.data = both.data + column;
+    return part;
+  };
+  EXPECT_EQ(run(half(0, 8, 32), half(16, 8, 32)), "");
+  EXPECT_EQ(run(half(16, 8, 32), half(0, 8, 32)), "");
+  EXPECT_EQ(run(half(16, 1, 32), half(0, 1, 32)), "");
+  EXPECT_CONTAINS(run(half(16, 8, 32), half(4, 8, 32)), "memory apart from input 'x'");
+  EXPECT_CONTAINS(run(half(4, 8, 32), half(16, 8, 32)), "memory apart from input 'x'");
+  EXPECT_CONTAINS(run(half(0, 8, 16), half(16, 8, 32)), "memory apart from input 'x'");
+  EXPECT_CONTAINS(run(half(24, 8, 32), half(0, 8, 32)), "memory apart from input 'x'");
+  EXPECT_EQ(run(half(0, 4, 32), half(128, 4, 32)), "");
+  EXPECT_EQ(run(half(0, 0, 16), half(0, 0, 16)), "");
+}
+
 TEST_F(ExecutableTest, too_many_tokens_is_a_sentence) {
   Matrix x(1), y(1);
   x.shape[0] = y.shape[0] = int64_t(1) << 30;
+  y.data = x.data + x.shape[0] * columns; // never touched
   EXPECT_CONTAINS(run(x, y), "the workspace: test: expected 68719476736 bytes, got none");
   ++x.shape[0];
   EXPECT_CONTAINS(run(x, y), "input 'x' of 'main' expected extents from 0 to 1073741824, got "
@@ -266,6 +289,26 @@ TEST_F(ExecutableTest, streams_have_their_own_workspaces) {
   EXPECT_EQ(device->live, 3);
   executable.reset();
   EXPECT_EQ(device->live, 0);
+}
+
+TEST_F(ExecutableTest, workspaces_do_not_pile_up_with_streams) {
+  char streams[1024];
+  Matrix x(5), y(5);
+  for (char &stream : streams) {
+    RunOptions options;
+    options.stream = &stream;
+    ASSERT_EQ(run(x, y, options), "");
+  }
+  EXPECT_EQ(device->live, 1 + 64);
+  EXPECT_EQ(device->waits, 1024 / 64 - 1);
+  // A capture cannot wait for the device.
+  device->capturing = true;
+  char another;
+  RunOptions options;
+  options.stream = &another;
+  int waits = device->waits;
+  EXPECT_CONTAINS(run(x, y, options), "reserve it");
+  EXPECT_EQ(device->waits, waits);
 }
 
 TEST_F(ExecutableTest, the_callers_workspace_is_checked_and_used) {

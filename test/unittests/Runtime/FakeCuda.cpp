@@ -87,6 +87,8 @@ EXPORT int cuCtxGetCurrent(CUcontext *context) {
   return 0;
 }
 EXPORT int cuCtxPushCurrent_v2(CUcontext context) {
+  if (int result = fail("cuCtxPushCurrent"))
+    return result;
   contexts[depth++] = reinterpret_cast<uintptr_t>(context);
   return 0;
 }

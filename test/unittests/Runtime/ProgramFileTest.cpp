@@ -79,6 +79,12 @@ TEST(ProgramFile, altered_tensors_are_named_when_verified) {
   EXPECT_CONTAINS(messageOf(read(altered, true)), ".ptx'");
 }
 
+TEST(ProgramFile, altered_sources_are_always_refused) {
+  std::string altered = bytesOf(*makeProgram());
+  altered[altered.find("func.func @main")] = 'F';
+  EXPECT_CONTAINS(messageOf(read(altered, false)), "tensor 'source.mlir' expected checksum");
+}
+
 TEST(ProgramFile, describe_lists_tensors) {
   json::Value value = makeProgram()->describe();
   EXPECT_EQ(value.getAsObject()->getArray("tensors")->size(), 6u);

@@ -320,6 +320,10 @@ public:
                                 : std::nullopt;
   }
   bool isCapturing(void *) override { return capturing; }
+  llvm::Error synchronizeAll() override {
+    ++waits;
+    return llvm::Error::success();
+  }
 
   bool hostMemory = true;
   bool compute = true;
@@ -327,7 +331,7 @@ public:
   std::string failLaunch;
   size_t memoryLimit = size_t(1) << 30;
   const void *forbidden = nullptr;
-  std::atomic<int> allocations{0}, live{0};
+  std::atomic<int> allocations{0}, live{0}, waits{0};
   std::mutex mutex;
   std::vector<SeenLaunch> launches;
   std::vector<MemoryRange> memory; // of the last launch

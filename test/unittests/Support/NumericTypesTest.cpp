@@ -74,10 +74,10 @@ TEST(NumericTypes, bf16_rounds_like_apfloat) {
   expectLikeAPFloat(APFloat::BFloat(), floatToBF16, kNoLimit);
 }
 TEST(NumericTypes, e5m2_rounds_like_apfloat) {
-  expectLikeAPFloat(APFloat::Float8E5M2(), floatToE5M2, kNoLimit);
+  expectLikeAPFloat(APFloat::Float8E5M2(), floatToE5M2Sat, 57344);
 }
 TEST(NumericTypes, e4m3_rounds_like_apfloat) {
-  expectLikeAPFloat(APFloat::Float8E4M3FN(), floatToE4M3, kNoLimit);
+  expectLikeAPFloat(APFloat::Float8E4M3FN(), floatToE4M3Sat, 448);
 }
 
 TEST(NumericTypes, every_pattern_survives_the_round_trip) {
@@ -89,9 +89,9 @@ TEST(NumericTypes, every_pattern_survives_the_round_trip) {
   }
   for (uint32_t bits = 0; bits < 0x100; ++bits) {
     if (!std::isnan(e4m3ToFloat(bits)))
-      ASSERT_EQ(floatToE4M3(e4m3ToFloat(bits)), bits);
-    if (!std::isnan(e5m2ToFloat(bits)))
-      ASSERT_EQ(floatToE5M2(e5m2ToFloat(bits)), bits);
+      ASSERT_EQ(floatToE4M3Sat(e4m3ToFloat(bits)), bits);
+    if (std::isfinite(e5m2ToFloat(bits)))
+      ASSERT_EQ(floatToE5M2Sat(e5m2ToFloat(bits)), bits);
   }
 }
 
@@ -104,12 +104,10 @@ TEST(NumericTypes, nan_stays_nan) {
   EXPECT_EQ(floatToI8Sat(nan), 0);
 }
 
-TEST(NumericTypes, float8_saturates_on_request) {
+TEST(NumericTypes, float8_saturates) {
   EXPECT_EQ(e4m3ToFloat(floatToE4M3Sat(1e9f)), 448.0f);
   EXPECT_EQ(e4m3ToFloat(floatToE4M3Sat(-470.0f)), -448.0f);
-  EXPECT_TRUE(std::isnan(e4m3ToFloat(floatToE4M3(470.0f))));
   EXPECT_EQ(e5m2ToFloat(floatToE5M2Sat(kNoLimit)), 57344.0f);
-  EXPECT_EQ(e5m2ToFloat(floatToE5M2(1e9f)), kNoLimit);
 }
 
 TEST(NumericTypes, i8_rounds_to_even_and_saturates) {

@@ -30,3 +30,17 @@ TEST(Chip, an_old_chip_is_told_apart_from_a_misspelled_one) {
   EXPECT_NE(llvm::toString(findChip("sm90").takeError()).find("unknown target 'sm90'"),
             std::string::npos);
 }
+
+TEST(Chip, what_a_multiprocessor_holds) {
+  const Chip &a100 = *llvm::cantFail(findChip("sm_80")),
+             &rtx3090 = *llvm::cantFail(findChip("sm_86"));
+  using sparseflow::sf::getResidentBlocks;
+  EXPECT_EQ(getResidentBlocks(a100, 128, 0, 0), 16); // threads
+  EXPECT_EQ(getResidentBlocks(rtx3090, 128, 0, 0), 12);
+  EXPECT_EQ(getResidentBlocks(a100, 32, 16, 0), 32); // blocks
+  EXPECT_EQ(getResidentBlocks(rtx3090, 32, 16, 0), 16);
+  EXPECT_EQ(getResidentBlocks(a100, 256, 97, 0), 2); // registers: 104 a thread
+  EXPECT_EQ(getResidentBlocks(a100, 33, 128, 0), 8); // two warps
+  EXPECT_EQ(getResidentBlocks(a100, 512, 255, 0), 0);
+  EXPECT_EQ(getResidentBlocks(a100, 128, 32, 40960), 4); // shared memory
+}

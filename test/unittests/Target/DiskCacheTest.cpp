@@ -166,3 +166,8 @@ TEST_F(DiskCacheTest, AFolderThatCannotBeWrittenIsNoError) {
   EXPECT_FALSE(cache.get(keyOf("a")));
   cache.prune();
 }
+
+TEST(BuildIdentity, IsTheLinkersBuildId) {
+  EXPECT_EQ(getBuildIdentity().size(), 40u) << getBuildIdentity();
+  EXPECT_EQ(StringRef(getBuildIdentity()).find_first_not_of("0123456789abcdef"), StringRef::npos);
+}

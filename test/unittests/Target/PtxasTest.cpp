@@ -6,7 +6,13 @@
 
 #include "sparseflow/Target/Ptxas.h"
 #include "sparseflow/Target/CodeGen.h"
+#include "llvm/ADT/SmallString.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/Path.h"
+#include "llvm/Support/raw_ostream.h"
 #include "gtest/gtest.h"
+#include <cstdlib>
+#include <map>
 
 using namespace sparseflow::target;
 
@@ -89,4 +95,62 @@ TEST(PTX, SparseInstructionsAreCounted) {
                            "wgmma.mma_async.sp.sync.aligned.m64n128k32.f32.f16.f16 z;\n"
                            "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 z;\n"),
             2u);
+}
+
+//===----------------------------------------------------------------------===//
+// The search
+//===----------------------------------------------------------------------===//
+
+namespace {
+/// Folders with programs that answer as ptxas does, and an environment that names none.
+class PtxasSearchTest : public testing::Test {
+protected:
+  void SetUp() override {
+    ASSERT_FALSE(llvm::sys::fs::createUniqueDirectory("sfptxas", root));
+    for (const char *name : {"SPARSEFLOW_PTXAS", "CUDA_HOME", "CUDA_PATH", "PATH"}) {
+      if (const char *value = std::getenv(name))
+        environment[name] = value;
+      unsetenv(name);
+    }
+  }
+  void TearDown() override {
+    for (const auto &[name, value] : environment)
+      setenv(name.c_str(), value.c_str(), /*overwrite=*/1);
+    llvm::sys::fs::remove_directories(root);
+  }
+
+  std::string add(llvm::StringRef folder, llvm::StringRef version) {
+    llvm::SmallString<128> path(root);
+    llvm::sys::path::append(path, folder);
+    EXPECT_FALSE(llvm::sys::fs::create_directories(path));
+    llvm::sys::path::append(path, "ptxas");
+    std::error_code error;
+    llvm::raw_fd_ostream(path, error)
+        << "#!/bin/sh\necho 'Cuda compilation tools, release, V" << version << "'\n";
+    EXPECT_FALSE(llvm::sys::fs::setPermissions(path, llvm::sys::fs::all_all));
+    return path.str().str();
+  }
+
+  llvm::SmallString<128> root;
+  std::map<std::string, std::string> environment;
+};
+} // namespace
+
+TEST_F(PtxasSearchTest, PythonPackagesComeAfterTheToolkit) {
+  std::vector<std::string> folders = {root.str().str()};
+  std::string package = add("nvidia/cu13/bin", "13.0.88");
+  EXPECT_EQ(llvm::cantFail(Ptxas::find({"", folders})).path(), package);
+  std::string toolkit = add("cuda/bin", "12.9.86");
+  setenv("CUDA_PATH", (root + "/cuda").str().c_str(), /*overwrite=*/1);
+  EXPECT_EQ(llvm::cantFail(Ptxas::find({"", folders})).path(), toolkit);
+}
+
+TEST_F(PtxasSearchTest, WhatAChipCannotUseIsPassedOver) {
+  std::vector<std::string> folders = {root.str().str()};
+  std::string package = add("nvidia/cuda_nvcc/bin", "12.9.86");
+  add("cuda/bin", "12.8.93");
+  setenv("CUDA_HOME", (root + "/cuda").str().c_str(), /*overwrite=*/1);
+  EXPECT_EQ(llvm::cantFail(Ptxas::find({"", folders})).version(), "12.8.93");
+  const Chip *chips[] = {llvm::cantFail(findChip("sm_80")), llvm::cantFail(findChip("sm_120"))};
+  EXPECT_EQ(llvm::cantFail(Ptxas::find({"", folders, chips})).path(), package);
 }

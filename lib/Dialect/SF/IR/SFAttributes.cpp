@@ -40,16 +40,36 @@ void SFDialect::registerAttributes() {
 // 5090. The rates of sm_90 are measured (6.15 clocks for a dense m16n8k16 and 8.14 for a sparse
 // m16n8k32), the others are the vendor's. ptx85 is the first version with mma.sp::ordered_metadata;
 // sm_100 and later need ptx88.
+static constexpr int64_t K = 1024;
+// clang-format off
 static constexpr ChipInfo kChips[] = {
-    {"sm_80", 80, 163 * 1024, 164 * 1024, "+ptx85", 108, 1024, 2048, false, false, 1.41, 1555},
-    {"sm_86", 86, 99 * 1024, 100 * 1024, "+ptx85", 82, 256, 512, false, false, 1.70, 936},
-    {"sm_87", 87, 163 * 1024, 164 * 1024, "+ptx85", 16, 1024, 2048, false, false, 1.30, 204},
-    {"sm_89", 89, 99 * 1024, 100 * 1024, "+ptx85", 142, 512, 1024, true, false, 2.52, 864},
-    {"sm_90", 90, 227 * 1024, 228 * 1024, "+ptx85", 132, 1332, 2012, false, false, 1.76, 3350},
-    {"sm_90a", 90, 227 * 1024, 228 * 1024, "+ptx85", 132, 1332, 2012, false, true, 1.76, 3350},
-    {"sm_100", 100, 227 * 1024, 228 * 1024, "+ptx88", 148, 1332, 2012, false, false, 1.85, 8000},
-    {"sm_120", 120, 99 * 1024, 100 * 1024, "+ptx88", 170, 256, 512, true, false, 2.41, 1792},
+    {"sm_80",   80, 163 * K, 164 * K, 2048, 32, "+ptx85", "12.5", 108, 1024, 2048, false, false, 1.41, 1555},
+    {"sm_86",   86,  99 * K, 100 * K, 1536, 16, "+ptx85", "12.5",  82,  256,  512, false, false, 1.70,  936},
+    {"sm_87",   87, 163 * K, 164 * K, 1536, 16, "+ptx85", "12.5",  16, 1024, 2048, false, false, 1.30,  204},
+    {"sm_89",   89,  99 * K, 100 * K, 1536, 24, "+ptx85", "12.5", 142,  512, 1024, true,  false, 2.52,  864},
+    {"sm_90",   90, 227 * K, 228 * K, 2048, 32, "+ptx85", "12.5", 132, 1332, 2012, false, false, 1.76, 3350},
+    {"sm_90a",  90, 227 * K, 228 * K, 2048, 32, "+ptx85", "12.5", 132, 1332, 2012, false, true,  1.76, 3350},
+    {"sm_100", 100, 227 * K, 228 * K, 2048, 32, "+ptx88", "12.9", 148, 1332, 2012, false, false, 1.85, 8000},
+    {"sm_120", 120,  99 * K, 100 * K, 1536, 24, "+ptx88", "12.9", 170,  256,  512, true,  false, 2.41, 1792},
 };
+// clang-format on
+
+int64_t sf::getResidentBlocks(const ChipInfo &chip, int64_t threads, int64_t registers,
+                              int64_t sharedBytes) {
+  // On every chip since sm_80. Registers are given out by warps, 256 at a time; each block has some
+  // shared memory that its kernel does not see.
+  constexpr int64_t registersPerMultiprocessor = 65536, registerUnit = 256, warpThreads = 32,
+                    reservedShared = 1024;
+  int64_t warps = llvm::divideCeil(threads, warpThreads);
+  int64_t blocks =
+      std::min({chip.blocksPerMultiprocessor, chip.threadsPerMultiprocessor / (warps * warpThreads),
+                chip.sharedMemoryPerMultiprocessor / (sharedBytes + reservedShared)});
+  if (registers)
+    blocks =
+        std::min(blocks, registersPerMultiprocessor /
+                             int64_t(llvm::alignTo(registers * warpThreads, registerUnit)) / warps);
+  return blocks;
+}
 
 ArrayRef<ChipInfo> sf::getChips() { return kChips; }
 

@@ -161,9 +161,12 @@ static LogicalResult verifyOperands(MatmulOp op) {
     if (w.isDynamicDim(dim))
       return op.emitOpError() << "expected a static " << name << ", got " << w
                               << "; only the number of tokens may be dynamic";
+  // Also what keeps N * K, and the bytes of that, in 64 bits.
+  for (auto [dim, name] : {std::pair(0, "N"), std::pair(1, "K")})
+    if (w.getDimSize(dim) < 1 || w.getDimSize(dim) > std::numeric_limits<int32_t>::max())
+      return op.emitOpError() << "expected " << name << " from 1 to "
+                              << std::numeric_limits<int32_t>::max() << ", got " << w;
   int64_t k = w.getDimSize(1);
-  if (w.getNumElements() == 0)
-    return op.emitOpError() << "expected at least one feature and one k, got " << w;
   if (x.getDimSize(1) != k)
     return op.emitOpError() << "expected x to have the weight's K of " << k << " columns, got "
                             << x;

@@ -41,9 +41,7 @@ constexpr double kLaunchMicroseconds = 2.5;
 
 /// Registers beside the accumulators: fragments, addresses; warpgroups have no fragments.
 constexpr int64_t kOtherRegisters = 100, kOtherWarpgroupRegisters = 40;
-constexpr int64_t kRegistersPerMultiprocessor = 65536, kThreadsPerMultiprocessor = 1536;
-/// Blocks need some shared memory beside the ring.
-constexpr int64_t kReservedShared = 1024;
+constexpr int64_t kMaxRegisters = 255;
 
 /// Features x tokens of a tile, and its warps. A warp's features are a whole packed chunk, 64.
 /// Missing are tiles that four warps would fill with 128 accumulators a thread: with twice the
@@ -131,8 +129,7 @@ int64_t sf::getAccumulatorsPerThread(KernelConfigAttr config, unsigned numWeight
 }
 
 bool sf::usesWarpgroups(const MatmulShape &shape, const ChipInfo &chip) {
-  constexpr int64_t copyEngineBits = 16 * 8;
-  return chip.hasWgmma && shape.inner * shape.elementBits % copyEngineBits == 0 &&
+  return chip.hasWgmma && shape.inner * shape.elementBits % (kCopyEngineRowBytes * 8) == 0 &&
          shape.packOrder != PackOrder::Mma;
 }
 
@@ -148,12 +145,10 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   // Registers are given to whole warpgroups where there are any.
   int64_t threads = llvm::alignTo(config.getNumThreads(), warpgroups ? 128 : 32);
   if (stages < kMinPipelineStages || sharedBytes > chip.sharedMemoryPerBlock ||
-      threads * std::min<int64_t>(registers, 255) > kRegistersPerMultiprocessor)
+      getResidentBlocks(chip, threads, std::min(registers, kMaxRegisters), sharedBytes) == 0)
     return std::nullopt;
-  int64_t residentBlocks = std::min(
-      {chip.sharedMemoryPerMultiprocessor / (sharedBytes + kReservedShared),
-       kRegistersPerMultiprocessor / (threads * registers), kThreadsPerMultiprocessor / threads});
-  residentBlocks = std::max<int64_t>(residentBlocks, 1);
+  int64_t residentBlocks =
+      std::max<int64_t>(getResidentBlocks(chip, threads, registers, sharedBytes), 1);
 
   double busy = getStageClocks(shape, config, chip, stageBytes);
   // A wave of so many blocks on one multiprocessor, in clocks.

@@ -126,13 +126,18 @@ TEST_P(WarpAtomTest, FragmentsOfWeightsLieAsPacked) {
 }
 
 // A lane's word of metadata for a block is its register.
+/// Whether several instructions along K share a metadata word.
+static bool hasStep(const LinearLayout &packed) {
+  return llvm::any_of(packed.getInDims(), [](const LayoutDim &dim) { return dim.name == "step"; });
+}
+
 TEST_P(WarpAtomTest, MetadataLiesAsPacked) {
   const Atom &atom = GetParam();
   if (!atom.sparse)
     GTEST_SKIP() << "a dense instruction has no metadata";
   LinearLayout packed = packedMetadataLayout(PackOrder::Mma, atom.elementBytes());
   LinearLayout fragment = atom.metadataLayout(kPackedChunkFeatures);
-  uint64_t steps = packed.hasIn("step") ? packed.getInSize("step") : 1;
+  uint64_t steps = hasStep(packed) ? packed.getInSize("step") : 1;
   uint64_t groupsPerWord = fragment.getOutSize("dim1");
   ASSERT_EQ(steps * groupsPerWord, packed.getOutSize("group"));
   for (uint64_t step = 0; step < steps; ++step)
@@ -143,7 +148,7 @@ TEST_P(WarpAtomTest, MetadataLiesAsPacked) {
               fragment.apply({{"register", block * 8 + nibble}, {"lane", lane}});
           llvm::SmallVector<LinearLayout::Coord, 4> from = {
               {"nibble", nibble}, {"block", block}, {"lane", lane}};
-          if (packed.hasIn("step"))
+          if (hasStep(packed))
             from.push_back({"step", step});
           EXPECT_EQ(packed.apply(from, "feature"), where[0].second);
           EXPECT_EQ(packed.apply(from, "group"), where[1].second + step * groupsPerWord);
@@ -226,7 +231,7 @@ TEST_P(WarpgroupAtomTest, MetadataLiesAsPacked) {
     GTEST_SKIP() << "a dense instruction has no metadata";
   LinearLayout packed = packedMetadataLayout(PackOrder::Wgmma, atom.elementBytes());
   LinearLayout fragment = atom.metadataLayout(16);
-  uint64_t steps = packed.hasIn("step") ? packed.getInSize("step") : 1;
+  uint64_t steps = hasStep(packed) ? packed.getInSize("step") : 1;
   uint64_t groupsPerWord = fragment.getOutSize("dim1");
   ASSERT_EQ(steps * groupsPerWord, packed.getOutSize("group"));
   for (uint64_t step = 0; step < steps; ++step)
@@ -235,7 +240,7 @@ TEST_P(WarpgroupAtomTest, MetadataLiesAsPacked) {
         for (uint64_t nibble = 0; nibble < 8; ++nibble) {
           LinearLayout::Coords where = fragment.apply({{"register", nibble}, {"lane", lane}});
           LinearLayout::Coords from = {{"nibble", nibble}, {"lane", lane}, {"warp", warp}};
-          if (packed.hasIn("step"))
+          if (hasStep(packed))
             from.push_back({"step", step});
           EXPECT_EQ(packed.apply(from, "feature"), where[0].second + 16 * warp);
           EXPECT_EQ(packed.apply(from, "group"), where[1].second + step * groupsPerWord);

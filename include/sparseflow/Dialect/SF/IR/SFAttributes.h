@@ -29,7 +29,10 @@ struct ChipInfo {
   unsigned computeCapability;
   /// Bytes that one block may use after opting in, and bytes of one multiprocessor.
   int64_t sharedMemoryPerBlock, sharedMemoryPerMultiprocessor;
+  int64_t threadsPerMultiprocessor, blocksPerMultiprocessor;
   llvm::StringLiteral ptxFeature;
+  /// The first ptxas that reads that version of PTX.
+  llvm::StringLiteral minimumPtxas;
   int64_t multiprocessors;
   /// Multiply-adds of f16 into f32, through mma.sync and through mma.sp with the skipped ones
   /// counted. 8-bit types do twice as many.
@@ -41,6 +44,15 @@ struct ChipInfo {
   bool hasWgmma;
   double clockGHz, dramGBPerSecond;
 };
+
+/// Of a multiple of so many bytes are rows that the copy engine brings, and so all that warpgroups
+/// multiply.
+inline constexpr int64_t kCopyEngineRowBytes = 16;
+
+/// Blocks that one multiprocessor holds at a time, of so many threads, registers a thread (0: not
+/// known) and bytes of shared memory; 0 if none fits.
+int64_t getResidentBlocks(const ChipInfo &chip, int64_t threads, int64_t registers,
+                          int64_t sharedBytes);
 
 /// All chips that #sf.target accepts.
 llvm::ArrayRef<ChipInfo> getChips();

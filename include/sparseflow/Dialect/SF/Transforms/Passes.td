@@ -69,7 +69,8 @@ def SFVerifySparsityPass : Pass<"sf-verify-sparsity"> {
     - the bitmask of a canonical constant must have two bits in every group;
     - NaN and infinity in a weight, and scales that are not positive and finite, are errors.
 
-    Run-time weights are checked by the kernel that compresses them.
+    A weight that is known only at run time can be pruned there, `mode = "prune"`; to be verified it must be a
+    constant, or be looked at on the host (`sfValidate24`).
 
     Before:
     ```mlir
@@ -256,10 +257,10 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
 def SFPackWeightsPass : Pass<"sf-pack-weights"> {
   let summary = "puts every weight into the order in which the kernels read it";
   let description = [{
-    Pass 6. Every weight of an `sf.matmul` gets `pack = mma`: a constant is packed here, once however
-    many products use it, and dequantized first where it is the result of an `sf.dequantize` of
-    constants; a run-time weight by an `sf.pack` right behind its definition. There is one
-    packed order for an element type, so the choice of a kernel configuration does not matter.
+    Pass 6. Every weight of an `sf.matmul` gets the order that the atoms of its configurations read: `pack = wgmma`
+    for `wgmma` and `wgmma_sp`, else `pack = mma`. A constant is packed here, once for each order however many
+    products use it, and dequantized first where it is the result of an `sf.dequantize` of constants; a run-time
+    weight by an `sf.pack` right behind its definition. Nothing else of a configuration matters to the order.
 
     A matmul that calls a library gets the same weights dense besides, row by row with the zeros, as constants.
 

@@ -55,11 +55,13 @@ def SFTileAssignRoles : Pass<"sf-tile-assign-roles", "::sparseflow::sf_tile::Ker
     Specialized, where products are asynchronous and read shared memory themselves: one thread of a warp of its own
     produces, through the copy engine; all other warps consume, and what follows the pipeline is theirs. For each step the
     producer waits until the stage is empty, announces its bytes and issues the copies; the consumers wait until it is
-    full, issue its products as one group, wait for the group and say that the stage is empty. A matrix that is copied
-    box by box becomes a tensor map, which is a further argument of the kernel.
+    full, issue its products as one group, wait for the group of the step before and say that its stage is empty; where
+    the number of steps is not known, nothing stays in flight. A matrix that is copied box by box becomes a tensor map,
+    which is a further argument of the kernel.
 
-    Cooperative, where products take registers: all warps produce and consume. Before the loop the producer fills every stage, and the consumer reads the
-    fragments of its first product when the first stage has landed. Each step of the loop then does, in order:
+    Cooperative, where products take registers: all warps produce and consume. Before the loop the producer fills every
+    stage, and the consumer reads the fragments of its first product when the first stage has landed. Each step of the
+    loop then does, in order:
 
     1. For each product but the last: read the fragments of the next one, multiply, read the next one's metadata.
     2. Wait until the next stage has landed, for the whole block: every warp has then issued its last read of this stage.
