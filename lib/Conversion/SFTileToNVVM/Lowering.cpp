@@ -261,16 +261,24 @@ static int64_t getKnownDivisor(Value index) {
   return 1;
 }
 
+std::pair<Value, int64_t> sparseflow::splitConstant(Value index) {
+  APInt constant;
+  if (matchPattern(index, m_ConstantInt(&constant)))
+    return {Value(), constant.getSExtValue()};
+  if (auto add = index.getDefiningOp<arith::AddIOp>())
+    if (matchPattern(add.getRhs(), m_ConstantInt(&constant)))
+      return {add.getLhs(), constant.getSExtValue()};
+  return {index, 0};
+}
+
 bool sparseflow::mayLeave(Value start, int64_t size, int64_t extent) {
   if (ShapedType::isDynamic(extent))
     return true;
-  APInt constant;
-  if (matchPattern(start, m_ConstantInt(&constant)))
-    return constant.getSExtValue() + size > extent;
-  auto add = start.getDefiningOp<arith::AddIOp>();
-  if (add && matchPattern(add.getRhs(), m_ConstantInt(&constant))) {
-    int64_t whole = getKnownDivisor(add.getLhs());
-    return extent % whole || constant.getSExtValue() + size > whole;
-  }
-  return extent % size || getKnownDivisor(start) % size;
+  auto [whole, part] = splitConstant(start);
+  if (!whole)
+    return part + size > extent;
+  int64_t divisor = getKnownDivisor(whole);
+  if (part)
+    return extent % divisor || part + size > divisor;
+  return extent % size || divisor % size;
 }

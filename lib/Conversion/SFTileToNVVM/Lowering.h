@@ -98,6 +98,8 @@ struct GlobalMemory {
   int64_t byteOffset = 0; ///< Of a view in its buffer.
 };
 
+/// An index as one that varies and a constant behind it; null and a constant, or itself and 0.
+std::pair<mlir::Value, int64_t> splitConstant(mlir::Value index);
 /// Whether `size` elements from `start` on may reach beyond `extent`, the static or dynamic size of
 /// a dimension. Tiles start inside; a part of a tile, at a constant behind its start, need not.
 bool mayLeave(mlir::Value start, int64_t size, int64_t extent);

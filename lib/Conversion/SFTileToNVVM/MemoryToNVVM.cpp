@@ -111,22 +111,26 @@ private:
 //===----------------------------------------------------------------------===//
 
 /// How a tile's elements meet a memref: for every vector of registers its address and whether it
-/// lies inside.
+/// lies inside. What the slices of a tile have in common is computed apart from the constants by
+/// which they differ, so that it is computed once.
 class GlobalAccess {
 public:
   GlobalAccess(Emitter &e, const GlobalMemory &memory, TileType tile, ArrayRef<int64_t> dims,
-               ValueRange indices, ArrayRef<Value> indexSources)
+               ValueRange indices, ArrayRef<Value> indexSources, bool inBounds)
       : e(e), memory(memory), dims(dims), layout(tile.getLayout()) {
     registers = layout.getBases("register");
     for (unsigned i = 0; i < dims.size(); ++i) {
-      Value index = e.toI64(indices[i]);
+      int64_t part = splitConstant(indexSources[i]).second;
+      Value index = e.add(e.toI64(indices[i]), e.i64(-part));
       bool moves = dims[i] >= 0;
       if (moves)
         index = e.add(index, arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(),
                                                     e.threadCoordinate(layout, dims[i])));
       start.push_back(index);
-      checked.push_back(moves &&
-                        mayLeave(indexSources[i], tile.getShape()[dims[i]], memory.staticSizes[i]));
+      constant.push_back(part);
+      bool leaves = moves && !inBounds &&
+                    mayLeave(indexSources[i], tile.getShape()[dims[i]], memory.staticSizes[i]);
+      rest.push_back(leaves ? countRest(index, memory.sizes[i]) : Value());
     }
     chooseVector();
   }
@@ -136,33 +140,55 @@ public:
   /// The pointer to the vector that starts at register `first`. `inside` is set when it may lie
   /// outside; with `clamp` the pointer is valid all the same.
   Value getPointer(unsigned first, bool clamp, Value &inside) {
-    Value address;
+    Value whole, part;
+    auto advance = [&](Value &sum, Value index, Value stride) {
+      Value elements = e.mul(index, stride);
+      sum = sum ? e.add(sum, elements) : elements;
+    };
     for (unsigned i = 0; i < dims.size(); ++i) {
-      int64_t offset = dims[i] < 0 ? 0 : layout.apply("register", first)[dims[i]];
-      Value index = e.add(start[i], e.i64(offset));
-      if (checked[i]) {
-        inside = e.both(inside, e.lessThan(index, memory.sizes[i]));
-        if (clamp) {
-          int64_t length = i + 1 == dims.size() ? vector : 1;
-          index =
-              e.minimum(index, arith::SubIOp::create(e.b, e.loc, memory.sizes[i], e.i64(length)));
-        }
+      advance(whole, start[i], memory.strides[i]);
+      int64_t offset = constant[i] + (dims[i] < 0 ? 0 : layout.apply("register", first)[dims[i]]);
+      if (rest[i])
+        inside = e.both(inside, e.lessThan(e.i32(offset), rest[i]));
+      if (rest[i] && clamp) {
+        int64_t length = i + 1 == dims.size() ? vector : 1;
+        Value last = e.add(rest[i], e.i32(-length));
+        advance(
+            part,
+            arith::ExtSIOp::create(e.b, e.loc, e.b.getI64Type(), e.minimum(e.i32(offset), last)),
+            memory.strides[i]);
+      } else if (offset) {
+        advance(part, e.i64(offset), memory.strides[i]);
       }
-      Value scaled = e.mul(index, memory.strides[i]);
-      address = address ? e.add(address, scaled) : scaled;
     }
-    if (!address)
-      return memory.base;
-    Value bytes = memory.elementBits >= 8
-                      ? e.mul(address, e.i64(memory.elementBits / 8))
-                      : arith::ShRUIOp::create(e.b, e.loc, address,
-                                               e.i64(llvm::Log2_32(8 / memory.elementBits)))
-                            .getResult();
-    return LLVM::GEPOp::create(e.b, e.loc, memory.base.getType(), e.b.getI8Type(), memory.base,
-                               ArrayRef<LLVM::GEPArg>{bytes});
+    // Only together are they whole bytes.
+    if (memory.elementBits < 8 && part) {
+      whole = e.add(whole, part);
+      part = Value();
+    }
+    Value pointer = memory.base;
+    for (Value elements : {whole, part})
+      if (elements)
+        pointer = LLVM::GEPOp::create(e.b, e.loc, pointer.getType(), e.b.getI8Type(), pointer,
+                                      ArrayRef<LLVM::GEPArg>{toBytes(elements)});
+    return pointer;
   }
 
 private:
+  Value toBytes(Value elements) {
+    if (memory.elementBits >= 8)
+      return e.mul(elements, e.i64(memory.elementBits / 8));
+    return arith::ShRUIOp::create(e.b, e.loc, elements,
+                                  e.i64(llvm::Log2_32(8 / memory.elementBits)));
+  }
+
+  /// Elements from `index` to the end of a dimension as an i32; more than tiles have count as that.
+  Value countRest(Value index, Value size) {
+    constexpr int64_t many = 1 << 30;
+    Value rest = arith::SubIOp::create(e.b, e.loc, size, index);
+    return arith::TruncIOp::create(e.b, e.loc, e.b.getI32Type(), e.minimum(rest, e.i64(many)));
+  }
+
   void chooseVector() {
     vector = 1;
     if (dims.empty() || dims.back() < 0 || memory.staticStrides.back() != 1)
@@ -199,8 +225,11 @@ private:
   SmallVector<int64_t> dims;
   LayoutAttr layout;
   SmallVector<ArrayRef<int32_t>> registers;
+  /// For each dimension: this thread's first element, what is added to it, and how many there are
+  /// from the first on, where the tile may leave the memref.
   SmallVector<Value> start;
-  SmallVector<bool> checked;
+  SmallVector<int64_t> constant;
+  SmallVector<Value> rest;
   unsigned vector = 1;
 };
 
@@ -229,7 +258,7 @@ struct LowerGlobalLoad : OpConversionPattern<LoadOp> {
     TileType tile = op.getResult().getType();
     GlobalMemory memory(e, cast<MemRefType>(op.getSource().getType()), adaptor.getSource());
     GlobalAccess access(e, memory, tile, op.getDimMap(), flatten(adaptor.getIndices()),
-                        SmallVector<Value>(op.getIndices()));
+                        SmallVector<Value>(op.getIndices()), op.getInBounds());
     unsigned vector = access.getVectorElements(), bits = memory.elementBits;
     if (vector * bits < 8)
       return op.emitOpError("expected a thread's contiguous elements to fill whole bytes");
@@ -273,7 +302,7 @@ struct LowerStore : OpConversionPattern<StoreOp> {
       return success();
     }
     GlobalAccess access(e, memory, tile, op.getDimMap(), flatten(adaptor.getIndices()),
-                        SmallVector<Value>(op.getIndices()));
+                        SmallVector<Value>(op.getIndices()), op.getInBounds());
     unsigned vector = access.getVectorElements(), bits = memory.elementBits;
     if (vector * bits < 8)
       return op.emitOpError("expected a thread's contiguous elements to fill whole bytes");

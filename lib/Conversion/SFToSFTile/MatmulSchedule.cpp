@@ -51,22 +51,23 @@ private:
   /// The accumulators of one block's tile, one for each weight.
   SmallVector<Value> buildPipeline(ValueRange arguments, sf::KernelConfigAttr config, TileIdOp tile,
                                    Value firstToken);
-  /// Tokens of a tile that the epilogue computes at a time.
-  int64_t epilogueTokens(sf::KernelConfigAttr config) const;
-  Value sliceTokens(Value accumulator, int64_t first, int64_t size);
+  /// Tokens of a tile that the epilogue computes at a time, and the accumulators of one such slice.
+  SmallVector<Axis> sliceTokens(Axis tokens, sf::KernelConfigAttr config);
+  SmallVector<Value> sliceAccumulators(ValueRange accumulators, size_t slice, size_t numSlices);
   /// Stores accumulators to their split's part of the workspace.
-  void storePartial(ValueRange accumulators, Value workspace, TileIdOp tile, Axis tokens,
-                    Axis features, sf::KernelConfigAttr config);
-  /// Runs the epilogue and stores to `y`.
-  void storeResult(ValueRange accumulators, ValueRange operands, Value y, Axis tokens,
-                   Axis features);
+  void storePartial(ValueRange accumulators, Value workspace, TileIdOp tile, ArrayRef<Axis> slices,
+                    Axis features, sf::KernelConfigAttr config, bool inBounds);
+  /// Runs the epilogue and stores to `y`; `operands` are the kernel's memrefs.
+  void storeResult(ValueRange accumulators, ValueRange operands, Value y, ArrayRef<Axis> slices,
+                   Axis features, bool inBounds);
+  /// Whether all of a tile lies in the result, an i1.
+  Value isWhole(Axis tokens, Value numTokens, Axis tileFeatures);
   /// Launches the kernel that adds each weight's parts, in order, and runs the epilogue.
   SmallVector<Value> buildReduction(Attribute config, StringRef suffix, ValueRange workspaces,
                                     ArrayRef<SmallVector<Part>> weights);
   Value addTiles(Value x, Value y);
-  /// Applies the epilogue to accumulator tiles; `operands` are the kernel's memrefs.
-  Value buildEpilogue(ValueRange accumulators, ValueRange operands, Axis tokens, Axis features,
-                      bool transposed);
+  /// Applies the epilogue to tiles: the accumulators, and what it reads.
+  Value buildEpilogue(ValueRange inputs);
 
   int64_t featureTiles(sf::KernelConfigAttr config) const {
     return llvm::divideCeil(features, config.getTileFeatures());
@@ -182,51 +183,98 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
   SmallVector<Value> accumulators = buildPipeline(arguments, config, tile, tokens.start);
 
   ValueRange operands = ValueRange(arguments).drop_front(1 + numWeights).drop_back();
-  for (int64_t first = 0; first < tokens.size; first += epilogueTokens(config)) {
-    Axis slice = {first ? s.add(tokens.start, s.index(first)) : tokens.start,
-                  epilogueTokens(config)};
-    SmallVector<Value> parts = llvm::map_to_vector(accumulators, [&](Value accumulator) {
-      return sliceTokens(accumulator, first, slice.size);
-    });
+  auto store = [&](bool inBounds) {
+    SmallVector<Axis> slices = sliceTokens(tokens, config);
     if (partial)
-      storePartial(parts, y, tile, slice, features, config);
+      storePartial(accumulators, y, tile, slices, features, config, inBounds);
     else
-      storeResult(parts, operands, y, slice, features);
-  }
+      storeResult(accumulators, operands, y, slices, features, inBounds);
+  };
+  // A warpgroup's threads store to many rows: most tiles need not ask for each whether it is there.
+  // Beside a branch ptxas would serialize the products of two weights.
+  if (config.isWarpSpecialized() && numWeights == 1)
+    s.branch(isWhole(tokens, numTokens, features), store);
+  else
+    store(/*inBounds=*/false);
   s.finishKernel();
   return kernel;
 }
 
-int64_t MatmulSchedule::epilogueTokens(sf::KernelConfigAttr config) const {
-  // A warp of a warpgroup has all tokens of its features, too many to hold operands for at once.
-  constexpr int64_t warpgroupTokens = 8;
-  int64_t tokens = config.getTileTokens();
-  return config.isWarpSpecialized() ? std::min(tokens, warpgroupTokens) : tokens;
+Value MatmulSchedule::isWhole(Axis tokens, Value numTokens, Axis tileFeatures) {
+  auto isInside = [&](Axis axis, Value extent) -> Value {
+    return arith::CmpIOp::create(s.b, s.loc, arith::CmpIPredicate::sle,
+                                 s.add(axis.start, s.index(axis.size)), extent);
+  };
+  return arith::AndIOp::create(s.b, s.loc, isInside(tokens, numTokens),
+                               isInside(tileFeatures, s.index(features)));
 }
 
-Value MatmulSchedule::sliceTokens(Value accumulator, int64_t first, int64_t size) {
-  auto type = cast<TileType>(accumulator.getType());
-  if (type.getShape()[1] == size)
-    return accumulator;
-  auto part = TileType::get({type.getShape()[0], size}, type.getElementType());
-  return SliceOp::create(s.b, s.loc, part, accumulator, ArrayRef<int64_t>{0, first});
+SmallVector<Axis> MatmulSchedule::sliceTokens(Axis tokens, sf::KernelConfigAttr config) {
+  // A warp of a warpgroup has all tokens of its features, too many to hold operands for at once.
+  constexpr int64_t warpgroupTokens = 8;
+  if (!config.isWarpSpecialized())
+    return {tokens};
+  SmallVector<Axis> slices;
+  for (int64_t first = 0; first < tokens.size; first += warpgroupTokens)
+    slices.push_back({first ? s.add(tokens.start, s.index(first)) : tokens.start, warpgroupTokens});
+  return slices;
+}
+
+SmallVector<Value> MatmulSchedule::sliceAccumulators(ValueRange accumulators, size_t slice,
+                                                     size_t numSlices) {
+  if (numSlices == 1)
+    return SmallVector<Value>(accumulators);
+  return llvm::map_to_vector(accumulators, [&](Value accumulator) -> Value {
+    auto type = cast<TileType>(accumulator.getType());
+    int64_t tokens = type.getShape()[1] / numSlices;
+    auto part = TileType::get({type.getShape()[0], tokens}, type.getElementType());
+    return SliceOp::create(s.b, s.loc, part, accumulator,
+                           ArrayRef<int64_t>{0, static_cast<int64_t>(slice) * tokens});
+  });
 }
 
 void MatmulSchedule::storePartial(ValueRange accumulators, Value workspace, TileIdOp tile,
-                                  Axis tokens, Axis features, sf::KernelConfigAttr config) {
+                                  ArrayRef<Axis> slices, Axis features, sf::KernelConfigAttr config,
+                                  bool inBounds) {
   Value part = s.mul(tile.getSplit(), numWeights * paddedFeatures(config));
-  for (auto [i, accumulator] : llvm::enumerate(accumulators)) {
-    Value column = s.add(features.start, s.add(part, s.index(i * paddedFeatures(config))));
-    StoreOp::create(s.b, s.loc, accumulator, workspace, ValueRange{tokens.start, column},
-                    s.b.getDenseI64ArrayAttr({1, 0}), LayoutAttr());
-  }
+  for (auto [i, tokens] : llvm::enumerate(slices))
+    for (auto [w, sums] : llvm::enumerate(sliceAccumulators(accumulators, i, slices.size()))) {
+      Value column = s.add(features.start, s.add(part, s.index(w * paddedFeatures(config))));
+      StoreOp::create(s.b, s.loc, sums, workspace, ValueRange{tokens.start, column},
+                      s.b.getDenseI64ArrayAttr({1, 0}), LayoutAttr(), inBounds);
+    }
 }
 
-void MatmulSchedule::storeResult(ValueRange accumulators, ValueRange operands, Value y, Axis tokens,
-                                 Axis features) {
-  Value result = buildEpilogue(accumulators, operands, tokens, features, /*transposed=*/true);
-  StoreOp::create(s.b, s.loc, result, y, ValueRange{tokens.start, features.start},
-                  s.b.getDenseI64ArrayAttr({1, 0}), LayoutAttr());
+void MatmulSchedule::storeResult(ValueRange accumulators, ValueRange operands, Value y,
+                                 ArrayRef<Axis> slices, Axis features, bool inBounds) {
+  // What differs between slices is loaded ahead, since it takes as long to come as several of them
+  // take to compute: first of few, then of more into the registers of slices that are stored.
+  constexpr size_t firstAhead = 2, mostAhead = 8;
+  SmallVector<Value> common(operands.size());
+  SmallVector<SmallVector<Value>> loaded(slices.size());
+  auto load = [&](size_t slice) {
+    for (auto [i, operand] : llvm::enumerate(operands)) {
+      sf::Broadcast broadcast = op.getEpilogueBroadcast(i);
+      bool isCommon = broadcast == sf::Broadcast::Scalar || broadcast == sf::Broadcast::Feature;
+      Value tile = isCommon ? common[i] : Value();
+      if (!tile)
+        tile = loadBroadcast(s, operand, broadcast, slices[slice], features, /*transposed=*/true,
+                             inBounds);
+      if (isCommon)
+        common[i] = tile;
+      loaded[slice].push_back(tile);
+    }
+  };
+  size_t next = 0;
+  for (auto [i, tokens] : llvm::enumerate(slices)) {
+    size_t ahead = std::min(firstAhead + i, mostAhead);
+    for (; next < std::min(i + ahead, slices.size()); ++next)
+      load(next);
+    SmallVector<Value> inputs = sliceAccumulators(accumulators, i, slices.size());
+    llvm::append_range(inputs, loaded[i]);
+    StoreOp::create(s.b, s.loc, buildEpilogue(inputs), y, ValueRange{tokens.start, features.start},
+                    s.b.getDenseI64ArrayAttr({1, 0}), LayoutAttr(), inBounds);
+  }
 }
 
 SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::KernelConfigAttr config,
@@ -325,13 +373,8 @@ SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::Kerne
   return pipeline.getResults();
 }
 
-Value MatmulSchedule::buildEpilogue(ValueRange accumulators, ValueRange operands, Axis tokens,
-                                    Axis features, bool transposed) {
-  SmallVector<Value> inputs(accumulators);
-  for (auto [i, operand] : llvm::enumerate(operands))
-    inputs.push_back(
-        loadBroadcast(s, operand, op.getEpilogueBroadcast(i), tokens, features, transposed));
-  ArrayRef<int64_t> shape = cast<TileType>(accumulators[0].getType()).getShape();
+Value MatmulSchedule::buildEpilogue(ValueRange inputs) {
+  ArrayRef<int64_t> shape = cast<TileType>(inputs[0].getType()).getShape();
   Type resultElement = op.getResultType().getElementType();
   auto map = MapOp::create(s.b, s.loc, TileType::get(shape, resultElement), inputs);
   OpBuilder::InsertionGuard guard(s.b);
@@ -379,8 +422,10 @@ SmallVector<Value> MatmulSchedule::buildReduction(Attribute config, StringRef su
     sums.push_back(sum);
   }
   ValueRange operands = ValueRange(arguments).drop_front(workspaces.size()).drop_back();
-  Value result = buildEpilogue(sums, operands, tokenAxis, featureAxis, /*transposed=*/false);
-  StoreOp::create(s.b, s.loc, result, arguments.back(),
+  for (auto [i, operand] : llvm::enumerate(operands))
+    sums.push_back(loadBroadcast(s, operand, op.getEpilogueBroadcast(i), tokenAxis, featureAxis,
+                                 /*transposed=*/false));
+  StoreOp::create(s.b, s.loc, buildEpilogue(sums), arguments.back(),
                   ValueRange{tokenAxis.start, featureAxis.start}, DenseI64ArrayAttr(),
                   LayoutAttr());
   s.finishKernel();

@@ -8,6 +8,7 @@
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/IR/IRMapping.h"
 
 using namespace mlir;
@@ -118,6 +119,15 @@ sf_tile::DispatchOp Schedule::dispatch(Value rows, ArrayRef<int64_t> maxRows, St
   return dispatch;
 }
 
+void Schedule::branch(Value condition, function_ref<void(bool)> build) {
+  auto op = scf::IfOp::create(b, loc, condition, /*withElseRegion=*/true);
+  OpBuilder::InsertionGuard guard(b);
+  for (bool holds : {true, false}) {
+    b.setInsertionPointToStart(holds ? op.thenBlock() : op.elseBlock());
+    build(holds);
+  }
+}
+
 Value Schedule::index(int64_t value) { return arith::ConstantIndexOp::create(b, loc, value); }
 Value Schedule::add(Value x, Value y) { return arith::AddIOp::create(b, loc, x, y); }
 Value Schedule::mul(Value x, int64_t factor) {
@@ -144,7 +154,7 @@ SmallVector<Value> sparseflow::cloneScalars(OpBuilder &builder, Block &source,
 }
 
 Value sparseflow::loadBroadcast(Schedule &s, Value memref, sf::Broadcast broadcast, Axis tokens,
-                                Axis features, bool transposed) {
+                                Axis features, bool transposed, bool inBounds) {
   int64_t tokenDim = transposed ? 1 : 0, featureDim = 1 - tokenDim;
   SmallVector<Value> indices;
   SmallVector<int64_t> dims, shape = {1, 1};
@@ -171,5 +181,5 @@ Value sparseflow::loadBroadcast(Schedule &s, Value memref, sf::Broadcast broadca
   }
   auto type = sf_tile::TileType::get(shape, cast<MemRefType>(memref.getType()).getElementType());
   return sf_tile::LoadOp::create(s.b, s.loc, type, memref, indices, s.b.getDenseI64ArrayAttr(dims),
-                                 DenseI64ArrayAttr());
+                                 DenseI64ArrayAttr(), inBounds);
 }

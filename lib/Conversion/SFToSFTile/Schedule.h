@@ -50,6 +50,9 @@ public:
            mlir::TypeRange results,
            llvm::function_ref<llvm::SmallVector<mlir::Value>(size_t variant)> build);
 
+  /// Emits what `build` does when the condition, an i1, holds and when it does not.
+  void branch(mlir::Value condition, llvm::function_ref<void(bool holds)> build);
+
   mlir::Value index(int64_t value);
   mlir::Value add(mlir::Value a, mlir::Value b);
   mlir::Value mul(mlir::Value a, int64_t factor);
@@ -76,9 +79,10 @@ struct Axis {
 };
 
 /// Loads what an epilogue or elementwise operand of shape [], [N], [M,1] or [M,N] gives to the tile
-/// (tokens, features). The tile's dimensions are (features, tokens) when `transposed`.
+/// (tokens, features). The tile's dimensions are (features, tokens) when `transposed`. `inBounds`:
+/// all of it is there.
 mlir::Value loadBroadcast(Schedule &schedule, mlir::Value memref, sf::Broadcast broadcast,
-                          Axis tokens, Axis features, bool transposed);
+                          Axis tokens, Axis features, bool transposed, bool inBounds = false);
 
 /// One tensor that an elementwise kernel reads, and how it meets the result.
 struct ElementwiseOperand {

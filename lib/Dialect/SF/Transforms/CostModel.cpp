@@ -35,6 +35,8 @@ constexpr double kOverlapLoss = 0.1;
 constexpr double kBarrierClocks = 100;
 /// Clocks to fill the ring and to write the result, for each wave.
 constexpr double kWaveClocks = 1000;
+/// The same for warpgroups: to fill the ring, and to write an element of a tile.
+constexpr double kFillClocks = 700, kEpilogueClocks = 0.05;
 /// Share of the DRAM's nominal rate that is reached.
 constexpr double kDramEfficiency = 0.85;
 constexpr double kLaunchMicroseconds = 2.5;
@@ -154,12 +156,15 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   // A wave of so many blocks on one multiprocessor, in clocks.
   double steps = divideCeil(divideCeil(shape.inner, config.getTileK()), config.getSplitK());
   double l2BytesPerClock = warpgroups ? kCopyEngineBytesPerClock : kL2BytesPerClock;
+  double edgeClocks =
+      warpgroups ? kFillClocks + kEpilogueClocks * config.getTileFeatures() * config.getTileTokens()
+                 : kWaveClocks;
   auto waveClocks = [&](int64_t blocks) -> double {
     if (blocks == 0)
       return 0;
     double step = std::max({blocks * busy + kBarrierClocks / blocks,
                             blocks * stageBytes / l2BytesPerClock, kLatencyClocks / (stages - 1)});
-    return steps * step + kWaveClocks;
+    return steps * step + edgeClocks;
   };
   int64_t blocks = divideCeil(shape.features, config.getTileFeatures()) *
                    divideCeil(tokens, config.getTileTokens()) * config.getSplitK();
@@ -183,7 +188,15 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
                      double(tokens) * shape.inner * shape.elementBits / 8 +
                      double(tokens) * shape.features * shape.edgeBits / 8;
   double bytesPerMicrosecond = chip.dramGBPerSecond * 1e3 * kDramEfficiency;
-  microseconds = std::max(microseconds, dramBytes / bytesPerMicrosecond) + kLaunchMicroseconds;
+  double memoryMicroseconds = dramBytes / bytesPerMicrosecond;
+  if (warpgroups) {
+    // Tiles of other tokens read the weight again, from the L2, while it still comes from DRAM:
+    // the times add up, as measured.
+    double again = (divideCeil(tokens, config.getTileTokens()) - 1.0) * shape.numWeights *
+                   shape.features * weightRow;
+    memoryMicroseconds += again / (l2BytesPerClock * chip.multiprocessors * chip.clockGHz * 1e3);
+  }
+  microseconds = std::max(microseconds, memoryMicroseconds) + kLaunchMicroseconds;
 
   // The parts are written and read once more, in a kernel of its own.
   if (config.getSplitK() > 1) {

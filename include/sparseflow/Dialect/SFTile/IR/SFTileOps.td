@@ -193,13 +193,13 @@ def SFTile_LoadOp : SFTile_Op<"load", [MemoryEffects<[MemRead]>]> {
   let description = [{
     From a memref: element (i0, i1, ...) of the tile is `source[indices + (i[dims[0]], i[dims[1]], ...)]`: `dims` says
     which tile dimension runs along each memref dimension (-1: none; default: the same order). Elements outside of the
-    source are 0. Elements of a tile whose dimension no memref dimension uses are equal (a broadcast) and the tile has
+    source are 0; `in_bounds` says that there are none. Elements of a tile whose dimension no memref dimension uses are equal (a broadcast) and the tile has
     size 1 there.
 
     From a ring: `indices` is the stage, and the tile starts at the static `start` coordinates of the stage.
   }];
   let arguments = (ins AnyType:$source, Variadic<Index>:$indices, OptionalAttr<DenseI64ArrayAttr>:$dims,
-                       OptionalAttr<DenseI64ArrayAttr>:$start);
+                       OptionalAttr<DenseI64ArrayAttr>:$start, UnitAttr:$in_bounds);
   let results = (outs SFTile_TileType:$result);
   let assemblyFormat = [{
     $source `[` $indices `]` (`start` $start^)? (`dims` $dims^)? attr-dict `:` type($source) `->` type($result)
@@ -215,11 +215,13 @@ def SFTile_LoadOp : SFTile_Op<"load", [MemoryEffects<[MemRead]>]> {
 def SFTile_StoreOp : SFTile_Op<"store", [MemoryEffects<[MemWrite]>]> {
   let summary = "a tile to global memory";
   let description = [{
-    The inverse of `load` from a memref; elements outside of the destination are dropped. With `packing`, a layout
+    The inverse of `load` from a memref; elements outside of the destination, of which with `in_bounds` there are none,
+    are dropped. With `packing`, a layout
     from `offset` to tile coordinates, the tile is stored in that order from `indices` on, in the last dimension.
   }];
   let arguments = (ins SFTile_TileType:$value, AnyMemRef:$dest, Variadic<Index>:$indices,
-                       OptionalAttr<DenseI64ArrayAttr>:$dims, OptionalAttr<SFTile_LayoutAttr>:$packing);
+                       OptionalAttr<DenseI64ArrayAttr>:$dims, OptionalAttr<SFTile_LayoutAttr>:$packing,
+                       UnitAttr:$in_bounds);
   let assemblyFormat = [{
     $value `,` $dest `[` $indices `]` (`dims` $dims^)? (`packing` $packing^)? attr-dict `:` type($value) `,` type($dest)
   }];
