@@ -181,7 +181,9 @@ def test_gated_product_with_residual(rng, dtype, k, sparse):
     r = g.input("r", (None, 72), sf.f16)
     y = g.matmul(x, w, gate=gate, activation="silu", residual=r, row_scale=scale, out_dtype=sf.f32, sparse=sparse)
     g.output(y)
-    exe = compile(g, config=configure(dtype, sparse, CONFIG if sparse else "tile = 64x16x{k}, warps = 4x1, atom = {atom}"))
+    exe = compile(
+        g, config=configure(dtype, sparse, CONFIG if sparse else "tile = 64x16x{k}, warps = 4x1, atom = {atom}")
+    )
     assert paths(exe) == ["sparse wgmma.sp" if sparse else "dense wgmma"]
     array, residual = draw(rng, dtype, 21, k), draw(rng, sf.f16, 21, 72)
     expected = reference.matmul(array, w, gate=gate, activation="silu", residual=residual, row_scale=scale)

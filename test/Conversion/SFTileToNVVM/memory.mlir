@@ -33,9 +33,11 @@ gpu.module @kernels {
 // 16 bytes a lane. A load reads a clamped address and drops what lies outside; a store is predicated.
 // CHECK-LABEL: llvm.func @vectors(
 // CHECK-SAME: %[[X:[a-z0-9]+]]: !llvm.ptr<1>, %[[ROWS:[a-z0-9]+]]: i64
-// CHECK: %[[INSIDE:.*]] = arith.cmpi slt, %[[ROW:.*]], %[[ROWS]] : i64
-// CHECK: %[[LAST:.*]] = arith.subi %[[ROWS]], %{{.*}} : i64
-// CHECK: arith.minsi %[[ROW]], %[[LAST]]
+// CHECK: %[[LEFT:.*]] = arith.subi %[[ROWS]], %[[ROW:.*]] : i64
+// CHECK: %[[REST:.*]] = arith.trunci %{{.*}} : i64 to i32
+// CHECK: %[[INSIDE:.*]] = arith.cmpi slt, %[[FIRST:.*]], %[[REST]] : i32
+// CHECK: %[[LAST:.*]] = arith.addi %[[REST]], %{{.*}} : i32
+// CHECK: arith.minsi %[[FIRST]], %[[LAST]]
 // CHECK: %[[L:.*]] = llvm.load %{{.*}} {alignment = 16 : i64} : !llvm.ptr<1> -> vector<4xi32>
 // CHECK: arith.select %[[INSIDE]], %[[L]], %{{.*}} : vector<4xi32>
 // CHECK: scf.if %[[INSIDE]] {

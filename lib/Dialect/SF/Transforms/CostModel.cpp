@@ -171,15 +171,10 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   int64_t perWave = residentBlocks * chip.multiprocessors;
   double clocks = (blocks / perWave) * waveClocks(residentBlocks) +
                   waveClocks(divideCeil(blocks % perWave, chip.multiprocessors));
-  // Blocks that share tokens wait for each other; when there are many waves of 8-bit tiles, which
-  // take twice as much from the L2 in the same time, sharing saves more. Both as measured.
-  constexpr double clusterLoss = 1.01, unsharedLoss = 1.05;
-  constexpr int64_t manyWaves = 6, byteBits = 8;
+  // Blocks that share tokens wait for each other, as measured.
+  constexpr double clusterLoss = 1.01;
   if (config.getCluster() > 1)
     clocks *= clusterLoss;
-  else if (config.isWarpSpecialized() && shape.elementBits == byteBits &&
-           blocks >= manyWaves * perWave)
-    clocks *= unsharedLoss;
   double microseconds = clocks / (chip.clockGHz * 1e3);
 
   double weightRow = double(shape.inner) * shape.elementBits / 8 * (shape.isSparse ? 0.5 : 1) +
