@@ -213,8 +213,8 @@ def _drop_in(torch: Any, case: Case, x: Any, w: Any) -> Contender:
         return Contender(
             "torch", lambda: torch.nn.functional.linear(*wide), {"library": f"torch {torch.__version__}, CPU, f32"}
         )
-    if case.scheme == "fp8":
-        raise UnsupportedError("expected f16, bf16 or int8 for torch's semi-structured tensor, got fp8")
+    if case.scheme in ("int8", "fp8"):  # its products of int8 are int8 without a scale: they saturate
+        raise UnsupportedError(f"expected f16 or bf16 for torch's semi-structured tensor, got {case.scheme}")
     try:
         sparse = torch.sparse.to_sparse_semi_structured(w)
     except (RuntimeError, ValueError, NotImplementedError) as error:

@@ -28,7 +28,11 @@ class Runner:
         torch, device = self._torch, self._device
         self._random.manual_seed(0)
         kind, _, bits = product.epilogue.partition(", ")
-        self._x = self._converted(self._normal(tokens, product.inner), product)
+        # Results of order 1: a gated product squares them, and has to fit f16.
+        self._deviation = _INT8_DEVIATION if product.dtype == "i8" else 1
+        scale = 1 / (self._deviation**2 * product.inner**0.5)
+        quantized = product.dtype not in ("f16", "bf16")
+        self._x = self._converted(self._normal(tokens, product.inner) * (1 if quantized else scale), product)
         self._weights: dict[str, list[Any]] = {order: [] for order in ("", *orders)}
         for _ in range(2 if kind == "gated" else 1):
             values = self._normal(product.features, product.inner)
@@ -41,10 +45,7 @@ class Runner:
         self._y = torch.empty(tokens, product.features, dtype=torch.float16, device=device)
         self._of_tokens: list[Any] = []
         self._of_features: list[Any] = []
-        if product.dtype not in ("f16", "bf16"):
-            # Results of order 1: a gated product squares them, and has to fit f16.
-            deviation = _INT8_DEVIATION if product.dtype == "i8" else 1
-            scale = 1 / (deviation**2 * product.inner**0.5)
+        if quantized:
             self._of_tokens.append(torch.full((tokens, 1), scale, device=device))
             self._of_features.append(torch.ones(product.features, device=device))
         self._residual = [torch.ones_like(self._y)] if bits else []
@@ -71,7 +72,7 @@ class Runner:
     def _converted(self, values: Any, product: Product) -> Any:
         torch = self._torch
         if product.dtype == "i8":
-            return (_INT8_DEVIATION * values).round_().clamp_(-127, 127).to(torch.int8)
+            return (self._deviation * values).round_().clamp_(-127, 127).to(torch.int8)
         dtypes = {"bf16": torch.bfloat16, "e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
         return values.to(dtypes.get(product.dtype, torch.float16))
 

@@ -146,7 +146,7 @@ def _pieces(module: fx.GraphModule, support: Support, reasons: dict[str, str], o
                 reasons.update((node.name, "there is no product beside it to join") for node in partition.nodes)
         partitioner.fuse_partitions(partitions, prefix=f"fused_{index}_")
     # Fusing sorts by data alone: what is written back to inputs and buffers goes behind all that reads them.
-    output = next(reversed(module.graph.nodes))
+    output = next(iter(reversed(module.graph.nodes)))
     for node in [node for node in module.graph.nodes if node.target is aten.copy_.default]:
         output.prepend(node)
     pieces: list[Piece] = []
