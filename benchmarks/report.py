@@ -25,8 +25,10 @@ def table(document: dict[str, Any], protocol: str) -> str:
     for row in rows:
         cells = [row["dtype"], *(str(row[axis]) for axis in "mnk")]
         for name in names:
-            result = row["results"].get(name, {}).get(protocol)
-            cells.append(f"{result['us']:.1f} ({result['tflops']:.0f})" if result else "–")
+            results = row["results"].get(name, {})
+            result = results.get(protocol)
+            missing = "failed" if "error" in results else "–"
+            cells.append(f"{result['us']:.1f} ({result['tflops']:.0f})" if result else missing)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
