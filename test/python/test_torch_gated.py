@@ -67,6 +67,27 @@ def test_the_block_is_one_step_with_the_same_numbers(scheme, target, tokens):
     assert gated.gated_blocks(model)[0].activation == "gelu_tanh"
 
 
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_calls_in_eager_mode_go_straight_to_the_kernels(scheme, bias):
+    model = make(scheme, bias=bias)
+    block, x = gated.gated_blocks(model)[0], torch.randn(2, 4, 64).half()
+    with torch.no_grad(), sf.torch.emulation():
+        for layer in (model[0].gate_proj, model[0].up_proj):
+            layer.weight.pack_()
+        expected = model(x)
+        bound = block._bound[torch.float16]
+        assert bound.takes(x) and torch.equal(model(x), expected)
+        many = torch.randn(300, 64).half()
+        assert error(model(many), apart(model, many)) < 1e-2
+        assert not bound.takes(x.transpose(0, 1)) and not bound.takes(x[:0])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not bound.takes(x)
+        assert torch.equal(copy.deepcopy(model)(x), expected)
+        model[0].up_proj.bias = torch.nn.Parameter(torch.ones(96).half(), requires_grad=False)
+        assert not bound.takes(x) and not torch.equal(model(x), expected)
+
+
 def test_x_is_quantized_once():
     model, x = make(), torch.randn(300, 64).half()
     with torch.no_grad(), sf.torch.emulation():

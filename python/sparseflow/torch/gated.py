@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from . import kernels
-from .linear import SparseLinear
+from . import kernels, ops
+from .linear import SparseLinear, is_plain
 from .tensor import SparseWeight
 
 _PRODUCTS = (operator.mul, torch.mul)
@@ -41,6 +41,44 @@ def activation_name(module: nn.Module) -> str | None:
     )
 
 
+class _BoundStep:
+    """A block's step with its weights, called without going through PyTorch's dispatcher, as a layer's `_BoundKernel` is."""
+
+    def __init__(self, gate: SparseLinear, up: SparseLinear, dtype: torch.dtype, activation: str):
+        first, second = gate.weight, up.weight
+        pairs = ((first.packed, second.packed), (first.scale, second.scale), (gate.bias, up.bias))
+        self.arguments = [each for pair in pairs for each in pair if each is not None]
+        self.parameters = [gate._parameters, up._parameters]
+        self.weights = [(each["weight"], each["bias"]) for each in self.parameters]
+        self.inner, self.features, self.device = first.inner_size, first.features, first.device
+        biases = [None if each is None else each.dtype for each in (gate.bias, up.bias)]
+        assert first.target is not None
+        self.key = kernels.GatedKey(
+            first.features,
+            first.inner_size,
+            first.scheme.name,
+            dtype,
+            biases[0],
+            biases[1],
+            first.target,
+            first.device.type,
+            activation,
+            merged=True,
+        )
+
+    def takes(self, x: torch.Tensor) -> bool:
+        """Whether both layers still have their weights, and x is a plain matrix."""
+        return is_plain(x, self.inner, self.device) and all(
+            held["weight"] is weight and held["bias"] is bias
+            for held, (weight, bias) in zip(self.parameters, self.weights, strict=True)
+        )
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.view(-1, self.inner)
+        y = kernels.run_gated_key(self.key, rows, self.arguments)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], self.features)
+
+
 class GatedForward:
     """The forward of one gated block."""
 
@@ -49,6 +87,11 @@ class GatedForward:
         self.activation = activation
         #: [first, last, first, last, …]: the token counts at which three kernels were measured to be faster than one step.
         self.apart: list[int] = []
+        self._bound: dict[torch.dtype, _BoundStep] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles leave out what can be made again."""
+        return self.__dict__ | {"_bound": {}}
 
     @property
     def __code__(self) -> Any:  # by which torch.export names where a forward comes from
@@ -66,8 +109,18 @@ class GatedForward:
         if named or len(arguments) != 1 or not self._fuses(gate, up, arguments[0]):
             return type(module).forward(module, *arguments, **named)
         x = arguments[0]
+        return getattr(module, self.down)(self._step(gate, up, x))
+
+    def _step(self, gate: SparseLinear, up: SparseLinear, x: torch.Tensor) -> torch.Tensor:
         first, second = gate.weight, up.weight
-        hidden = torch.ops.sparseflow.gated_linear(
+        if not torch.compiler.is_compiling() and not ops.within(x.numel() // gate.in_features, self.apart):
+            bound = self._bound.get(x.dtype)
+            if bound is not None and bound.takes(x):
+                return bound.run(x)
+            takes_dtype = first.scheme.quantized or x.dtype is first.scheme.storage
+            if first.packed is not None and second.packed is not None and takes_dtype:
+                self._bound[x.dtype] = _BoundStep(gate, up, x.dtype, self.activation)
+        hidden: torch.Tensor = torch.ops.sparseflow.gated_linear(
             x,
             first.values if first.packed is None else first.packed,
             first.bitmask,
@@ -83,7 +136,7 @@ class GatedForward:
             self.activation,
             self.apart,
         )
-        return getattr(module, self.down)(hidden)
+        return hidden
 
     def compile(self) -> None:
         """Compiles the block's kernels, those for few tokens and those for many."""

@@ -42,6 +42,22 @@ def _warn_once(device: torch.device, scheme: Scheme) -> None:
     )
 
 
+def is_plain(x: torch.Tensor, inner: int, device: torch.device) -> bool:
+    """Whether x is a matrix [..., inner] as kernels read it, and no mode, gradient or autocast wants to see the operator."""
+    return (
+        type(x) is torch.Tensor
+        and x.shape[-1] == inner
+        and x.device == device
+        and x.is_contiguous()
+        and x.numel() > 0
+        and not x.data_ptr() % 16
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch.is_autocast_enabled(x.device.type)
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and not torch._C._functorch.peek_interpreter_stack()
+    )
+
+
 class _BoundKernel:
     """A layer's kernel with its weight, called without going through PyTorch's dispatcher.
 
@@ -67,21 +83,12 @@ class _BoundKernel:
         self.arguments = [each for each in (weight.packed, weight.scale, bias) if each is not None]
 
     def takes(self, layer: SparseLinear, x: torch.Tensor) -> bool:
-        """Whether the layer still has this weight, x is a plain matrix, and no mode, gradient or autocast is about."""
+        """Whether the layer still has this weight, and x is a plain matrix for which it does not go dense."""
         return (
-            type(x) is torch.Tensor
-            and layer._parameters["weight"] is self.weight
+            layer._parameters["weight"] is self.weight
             and layer._parameters["bias"] is self.bias
+            and is_plain(x, self.inner, self.device)
             and not (layer.dense_tokens and layer.prefers_dense(x.numel() // self.inner))
-            and x.shape[-1] == self.inner
-            and x.device == self.device
-            and x.is_contiguous()
-            and x.numel() > 0
-            and not x.data_ptr() % 16
-            and not torch._C._len_torch_dispatch_stack()
-            and not torch.is_autocast_enabled(x.device.type)
-            and not (x.requires_grad and torch.is_grad_enabled())
-            and not torch._C._functorch.peek_interpreter_stack()
         )
 
     def run(self, x: torch.Tensor) -> torch.Tensor:

@@ -59,7 +59,7 @@ def _check(x: torch.Tensor, weight: torch.Tensor, inner: int, features: int, sch
         raise InvalidArgumentError(f"expected activations of float16, bfloat16 or float32, got {x.dtype}")
 
 
-def _within(tokens: int, ranges: list[int]) -> bool:
+def within(tokens: int, ranges: list[int]) -> bool:
     """Whether a number of tokens lies in one of the ranges [first, last, first, last, …]."""
     return any(first <= tokens <= last for first, last in zip(ranges[::2], ranges[1::2], strict=True))
 
@@ -87,7 +87,7 @@ def _linear(
     storage = SCHEMES[scheme].storage
     if not rows.shape[0]:
         y = x.new_empty(0, features)
-    elif target is not None and not (dense_tokens and _within(rows.shape[0], dense_tokens)):
+    elif target is not None and not (dense_tokens and within(rows.shape[0], dense_tokens)):
         packed = _packed(weight, bitmask, features, inner, scheme, order, target)
         y = kernels.run_linear(rows, packed, scale, bias, features, scheme, target, True, activation, residual)
     else:
@@ -154,7 +154,7 @@ def _gated_linear(
     for weight, bitmask in ((gate, gate_bitmask), (up, up_bitmask)):
         _check(x, weight, 0 if bitmask is None else 2 * weight.shape[1], features, scheme, sparse=True)
     target = kernels.linear_target(scheme, inner, x.device)
-    if target is None or not rows.shape[0] or x.dtype is torch.float32 or _within(rows.shape[0], apart_tokens):
+    if target is None or not rows.shape[0] or x.dtype is torch.float32 or within(rows.shape[0], apart_tokens):
         # An f32 tile beside the accumulators leaves too few registers.
         gates = _linear(x, gate, gate_bitmask, gate_scale, gate_bias, None, features, scheme, order, [], activation)
         return gates * _linear(x, up, up_bitmask, up_scale, up_bias, None, features, scheme, order)
