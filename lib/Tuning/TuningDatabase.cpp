@@ -11,6 +11,7 @@
 #include "llvm/Support/Chrono.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/Process.h"
 #include <chrono>
@@ -250,8 +251,24 @@ static Expected<std::string> setAside(const std::string &path) {
   return target;
 }
 
+/// A file that neither begins as SQLite's do nor is called a database is no damaged one, but
+/// somebody else's: a model, say, whose path was given by mistake.
+static Error refuseOthersFile(const std::string &path) {
+  constexpr StringLiteral magic = "SQLite format 3";
+  StringRef extension = sys::path::extension(path);
+  if (extension == ".sqlite" || extension == ".db")
+    return Error::success();
+  ErrorOr<std::unique_ptr<MemoryBuffer>> start =
+      MemoryBuffer::getFileSlice(path, magic.size(), /*Offset=*/0);
+  if (!start || (*start)->getBufferSize() == 0 || (*start)->getBuffer() == magic)
+    return Error::success();
+  return makeError("expected a tuning database, got a file of another kind; name another path");
+}
+
 Error TuningDatabase::openUser() {
   user.reset();
+  if (Error error = refuseOthersFile(path))
+    return error;
   StringRef folder = sys::path::parent_path(path);
   if (std::error_code error =
           folder.empty() ? std::error_code() : sys::fs::create_directories(folder))

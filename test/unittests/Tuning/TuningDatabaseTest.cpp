@@ -309,6 +309,15 @@ TEST_F(TuningDatabaseTest, a_file_that_was_deleted_is_made_again) {
 
 //===-- What is refused ----------------------------------------------------------------------===//
 
+TEST_F(TuningDatabaseTest, a_file_that_is_no_database_is_left_alone) {
+  std::string model = (folder + "/model.safetensors").str();
+  write(model, std::string(5000, 'y'));
+  EXPECT_EQ(toString(TuningDatabase::open(model).takeError()),
+            "the tuning database '" + model +
+                "': expected a tuning database, got a file of another kind; name another path");
+  EXPECT_EQ(filesLike("model").size(), 1u);
+}
+
 TEST_F(TuningDatabaseTest, the_file_of_another_program_is_left_alone) {
   sqlite3 *other = nullptr;
   sqlite3_open(path.c_str(), &other);
