@@ -41,44 +41,6 @@ def activation_name(module: nn.Module) -> str | None:
     )
 
 
-class _BoundStep:
-    """A block's step with its weights, called without going through PyTorch's dispatcher, as a layer's `_BoundKernel` is."""
-
-    def __init__(self, gate: SparseLinear, up: SparseLinear, dtype: torch.dtype, activation: str):
-        first, second = gate.weight, up.weight
-        pairs = ((first.packed, second.packed), (first.scale, second.scale), (gate.bias, up.bias))
-        self.arguments = [each for pair in pairs for each in pair if each is not None]
-        self.parameters = [gate._parameters, up._parameters]
-        self.weights = [(each["weight"], each["bias"]) for each in self.parameters]
-        self.inner, self.features, self.device = first.inner_size, first.features, first.device
-        biases = [None if each is None else each.dtype for each in (gate.bias, up.bias)]
-        assert first.target is not None
-        self.key = kernels.GatedKey(
-            first.features,
-            first.inner_size,
-            first.scheme.name,
-            dtype,
-            biases[0],
-            biases[1],
-            first.target,
-            first.device.type,
-            activation,
-            merged=True,
-        )
-
-    def takes(self, x: torch.Tensor) -> bool:
-        """Whether both layers still have their weights, and x is a plain matrix."""
-        return is_plain(x, self.inner, self.device) and all(
-            held["weight"] is weight and held["bias"] is bias
-            for held, (weight, bias) in zip(self.parameters, self.weights, strict=True)
-        )
-
-    def run(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.view(-1, self.inner)
-        y = kernels.run_gated_key(self.key, rows, self.arguments)
-        return y if x.dim() == 2 else y.view(*x.shape[:-1], self.features)
-
-
 class GatedForward:
     """The forward of one gated block."""
 
@@ -87,11 +49,6 @@ class GatedForward:
         self.activation = activation
         #: [first, last, first, last, …]: the token counts at which three kernels were measured to be faster than one step.
         self.apart: list[int] = []
-        self._bound: dict[torch.dtype, _BoundStep] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles leave out what can be made again."""
-        return self.__dict__ | {"_bound": {}}
 
     @property
     def __code__(self) -> Any:  # by which torch.export names where a forward comes from
@@ -113,13 +70,18 @@ class GatedForward:
 
     def _step(self, gate: SparseLinear, up: SparseLinear, x: torch.Tensor) -> torch.Tensor:
         first, second = gate.weight, up.weight
-        if not torch.compiler.is_compiling() and not ops.within(x.numel() // gate.in_features, self.apart):
-            bound = self._bound.get(x.dtype)
-            if bound is not None and bound.takes(x):
-                return bound.run(x)
-            takes_dtype = first.scheme.quantized or x.dtype is first.scheme.storage
-            if first.packed is not None and second.packed is not None and takes_dtype:
-                self._bound[x.dtype] = _BoundStep(gate, up, x.dtype, self.activation)
+        if self._goes_straight(first, second, x):
+            y = kernels.run_gated(
+                x.view(-1, gate.in_features),
+                (first.packed, second.packed),
+                (first.scale, second.scale),
+                (gate.bias, up.bias),
+                gate.out_features,
+                first.scheme.name,
+                first.target,
+                self.activation,
+            )
+            return y.view(*x.shape[:-1], gate.out_features)
         hidden: torch.Tensor = torch.ops.sparseflow.gated_linear(
             x,
             first.values if first.packed is None else first.packed,
@@ -137,6 +99,17 @@ class GatedForward:
             self.apart,
         )
         return hidden
+
+    def _goes_straight(self, first: SparseWeight, second: SparseWeight, x: torch.Tensor) -> bool:
+        """Whether the kernels can be called past PyTorch's dispatcher, which takes longer on the host than they do."""
+        return (
+            not torch.compiler.is_compiling()
+            and first.packed is not None
+            and second.packed is not None
+            and (first.scheme.quantized or x.dtype is first.scheme.storage)
+            and is_plain(x, first.inner_size, first.device)
+            and not ops.within(x.numel() // first.inner_size, self.apart)
+        )
 
     def compile(self) -> None:
         """Compiles the block's kernels, those for few tokens and those for many."""

@@ -259,18 +259,12 @@ def run_gated(
     """activation(x · gateᵀ) * (x · upᵀ) of x [M, K] in f16 or bf16; pairs are of gate and up. y [M, N] has x's dtype."""
     wanted = x.dtype if SCHEMES[scheme].quantized else SCHEMES[scheme].storage
     gate_bias, up_bias = (None if bias is None else bias.dtype for bias in biases)
-    key = GatedKey(features, x.shape[1], scheme, wanted, gate_bias, up_bias, target, x.device.type, activation, True)
+    merged = x.shape[0] <= MERGED_TOKENS
+    key = GatedKey(features, x.shape[1], scheme, wanted, gate_bias, up_bias, target, x.device.type, activation, merged)
     arguments = [each for each in (*packed, *scales, *biases) if each is not None]
-    return run_gated_key(key, _aligned(x.to(wanted)), arguments).to(x.dtype)
-
-
-def run_gated_key(key: GatedKey, x: torch.Tensor, arguments: list[torch.Tensor]) -> torch.Tensor:
-    """The kernels of a key on aligned rows x [M, K] in its dtype, merged or not as there are few or many; y [M, N]."""
-    if x.shape[0] > MERGED_TOKENS:
-        key = key._replace(merged=False)
-    result = (_executables.get(key) or linear_kernel(key))(x, *arguments)
-    y: torch.Tensor = result if key.merged else result[0]
-    return y
+    result = (_executables.get(key) or linear_kernel(key))(_aligned(x.to(wanted)), *arguments)
+    y: torch.Tensor = result if merged else result[0]
+    return y.to(x.dtype)
 
 
 def _aligned(matrix: torch.Tensor) -> torch.Tensor:
