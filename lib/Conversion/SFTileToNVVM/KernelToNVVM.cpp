@@ -86,7 +86,7 @@ struct LowerReturn : OpConversionPattern<ReturnOp> {
     auto func = op->getParentOfType<LLVM::LLVMFuncOp>();
     if (func->hasAttr(NVVM::NVVMDialect::getClusterDimAttrName())) {
       Emitter e(rewriter, op.getLoc());
-      emitClusterBarrier(e, /*cluster=*/2);
+      emitClusterBarrier(e);
     }
     rewriter.replaceOpWithNewOp<LLVM::ReturnOp>(op, ValueRange());
     return success();

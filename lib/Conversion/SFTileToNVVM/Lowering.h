@@ -109,8 +109,8 @@ bool mayLeave(mlir::Value start, int64_t size, int64_t extent);
 void interleaveLoads(mlir::Block &block);
 
 void populateKernelPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
-/// Meets all threads of the cluster, or of the block where there are no clusters.
-void emitClusterBarrier(Emitter &e, int64_t cluster);
+/// Meets all threads of the cluster.
+void emitClusterBarrier(Emitter &e);
 
 /// Bytes of one barrier.
 constexpr int64_t kBarrierBytes = 8;

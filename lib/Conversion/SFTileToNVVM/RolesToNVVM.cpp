@@ -18,11 +18,7 @@ Value sparseflow::getFullBarrier(Emitter &e, Value barriers, Value stage) {
   return e.sharedPointer(e.add(barriers, e.mul(stage, e.i32(kBarrierBytes))));
 }
 
-void sparseflow::emitClusterBarrier(Emitter &e, int64_t cluster) {
-  if (cluster == 1) {
-    NVVM::Barrier0Op::create(e.b, e.loc);
-    return;
-  }
+void sparseflow::emitClusterBarrier(Emitter &e) {
   // Not aligned: the producer's warp comes in parts.
   NVVM::ClusterArriveOp::create(e.b, e.loc, /*aligned=*/UnitAttr());
   NVVM::ClusterWaitOp::create(e.b, e.loc, /*aligned=*/UnitAttr());
@@ -83,7 +79,10 @@ struct LowerBarriers : OpConversionPattern<BarriersOp> {
       // The copy engine, too, must find them initialized.
       NVVM::FenceMbarrierInitOp::create(rewriter, e.loc);
     });
-    emitClusterBarrier(e, op.getCluster());
+    if (op.getCluster() > 1)
+      emitClusterBarrier(e);
+    else
+      NVVM::Barrier0Op::create(rewriter, e.loc);
     rewriter.replaceOp(op, barriers);
     return success();
   }
