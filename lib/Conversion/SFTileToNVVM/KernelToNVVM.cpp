@@ -114,12 +114,17 @@ struct LowerTileId : OpConversionPattern<TileIdOp> {
     Value tileTokens = e.i32(op.getTileTokens());
     Value tokenTiles =
         divide(e.add(e.toI32(adaptor.getTokens()), e.i32(op.getTileTokens() - 1)), tileTokens);
-    int64_t cluster = op.getCluster(), numFeatureTiles = op.getFeatureTiles() / cluster,
+    bool clusterSplits = op.getCluster() > 1 && op.getSplits() > 1;
+    // Blocks side by side along features.
+    int64_t cluster = clusterSplits ? 1 : op.getCluster(),
+            numFeatureTiles = op.getFeatureTiles() / cluster,
             rasterTiles = std::max<int64_t>(op.getRaster() / cluster, 1);
     Value featureTiles = e.i32(numFeatureTiles);
 
     Value split = e.i32(0), rest = block;
-    if (op.getSplits() > 1) {
+    if (clusterSplits) {
+      split = e.blockRank();
+    } else if (op.getSplits() > 1) {
       Value tiles = e.mul(tokenTiles, featureTiles);
       split = divide(block, tiles);
       rest = subtract(block, e.mul(split, tiles));
@@ -166,7 +171,7 @@ struct LowerTileRange : OpConversionPattern<TileRangeOp> {
     Value tokens = e.add(e.toI32(adaptor.getTokens()), e.i32(op.getTileTokens() - 1));
     Value tokenTiles = arith::DivUIOp::create(rewriter, e.loc, tokens, e.i32(op.getTileTokens()));
     int64_t cluster = op.getCluster();
-    Value tiles = e.mul(tokenTiles, e.i32(op.getFeatureTiles() / cluster * op.getSplits()));
+    Value tiles = e.mul(tokenTiles, e.i32(op.getFeatureTiles() * op.getSplits() / cluster));
     auto inClusters = [&](Value blocks) -> Value {
       return cluster == 1
                  ? blocks

@@ -116,8 +116,19 @@ void emitClusterBarrier(Emitter &e);
 constexpr int64_t kBarrierBytes = 8;
 /// The barrier that says that stage `stage` (an i32) is full.
 mlir::Value getFullBarrier(Emitter &e, mlir::Value barriers, mlir::Value stage);
+/// The barrier that says that all other blocks have sent what `reduce_scatter` adds.
+mlir::Value getInboxBarrier(Emitter &e, sf_tile::BarriersType type, mlir::Value barriers);
+/// Waits until the barrier's phase of that parity (an i32) is over.
+void emitWait(Emitter &e, mlir::Value barrier, mlir::Value parity,
+              mlir::NVVM::MemScopeKind scope = mlir::NVVM::MemScopeKind::CTA);
+/// Runs what `emit` emits where `condition` holds.
+void emitIf(Emitter &e, mlir::Value condition, llvm::function_ref<void()> emit);
+/// The pointer to the same place in the shared memory of the cluster's block `rank` (an i32).
+mlir::Value mapToBlock(Emitter &e, mlir::Value pointer, mlir::Value rank);
 
 void populateRolesPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);
+void populateReduceScatterPatterns(const TileTypeConverter &converter,
+                                   mlir::RewritePatternSet &patterns);
 void populateBulkCopyPatterns(const TileTypeConverter &converter,
                               mlir::RewritePatternSet &patterns);
 void populateWgmmaPatterns(const TileTypeConverter &converter, mlir::RewritePatternSet &patterns);

@@ -1,7 +1,7 @@
 //===- RolesToNVVM.cpp - Producer, consumers and their barriers -----------===//
 //
 // A stage's two barriers are mbarrier objects of 8 bytes: first all the full ones, then all the
-// empty ones. PTX ISA, 9.7.13.15 "mbarrier".
+// empty ones, then the inbox if there is one. PTX ISA, 9.7.13.15 "mbarrier".
 //
 //===----------------------------------------------------------------------===//
 
@@ -24,36 +24,45 @@ void sparseflow::emitClusterBarrier(Emitter &e) {
   NVVM::ClusterWaitOp::create(e.b, e.loc, /*aligned=*/UnitAttr());
 }
 
-namespace {
-
-Value getEmptyBarrier(Emitter &e, BarriersType type, Value barriers, Value stage) {
+static Value getEmptyBarrier(Emitter &e, BarriersType type, Value barriers, Value stage) {
   return e.offsetPointer(getFullBarrier(e, barriers, stage), type.getStages() * kBarrierBytes);
 }
 
-/// Runs what `emit` emits where `condition` holds.
-void emitIf(Emitter &e, Value condition, function_ref<void()> emit) {
+Value sparseflow::getInboxBarrier(Emitter &e, BarriersType type, Value barriers) {
+  return e.offsetPointer(e.sharedPointer(barriers), 2 * type.getStages() * kBarrierBytes);
+}
+
+void sparseflow::emitIf(Emitter &e, Value condition, function_ref<void()> emit) {
   OpBuilder::InsertionGuard guard(e.b);
   auto ifOp = scf::IfOp::create(e.b, e.loc, condition, /*withElseRegion=*/false);
   e.b.setInsertionPointToStart(ifOp.thenBlock());
   emit();
 }
 
-Value isEqual(Emitter &e, Value x, int64_t y) {
-  return arith::CmpIOp::create(e.b, e.loc, arith::CmpIPredicate::eq, x, e.i32(y));
-}
-
-/// Until the barrier's phase of that parity is over. The instruction itself waits for a while.
-void emitWait(Emitter &e, Value barrier, Value parity) {
+void sparseflow::emitWait(Emitter &e, Value barrier, Value parity, NVVM::MemScopeKind scope) {
   OpBuilder::InsertionGuard guard(e.b);
   auto loop = scf::WhileOp::create(e.b, e.loc, TypeRange(), ValueRange());
   e.b.createBlock(&loop.getBefore());
+  // The instruction itself waits for a while.
   Value done = NVVM::MBarrierTryWaitOp::create(e.b, e.loc, e.b.getI1Type(), barrier, parity,
-                                               /*ticks=*/Value());
+                                               /*ticks=*/Value(), scope);
   Value again = arith::XOrIOp::create(e.b, e.loc, done,
                                       arith::ConstantOp::create(e.b, e.loc, e.b.getBoolAttr(true)));
   scf::ConditionOp::create(e.b, e.loc, again, ValueRange());
   e.b.createBlock(&loop.getAfter());
   scf::YieldOp::create(e.b, e.loc);
+}
+
+Value sparseflow::mapToBlock(Emitter &e, Value pointer, Value rank) {
+  auto type = LLVM::LLVMPointerType::get(
+      e.b.getContext(), static_cast<unsigned>(NVVM::NVVMMemorySpace::SharedCluster));
+  return NVVM::MapaOp::create(e.b, e.loc, type, pointer, rank);
+}
+
+namespace {
+
+Value isEqual(Emitter &e, Value x, int64_t y) {
+  return arith::CmpIOp::create(e.b, e.loc, arith::CmpIPredicate::eq, x, e.i32(y));
 }
 
 struct LowerBarriers : OpConversionPattern<BarriersOp> {
@@ -66,20 +75,22 @@ struct LowerBarriers : OpConversionPattern<BarriersOp> {
     Emitter e(rewriter, op.getLoc());
     BarriersType type = op.getResult().getType();
     Value barriers = e.i32(*op.getOffset());
+    auto initialize = [&](Value barrier, int64_t arrivals) {
+      NVVM::MBarrierInitOp::create(rewriter, e.loc, barrier, e.i32(arrivals),
+                                   /*predicate=*/Value());
+    };
     emitIf(e, isEqual(e, e.threadId(), 0), [&] {
       for (int64_t stage = 0; stage < type.getStages(); ++stage) {
-        auto initialize = [&](Value barrier, int64_t arrivals) {
-          NVVM::MBarrierInitOp::create(rewriter, e.loc, barrier, e.i32(arrivals),
-                                       /*predicate=*/Value());
-        };
         initialize(getFullBarrier(e, barriers, e.i32(stage)), 1);
         initialize(getEmptyBarrier(e, type, barriers, e.i32(stage)),
                    op.getConsumers() * op.getCluster());
       }
+      if (std::optional<int64_t> senders = op.getSenders())
+        initialize(getInboxBarrier(e, type, barriers), *senders);
       // The copy engine, too, must find them initialized.
       NVVM::FenceMbarrierInitOp::create(rewriter, e.loc);
     });
-    if (op.getCluster() > 1)
+    if (op.getCluster() > 1 || op.getSenders())
       emitClusterBarrier(e);
     else
       NVVM::Barrier0Op::create(rewriter, e.loc);
@@ -152,11 +163,8 @@ struct LowerRelease : OpConversionPattern<ReleaseOp> {
     emitIf(e, e.both(tells, adaptor.getPredicate()), [&] {
       Value barrier = getEmptyBarrier(e, op.getBarriers().getType(), adaptor.getBarriers(),
                                       e.toI32(adaptor.getStage()));
-      if (op.getCluster() > 1) {
-        auto type = LLVM::LLVMPointerType::get(
-            getContext(), static_cast<unsigned>(NVVM::NVVMMemorySpace::SharedCluster));
-        barrier = NVVM::MapaOp::create(rewriter, e.loc, type, barrier, lane);
-      }
+      if (op.getCluster() > 1)
+        barrier = mapToBlock(e, barrier, lane);
       NVVM::MBarrierArriveOp::create(rewriter, e.loc, /*res=*/Type(), barrier, /*count=*/Value(),
                                      NVVM::MemScopeKind::CTA, /*relaxed=*/false);
     });

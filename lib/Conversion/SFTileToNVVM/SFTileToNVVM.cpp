@@ -34,6 +34,7 @@ struct ConvertSFTileToNVVMPass
     populateMemoryPatterns(converter, patterns);
     populateMmaPatterns(converter, patterns);
     populateRolesPatterns(converter, patterns);
+    populateReduceScatterPatterns(converter, patterns);
     populateBulkCopyPatterns(converter, patterns);
     populateWgmmaPatterns(converter, patterns);
     populateElementwisePatterns(converter, patterns);

@@ -4,8 +4,9 @@
 // stage, a box of each packed weight (as it lies in memory) and a box of X; the consumer walks the
 // stage in the atom's steps. The epilogue runs on the accumulators in registers and stores straight
 // to Y: the packed order of W gives a lane 8 contiguous features. With split-K every block writes
-// its accumulators to a workspace and a second kernel adds them in order. That kernel also runs the
-// epilogue behind a library's products, so the arithmetic does not depend on who multiplies.
+// its accumulators to a workspace and a second kernel adds them in order; or the blocks of a cluster
+// divide K and add up among themselves. That second kernel also runs the epilogue behind a library's
+// products, so the arithmetic does not depend on who multiplies.
 //
 //===----------------------------------------------------------------------===//
 
@@ -51,6 +52,8 @@ private:
   /// The accumulators of one block's tile, one for each weight.
   SmallVector<Value> buildPipeline(ValueRange arguments, sf::KernelConfigAttr config, TileIdOp tile,
                                    Value firstToken);
+  /// The block's share of the sums over its cluster, and the tokens that these are of.
+  std::pair<SmallVector<Value>, Axis> addUp(ValueRange accumulators, Axis tokens, TileIdOp tile);
   /// Tokens of a tile that the epilogue computes at a time, and the accumulators of one such slice.
   SmallVector<Axis> sliceTokens(Axis tokens, sf::KernelConfigAttr config);
   SmallVector<Value> sliceAccumulators(ValueRange accumulators, size_t slice, size_t numSlices);
@@ -103,7 +106,7 @@ LogicalResult MatmulSchedule::run() {
   atom = findAtom(*toDType(elementType), encoding.isSparse(), *encoding.getPackOrder());
 
   for (sf::KernelConfigAttr config : op.getKernelConfigs())
-    if (featureTiles(config) % config.getCluster())
+    if (featureTiles(config) % config.getFeatureCluster())
       return op.emitOpError("expected a cluster that divides the ")
              << featureTiles(config) << " tiles along features, got " << config.getCluster();
 
@@ -149,7 +152,7 @@ SmallVector<Value> MatmulSchedule::buildKernelVariant(sf::KernelConfigAttr confi
   llvm::append_range(inputs, op.getWeights());
   auto grid = GridAttr::get(s.b.getContext(), featureTiles(config) * config.getSplitK(), 0,
                             config.getTileTokens());
-  if (config.getSplitK() == 1) {
+  if (config.getSplitK() == 1 || config.splitsInCluster()) {
     llvm::append_range(inputs, op.getEpilogueOperands());
     KernelOp kernel = buildMainKernel(config, inputs, op.getResultType(), /*partial=*/false);
     return s.launch(kernel, inputs, op.getResultType(), grid);
@@ -181,6 +184,8 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
   Axis tokens = {s.mul(tile.getToken(), config.getTileTokens()), config.getTileTokens()};
   Axis features = {s.mul(tile.getFeature(), config.getTileFeatures()), config.getTileFeatures()};
   SmallVector<Value> accumulators = buildPipeline(arguments, config, tile, tokens.start);
+  if (config.splitsInCluster())
+    std::tie(accumulators, tokens) = addUp(accumulators, tokens, tile);
 
   ValueRange operands = ValueRange(arguments).drop_front(1 + numWeights).drop_back();
   auto store = [&](bool inBounds) {
@@ -198,6 +203,18 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
     store(/*inBounds=*/false);
   s.finishKernel();
   return kernel;
+}
+
+std::pair<SmallVector<Value>, Axis> MatmulSchedule::addUp(ValueRange accumulators, Axis tokens,
+                                                          TileIdOp tile) {
+  int64_t share = tokens.size / tile.getSplits();
+  SmallVector<Type> types = llvm::map_to_vector(accumulators.getTypes(), [&](Type type) -> Type {
+    auto whole = cast<TileType>(type);
+    return TileType::get({whole.getShape()[0], share}, whole.getElementType());
+  });
+  auto sums = ReduceScatterOp::create(s.b, s.loc, types, accumulators, /*barriers=*/Value(),
+                                      IntegerAttr());
+  return {sums.getResults(), {s.add(tokens.start, s.mul(tile.getSplit(), share)), share}};
 }
 
 Value MatmulSchedule::isWhole(Axis tokens, Value numTokens, Axis tileFeatures) {
@@ -315,8 +332,15 @@ SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::Kerne
   Value lower = s.index(0), upper = s.index(steps);
   if (config.getSplitK() > 1) {
     int64_t share = llvm::divideCeil(steps, config.getSplitK());
-    lower = arith::MinSIOp::create(s.b, s.loc, s.mul(tile.getSplit(), share), upper);
-    upper = arith::MinSIOp::create(s.b, s.loc, s.add(lower, s.index(share)), upper);
+    Value first = s.mul(tile.getSplit(), share), end = upper;
+    if (steps % config.getSplitK() == 0) {
+      // Of a known number of steps one can stay in flight.
+      lower = first;
+      upper = s.add(lower, s.index(share));
+    } else {
+      lower = arith::MinSIOp::create(s.b, s.loc, first, end);
+      upper = arith::MinSIOp::create(s.b, s.loc, s.add(lower, s.index(share)), end);
+    }
   }
 
   auto accType = TileType::get({tileF, tileT}, op.getAccumulatorType());

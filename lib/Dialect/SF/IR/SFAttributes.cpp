@@ -160,6 +160,8 @@ static constexpr int64_t kChunkFeatures = kPackedChunkFeatures;
 static constexpr int64_t kChunkElements = packedChunkInner(/*elementBytes=*/2);
 static constexpr int64_t kAtomFeatures = 16, kAtomTokens = 8;
 static constexpr int64_t kMaxCluster = 4;
+/// The most that every chip with clusters runs.
+static constexpr int64_t kMaxSplitCluster = 8;
 static constexpr int64_t kMaxWarps = 16, kMaxStages = 16, kMaxSplitK = 64, kMaxRaster = 64,
                          kMaxTile = 1024;
 
@@ -232,13 +234,21 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
     return emitError() << "expected split_k from 1 to " << kMaxSplitK << ", got " << splitK;
   if (cluster != 1 && (atom == Atom::Mma || atom == Atom::MmaSp))
     return emitError() << "expected no cluster for " << stringifyAtom(atom) << ", got " << cluster;
-  if (!llvm::isPowerOf2_64(cluster) || cluster > kMaxCluster || raster % cluster != 0 ||
-      tileTokens % (kAtomTokens * cluster) != 0)
+  if (splitK > 1 && cluster > 1) {
+    if (!llvm::isPowerOf2_64(cluster) || cluster > kMaxSplitCluster || cluster != splitK ||
+        tileTokens % (kAtomTokens * cluster) != 0)
+      return emitError() << "expected a cluster with split_k to have a block for each of 2, 4 or 8 "
+                            "parts, and to divide the tile's tokens into multiples of "
+                         << kAtomTokens << ", got " << cluster << " blocks for " << splitK
+                         << " parts and " << tileTokens << " tokens";
+  } else if (!llvm::isPowerOf2_64(cluster) || cluster > kMaxCluster || raster % cluster != 0 ||
+             tileTokens % (kAtomTokens * cluster) != 0) {
     return emitError()
            << "expected a cluster of 1, 2 or 4 blocks that divides raster and the tile's "
               "tokens into multiples of "
            << kAtomTokens << ", got " << cluster << " for raster " << raster << " and "
            << tileTokens << " tokens";
+  }
   if (raster < 1 || raster > kMaxRaster)
     return emitError() << "expected raster from 1 to " << kMaxRaster << ", got " << raster;
   return success();
@@ -254,6 +264,14 @@ KernelConfigAttr KernelConfigAttr::withMaxTokens(std::optional<int64_t> maxToken
   return get(getContext(), maxTokens, getTileFeatures(), getTileTokens(), getTileK(),
              getWarpsFeatures(), getWarpsTokens(), getStages(), getSplitK(), getCluster(),
              getRaster(), getAtom());
+}
+
+int64_t KernelConfigAttr::getInboxBytes(unsigned numWeights) const {
+  constexpr int64_t elementBytes = 4;
+  if (!splitsInCluster())
+    return 0;
+  return numWeights * elementBytes * getTileFeatures() * getTileTokens() / getCluster() *
+         (getCluster() - 1);
 }
 
 int64_t KernelConfigAttr::getStageBytes(unsigned elementBits, unsigned numWeights) const {

@@ -37,6 +37,12 @@ constexpr double kBarrierClocks = 100;
 constexpr double kWaveClocks = 1000;
 /// The same for warpgroups: to fill the ring, and to write an element of a tile.
 constexpr double kFillClocks = 700, kEpilogueClocks = 0.05;
+/// The blocks of a cluster that divide K meet when they begin and when they add up, and send parts
+/// at so many bytes a clock.
+constexpr double kMeetingClocks = 1500, kClusterBytesPerClock = 32;
+/// Share of the multiprocessors that clusters of more than two blocks can use: a group of them has
+/// no room for whole clusters.
+constexpr double kClusterOccupancy = 0.91;
 /// Share of the DRAM's nominal rate that is reached.
 constexpr double kDramEfficiency = 0.85;
 constexpr double kLaunchMicroseconds = 2.5;
@@ -138,9 +144,10 @@ bool sf::usesWarpgroups(const MatmulShape &shape, const ChipInfo &chip) {
 std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t tokens,
                                                KernelConfigAttr config, const ChipInfo &chip) {
   int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);
+  int64_t inboxBytes = config.getInboxBytes(shape.numWeights);
   int64_t stages = config.getStages().value_or(
-      planPipelineDepth(stageBytes, chip.sharedMemoryPerBlock).value_or(0));
-  int64_t sharedBytes = stages * stageBytes;
+      planPipelineDepth(stageBytes, chip.sharedMemoryPerBlock - inboxBytes).value_or(0));
+  int64_t sharedBytes = stages * stageBytes + inboxBytes;
   bool warpgroups = config.isWarpSpecialized();
   int64_t registers = getAccumulatorsPerThread(config, shape.numWeights) +
                       (warpgroups ? kOtherWarpgroupRegisters : kOtherRegisters);
@@ -159,6 +166,12 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   double edgeClocks =
       warpgroups ? kFillClocks + kEpilogueClocks * config.getTileFeatures() * config.getTileTokens()
                  : kWaveClocks;
+  int64_t multiprocessors = chip.multiprocessors;
+  if (config.splitsInCluster()) {
+    edgeClocks += kMeetingClocks + inboxBytes / kClusterBytesPerClock;
+    if (config.getCluster() > 2)
+      multiprocessors *= kClusterOccupancy;
+  }
   auto waveClocks = [&](int64_t blocks) -> double {
     if (blocks == 0)
       return 0;
@@ -168,12 +181,12 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   };
   int64_t blocks = divideCeil(shape.features, config.getTileFeatures()) *
                    divideCeil(tokens, config.getTileTokens()) * config.getSplitK();
-  int64_t perWave = residentBlocks * chip.multiprocessors;
+  int64_t perWave = residentBlocks * multiprocessors;
   double clocks = (blocks / perWave) * waveClocks(residentBlocks) +
-                  waveClocks(divideCeil(blocks % perWave, chip.multiprocessors));
+                  waveClocks(divideCeil(blocks % perWave, multiprocessors));
   // Blocks that share tokens wait for each other, as measured.
   constexpr double clusterLoss = 1.01;
-  if (config.getCluster() > 1)
+  if (config.getFeatureCluster() > 1)
     clocks *= clusterLoss;
   double microseconds = clocks / (chip.clockGHz * 1e3);
 
@@ -194,7 +207,7 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   microseconds = std::max(microseconds, memoryMicroseconds) + kLaunchMicroseconds;
 
   // The parts are written and read once more, in a kernel of its own.
-  if (config.getSplitK() > 1) {
+  if (config.getSplitK() > 1 && !config.splitsInCluster()) {
     double partBytes = 2.0 * config.getSplitK() * shape.numWeights * tokens * shape.features * 4;
     microseconds += kLaunchMicroseconds + partBytes / bytesPerMicrosecond;
   }
@@ -232,7 +245,11 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
                                        tile.tokens, chunks * chunk, tile.warpsFeatures,
                                        tile.warpsTokens, stages, split, cluster, raster, atom);
         };
-        KernelConfigAttr config = makeConfig(/*stages=*/std::nullopt, /*cluster=*/1);
+        // Parts of K are added up inside of a cluster where its blocks can share the tokens.
+        constexpr int64_t atomTokens = 8;
+        int64_t cluster =
+            warpgroups && tile.tokens % (split * atomTokens) == 0 ? split : int64_t(1);
+        KernelConfigAttr config = makeConfig(/*stages=*/std::nullopt, cluster);
         // Two chunks of k a stage need fewer barriers and more registers: fragments and addresses
         // of both.
         int64_t accumulators = getAccumulatorsPerThread(config, shape.numWeights);
@@ -243,12 +260,13 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
         int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);
         if (accumulators <= maxAccumulators && !(chunks > 1 && isTight) &&
             (warpgroups || getTokenCopiesPerThread(shape, config) <= kMaxTokenCopiesPerThread) &&
-            chip.sharedMemoryPerBlock / stageBytes >= minStages) {
+            (chip.sharedMemoryPerBlock - config.getInboxBytes(shape.numWeights)) / stageBytes >=
+                minStages) {
           candidates.push_back(config);
           // Shallower rings let one more small block be resident, which may save a wave.
           constexpr int64_t fewTokens = 64, shallowStages = 5, pair = 2;
           if (warpgroups && tile.tokens <= fewTokens)
-            candidates.push_back(makeConfig(shallowStages, /*cluster=*/1));
+            candidates.push_back(makeConfig(shallowStages, cluster));
           if (warpgroups && tile.tokens > 2 * fewTokens && split == 1 &&
               divideCeil(shape.features, tile.features) % pair == 0)
             candidates.push_back(makeConfig(/*stages=*/std::nullopt, pair));

@@ -51,7 +51,7 @@ static bool fits(const MatmulShape &shape, int64_t tokens, KernelConfigAttr conf
   int64_t steps = llvm::divideCeil(shape.inner, config.getTileK());
   return config.isSparse() == shape.isSparse &&
          config.isWarpSpecialized() == usesWarpgroups(shape, chip) &&
-         config.getTileK() % chunk == 0 && featureTiles % config.getCluster() == 0 &&
+         config.getTileK() % chunk == 0 && featureTiles % config.getFeatureCluster() == 0 &&
          config.getSplitK() <= steps && !config.getMaxTokens() &&
          estimateMicroseconds(shape, tokens, config, chip);
 }

@@ -75,6 +75,12 @@ LogicalResult TileIdOp::verify() {
         std::pair("splits", getSplits()), std::pair("raster", getRaster())})
     if (static_cast<int64_t>(value) < 1)
       return emitOpError("expected `") << name << "` to be positive, got " << value;
+  int64_t cluster = getCluster(), splits = getSplits();
+  if (cluster < 1 || (splits > 1 ? cluster != 1 && cluster != splits
+                                 : static_cast<int64_t>(getFeatureTiles()) % cluster != 0))
+    return emitOpError("expected a cluster that divides ")
+           << getFeatureTiles() << " feature tiles or, where there are splits, has a block for each of "
+           << splits << ", got " << cluster;
   return success();
 }
 
@@ -297,6 +303,46 @@ LogicalResult SliceOp::verify() {
       return emitOpError("expected whole dimensions, or sizes that are powers of two and starts "
                          "that are multiples of them inside the source, got ")
              << size << " from " << start << " on of " << whole;
+  return success();
+}
+
+int64_t BarriersOp::getBytes() {
+  constexpr int64_t inboxBytes = 8;
+  return getResult().getType().getBytes() + (getSenders() ? inboxBytes : 0);
+}
+
+int64_t ReduceScatterOp::getBlocks() {
+  return cast<TileType>(getInputs()[0].getType()).getShape().back() /
+         cast<TileType>(getResult(0).getType()).getShape().back();
+}
+
+int64_t ReduceScatterOp::getBytesSent() {
+  constexpr int64_t elementBytes = 4;
+  int64_t bytes = 0;
+  for (Type type : getResultTypes())
+    bytes += product(cast<TileType>(type).getShape()) * elementBytes;
+  return bytes;
+}
+
+LogicalResult ReduceScatterOp::verify() {
+  if (getInputs().empty() || getInputs().size() != getNumResults())
+    return emitOpError("expected as many results as tiles, at least one, got ")
+           << getNumResults() << " for " << getInputs().size();
+  auto kernel = (*this)->getParentOfType<KernelOp>();
+  int64_t blocks = kernel ? kernel.getCluster().value_or(1) : 1;
+  constexpr int64_t multiple = 8, bits = 32;
+  for (auto [input, result] : llvm::zip_equal(getInputs(), getResults())) {
+    auto whole = cast<TileType>(input.getType()), part = cast<TileType>(result.getType());
+    SmallVector<int64_t> shape(whole.getShape());
+    shape.back() /= blocks;
+    if (blocks < 2 || whole.getShape().back() % (blocks * multiple) ||
+        shape != SmallVector<int64_t>(part.getShape()) ||
+        whole.getElementType() != part.getElementType() ||
+        whole.getElementType().getIntOrFloatBitWidth() != bits)
+      return emitOpError("expected a cluster of blocks, and tiles of 32-bit elements whose last dimension "
+                         "it divides into multiples of 8, got ")
+             << whole << " to " << part << " in a cluster of " << blocks;
+  }
   return success();
 }
 

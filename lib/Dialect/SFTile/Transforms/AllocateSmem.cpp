@@ -39,10 +39,14 @@ struct AllocateSmemPass : sf_tile::impl::SFTileAllocateSmemBase<AllocateSmemPass
       if (reduce.crossesWarps())
         reduce.setScratchOffsetAttr(builder.getI64IntegerAttr(ringBytes));
     });
-    int64_t bytes = ringBytes + getScratchBytes(kernel);
+    int64_t bytes = ringBytes + getReduceBytes(kernel);
+    kernel.walk([&](ReduceScatterOp scatter) {
+      scatter.setScratchOffset(bytes);
+      bytes += scatter.getScratchBytes();
+    });
     kernel.walk([&](BarriersOp barriers) {
       barriers.setOffset(bytes);
-      bytes += barriers.getResult().getType().getBytes();
+      bytes += barriers.getBytes();
     });
     sf::TargetAttr target = sf::getTarget(kernel);
     if (bytes > target.getSharedMemoryPerBlock()) {

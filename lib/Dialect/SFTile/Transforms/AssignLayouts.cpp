@@ -147,10 +147,8 @@ static LayoutAttr divideColumns(LayoutAttr layout, unsigned log2) {
                          layout.getAlong());
 }
 
-/// The source's layout without the registers that tell the slice from its neighbours.
-static LayoutAttr restrict(SliceOp slice) {
-  LayoutAttr layout = slice.getSource().getType().getLayout();
-  ArrayRef<int64_t> shape = slice.getResult().getType().getShape();
+/// The layout without the registers that tell a part of that shape from its neighbours.
+static LayoutAttr restrict(LayoutAttr layout, ArrayRef<int64_t> shape) {
   SmallVector<DenseI32ArrayAttr> bases;
   for (StringAttr name : layout.getInputs()) {
     SmallVector<int32_t> flat;
@@ -329,7 +327,11 @@ private:
     WalkResult derived = kernel.walk([&](Operation *op) -> WalkResult {
       if (auto slice = dyn_cast<SliceOp>(op))
         return failure(failed(assignGroup(kernel, slice.getSource())) ||
-                       failed(assign(slice.getResult(), restrict(slice))));
+                       failed(assign(slice.getResult(),
+                                     restrict(slice.getSource().getType().getLayout(),
+                                              slice.getResult().getType().getShape()))));
+      if (auto scatter = dyn_cast<ReduceScatterOp>(op))
+        return assignShares(kernel, scatter);
       if (auto compress = dyn_cast<CompressOp>(op))
         return derive(compress.getInput(), compress.getKept(), compress.getMetadata());
       if (auto decompress = dyn_cast<DecompressOp>(op))
@@ -345,6 +347,21 @@ private:
     for (Value value : values)
       if (failed(assignGroup(kernel, value)))
         return failure();
+    return success();
+  }
+
+  /// A block's share has the accumulators' layout: tokens are its last bits, so a share's registers
+  /// are contiguous.
+  LogicalResult assignShares(KernelOp kernel, ReduceScatterOp scatter) {
+    for (auto [input, result] : llvm::zip_equal(scatter.getInputs(), scatter.getResults())) {
+      if (failed(assignGroup(kernel, input)))
+        return failure();
+      LayoutAttr whole = cast<TileType>(input.getType()).getLayout();
+      LayoutAttr share = restrict(whole, cast<TileType>(result.getType()).getShape())
+                             .withRegisters(whole.getNumRegisters() / scatter.getBlocks());
+      if (failed(assign(result, share)))
+        return failure();
+    }
     return success();
   }
 

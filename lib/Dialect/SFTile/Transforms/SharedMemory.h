@@ -1,6 +1,6 @@
 //===- SharedMemory.h - What a kernel keeps in shared memory ----*- C++ -*-===//
 //
-// Rings, stage by stage, then the scratch of reductions. sf-tile-plan-pipeline asks what a stage
+// Rings, stage by stage, then the scratch of reductions, then barriers. sf-tile-plan-pipeline asks what a stage
 // and the scratch take; sf-tile-allocate-smem places them.
 //
 //===----------------------------------------------------------------------===//
@@ -23,12 +23,13 @@ inline int64_t getAlignedStageBytes(RingType ring) {
   return llvm::alignTo(ring.getStageBytes(), kRingAlignment);
 }
 
-/// Bytes kept for the barriers of a pipeline whose depth is not known yet: those of 16 stages.
-constexpr int64_t kBarriersReserve = 256;
+/// Bytes kept for the barriers of a pipeline whose depth is not known yet: those of 16 stages and an
+/// inbox.
+constexpr int64_t kBarriersReserve = 264;
 
 /// Bytes of scratch for the reductions of `kernel`, one after the other: 4 for each thread and
 /// register of the result where warps must combine theirs. Layouts are assigned.
-inline int64_t getScratchBytes(KernelOp kernel) {
+inline int64_t getReduceBytes(KernelOp kernel) {
   int64_t bytes = 0;
   kernel.walk([&](ReduceOp reduce) {
     if (!reduce.crossesWarps())
@@ -36,6 +37,13 @@ inline int64_t getScratchBytes(KernelOp kernel) {
     int64_t registers = reduce.getResult().getType().getLayout().getNumRegisters();
     bytes = std::max<int64_t>(bytes, registers * 4 * kernel.getThreads());
   });
+  return bytes;
+}
+
+/// All scratch of `kernel`. What other blocks write has a place of its own: they may be ahead.
+inline int64_t getScratchBytes(KernelOp kernel) {
+  int64_t bytes = getReduceBytes(kernel);
+  kernel.walk([&](ReduceScatterOp scatter) { bytes += scatter.getScratchBytes(); });
   return bytes;
 }
 

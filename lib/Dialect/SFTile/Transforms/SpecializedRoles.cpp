@@ -16,10 +16,12 @@
 // over, which is why the producer begins with the other parity than the consumers.
 //
 // The blocks of a cluster compute side by side along features: each copies its share of the tokens
-// to all of them, so a stage is empty only when all have read it.
+// to all of them, so a stage is empty only when all have read it. Or they divide K: then they share
+// no stage, and the consumers add up what they have at the end.
 //
 // Blocks stay and take one tile after the other, so the producer fills stages of the next tile
-// while the consumers store this one. What computes a tile's coordinates is copied into both roles.
+// while the consumers store this one; only where K is divided in a cluster, which is for few tiles,
+// each takes one. What computes a tile's coordinates is copied into both roles.
 //
 //===----------------------------------------------------------------------===//
 
@@ -102,6 +104,8 @@ private:
   OpBuilder b;
   Location loc;
   int64_t stages, consumerWarps, cluster;
+  /// Blocks of the cluster that load each other's tokens.
+  int64_t sharers = 1;
   TileIdOp tileId;
   /// What depends on the tile before the pipeline, and what follows the pipeline.
   SmallVector<Operation *> coordinates, suffix;
@@ -116,8 +120,12 @@ LogicalResult SpecializedRoles::run() {
            << kernel.getThreads() << " threads";
   if (failed(findTile()) || failed(mapSources()))
     return failure();
-  barriers = BarriersOp::create(b, loc, BarriersType::get(b.getContext(), stages), consumerWarps,
-                                IntegerAttr(), cluster);
+  bool addsUp = llvm::any_of(suffix, llvm::IsaPred<ReduceScatterOp>);
+  auto created = BarriersOp::create(b, loc, BarriersType::get(b.getContext(), stages),
+                                    consumerWarps, IntegerAttr(), sharers, IntegerAttr());
+  if (addsUp)
+    created.setSenders((cluster - 1) * consumerWarps);
+  barriers = created;
   emitProducer();
   emitConsumers();
   for (Operation *op : llvm::reverse(suffix))
@@ -126,7 +134,8 @@ LogicalResult SpecializedRoles::run() {
   for (Operation *op : llvm::reverse(coordinates))
     op->erase();
   tileId.erase();
-  kernel.setPersistent(true);
+  // There is one inbox, for one tile.
+  kernel.setPersistent(!addsUp);
   return success();
 }
 
@@ -138,6 +147,7 @@ LogicalResult SpecializedRoles::findTile() {
   if (tiles.size() != 1 || !tiles[0]->isBeforeInBlock(pipeline))
     return pipeline.emitOpError("expected one tile_id before the pipeline, got ") << tiles.size();
   tileId = tiles[0];
+  sharers = tileId.getSplits() > 1 ? 1 : cluster;
   SmallPtrSet<Operation *, 8> dependent = {tileId};
   for (Operation &op : llvm::make_range(std::next(Block::iterator(tileId)), body.end())) {
     if (isa<ReturnOp>(op) || &op == pipeline)
@@ -170,9 +180,9 @@ LogicalResult SpecializedRoles::mapSources() {
     Type element = copy.getRing().getType().getElementType();
     SmallVector<int64_t> box(copy.getSizes());
     box.back() = swizzleBits / element.getIntOrFloatBitWidth();
-    // Blocks of a cluster compute the same tokens.
-    box.front() /= cluster;
-    copy.setMulticast(cluster);
+    // Blocks side by side compute the same tokens.
+    box.front() /= sharers;
+    copy.setMulticast(sharers);
     auto type = TensorMapType::get(b.getContext(), box, element, argument.getArgNumber());
     unsigned position = kernel.getNumArguments();
     if (failed(kernel.insertArgument(position, type, {}, copy.getLoc())))
@@ -265,7 +275,7 @@ SmallVector<Value> SpecializedRoles::emitStep(IRMapping &tile, Value step, Value
   SmallVector<Value> registers = group.accumulators;
   llvm::append_range(registers, group.metadata);
   SmallVector<Value> results = wait(/*pending=*/0, registers);
-  ReleaseOp::create(b, loc, barriers, position.stage, /*predicate=*/Value(), cluster);
+  ReleaseOp::create(b, loc, barriers, position.stage, /*predicate=*/Value(), sharers);
   results.truncate(numValues);
   llvm::append_range(results, advance(position).values());
   return results;
@@ -298,7 +308,7 @@ SmallVector<Value> SpecializedRoles::emitPairs(IRMapping &tile, Value lower, Val
       Group group = issueStep(tile, step, position, accumulators);
       wait(/*pending=*/1, inFlight);
       ReleaseOp::create(b, loc, barriers, retreat(position).stage, half ? Value() : hasPrevious,
-                        cluster);
+                        sharers);
       accumulators = group.accumulators;
       inFlight = group.metadata;
       position = advance(position);
@@ -312,10 +322,21 @@ SmallVector<Value> SpecializedRoles::emitPairs(IRMapping &tile, Value lower, Val
   llvm::append_range(registers, loop.getResults().drop_front(numValues + 2));
   SmallVector<Value> results = wait(/*pending=*/0, registers);
   RingPosition position = {loop.getResult(numValues), loop.getResult(numValues + 1)};
-  ReleaseOp::create(b, loc, barriers, retreat(position).stage, /*predicate=*/Value(), cluster);
+  ReleaseOp::create(b, loc, barriers, retreat(position).stage, /*predicate=*/Value(), sharers);
   results.truncate(numValues);
   llvm::append_range(results, position.values());
   return results;
+}
+
+/// Steps from `lower` to `upper`; 0 if that is not known.
+static int64_t countSteps(Value lower, Value upper) {
+  std::optional<int64_t> first = getConstantIntValue(lower), end = getConstantIntValue(upper);
+  if (first && end)
+    return *end - *first;
+  auto sum = upper.getDefiningOp<arith::AddIOp>();
+  if (!sum || sum.getLhs() != lower)
+    return 0;
+  return getConstantIntValue(sum.getRhs()).value_or(0);
 }
 
 void SpecializedRoles::emitConsumers() {
@@ -326,11 +347,10 @@ void SpecializedRoles::emitConsumers() {
     llvm::append_range(values, begin.values());
     Value lower = tile.lookupOrDefault(pipeline.getLower()),
           upper = tile.lookupOrDefault(pipeline.getUpper());
-    std::optional<int64_t> first = getConstantIntValue(lower), end = getConstantIntValue(upper);
-    if (first && end && *end - *first > 1) {
-      if ((*end - *first) % 2) {
+    if (int64_t steps = countSteps(lower, upper); steps > 1) {
+      if (steps % 2) {
         values = emitStep(tile, lower, values);
-        lower = index(*first + 1);
+        lower = b.createOrFold<arith::AddIOp>(loc, lower, index(1));
       }
       values = emitPairs(tile, lower, upper, values);
     } else {
@@ -343,7 +363,8 @@ void SpecializedRoles::emitConsumers() {
     }
     tile.map(pipeline.getResults(), ValueRange(values).take_front(numValues));
     for (Operation *op : suffix)
-      b.clone(*op, tile);
+      if (auto scatter = dyn_cast<ReduceScatterOp>(b.clone(*op, tile)))
+        scatter.getBarriersMutable().assign(barriers);
     return RingPosition{values[numValues], values[numValues + 1]};
   });
 }

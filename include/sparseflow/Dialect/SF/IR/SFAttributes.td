@@ -157,7 +157,7 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config", [SF_VariantCo
     | `warps` | how the block's warps divide the tile: features x tokens | |
     | `stages` | buffers of the shared-memory ring; `sf-tile-plan-pipeline` chooses when absent | chosen late |
     | `split_k` | blocks that share one tile's K | 1 |
-    | `cluster` | blocks, side by side along features, that share the tokens they load; for `wgmma` | 1 |
+    | `cluster` | blocks that share something, for `wgmma`: side by side along features the tokens they load; with `split_k` one tile's K, whose parts they add up | 1 |
     | `raster` | feature tiles that are walked before the next token tile, for the L2 | 8 |
     | `atom` | `mma` or `wgmma` (dense), `mma_sp` or `wgmma_sp` (2:4) | |
 
@@ -171,6 +171,7 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config", [SF_VariantCo
     8, 24 or a multiple of 16 up to 256;
     `stages` is from 2 to 16; `split_k` is from 1 to 64.
     `cluster` is 1, 2 or 4, more than 1 with `wgmma` alone; it divides `raster`, and the tile's tokens into multiples of 8.
+    With `split_k` it is 1, where a second kernel adds the parts, or equal to it, from 2 to 8.
 
     ```mlir
     module attributes {sf.example =
@@ -204,6 +205,12 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config", [SF_VariantCo
     bool isWarpSpecialized() const { return getPackOrder() == ::sparseflow::PackOrder::Wgmma; }
     /// The order in which the atom wants its weight.
     ::sparseflow::PackOrder getPackOrder() const;
+    /// Whether the blocks of a cluster divide K, and add up what they have.
+    bool splitsInCluster() const { return getSplitK() > 1 && getCluster() > 1; }
+    /// Blocks of a cluster that stand side by side along features.
+    int64_t getFeatureCluster() const { return splitsInCluster() ? 1 : getCluster(); }
+    /// Bytes of shared memory in which a block receives what the others of its cluster send.
+    int64_t getInboxBytes(unsigned numWeights) const;
     /// The same configuration with the depth of the ring decided.
     KernelConfigAttr withStages(int64_t stages) const;
     /// The same configuration for calls of at most so many tokens; none: any number.

@@ -79,7 +79,8 @@ def SFTile_TileIdOp : SFTile_Op<"tile_id", [Pure]> {
     numbers; the split is their slowest part.
 
     In a cluster of blocks a number stands for as many feature tiles, side by side, as the cluster has blocks: each block
-    computes the one of its rank.
+    computes the one of its rank. If there are splits, it stands for all splits of one tile, one for each block of the
+    cluster.
   }];
   let arguments = (ins Index:$tokens, Optional<Index>:$number, I64Attr:$feature_tiles, I64Attr:$tile_tokens,
                        I64Attr:$splits, I64Attr:$raster, DefaultValuedAttr<I64Attr, "1">:$cluster);
@@ -276,12 +277,18 @@ def SFTile_BarriersOp : SFTile_Op<"barriers", [MemoryEffects<[MemAlloc, MemWrite
   let summary = "the barriers between a producer and its consumers";
   let description = [{
     Initializes them, for the whole block: a stage is full when the bytes that `acquire` announced have landed, and empty
-    when each of `consumers` warps, of every block of the cluster, has released it. Before the first use a stage counts
-    as empty. `sf-tile-allocate-smem` places them at `offset`.
+    when each of `consumers` warps, of every block of the `cluster` that shares stages, has released it. Before the first
+    use a stage counts as empty. With `senders` there is one more, the inbox: complete when so many warps of other blocks
+    have sent what `reduce_scatter` adds. `sf-tile-allocate-smem` places them at `offset`.
   }];
-  let arguments = (ins I64Attr:$consumers, OptionalAttr<I64Attr>:$offset, DefaultValuedAttr<I64Attr, "1">:$cluster);
+  let arguments = (ins I64Attr:$consumers, OptionalAttr<I64Attr>:$offset, DefaultValuedAttr<I64Attr, "1">:$cluster,
+                       OptionalAttr<I64Attr>:$senders);
   let results = (outs SFTile_BarriersType:$result);
   let assemblyFormat = "attr-dict `:` type($result)";
+  let extraClassDeclaration = [{
+    /// Of shared memory, the inbox included.
+    int64_t getBytes();
+  }];
 }
 
 def SFTile_RoleOp : SFTile_Op<"role", [SingleBlock, NoTerminator, RecursiveMemoryEffects]> {
@@ -440,6 +447,38 @@ def SFTile_ReduceOp : SFTile_Op<"reduce", [Pure]> {
   let extraClassDeclaration = [{
     /// Whether the input's layout divides `dim` among warps.
     bool crossesWarps();
+  }];
+}
+
+def SFTile_ReduceScatterOp : SFTile_Op<"reduce_scatter", [AttrSizedOperandSegments, MemoryEffects<[MemRead, MemWrite]>]> {
+  let summary = "adds tiles over the blocks of a cluster, each of which gets its share of the sums";
+  let description = [{
+    Every block of the cluster has tiles of the same types, and gets, in the order of ranks, one of as many equal parts
+    along the last dimension: the sum of that part over all blocks. The order of addition is fixed, so equal inputs give
+    equal bits.
+
+    The consumers send the other blocks' parts to `scratch_offset` of their shared memory, which `sf-tile-allocate-smem`
+    sets, and arrive at the inbox of their `barriers`. There is one phase of that: a kernel does it once.
+
+    Preconditions: elements of 32 bits; a part is a multiple of 8 elements, whose registers are contiguous in the layout.
+
+    Example, in a cluster of two blocks:
+    `%s = sf_tile.reduce_scatter(%t) : (!sf_tile.tile<64x32xf32>) -> !sf_tile.tile<64x16xf32>`
+  }];
+  let arguments = (ins Variadic<SFTile_TileType>:$inputs, Optional<SFTile_BarriersType>:$barriers,
+                       OptionalAttr<I64Attr>:$scratch_offset);
+  let results = (outs Variadic<SFTile_TileType>:$results);
+  let assemblyFormat = [{
+    `(` $inputs `)` (`signals` $barriers^ `:` type($barriers))? attr-dict `:` functional-type($inputs, $results)
+  }];
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    /// Blocks of the cluster.
+    int64_t getBlocks();
+    /// Bytes that one block sends to another.
+    int64_t getBytesSent();
+    /// Bytes that a block receives.
+    int64_t getScratchBytes() { return (getBlocks() - 1) * getBytesSent(); }
   }];
 }
 
