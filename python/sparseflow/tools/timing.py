@@ -87,7 +87,8 @@ class GpuClock:
         graph.replay()
         torch.cuda.synchronize()
 
-        def replay(held: Any = held) -> None:  # the results live as long as the graph that writes them
+        # What the graph reads and writes lives as long as it does.
+        def replay(kept: Any = (call, held)) -> None:
             graph.replay()
 
         return replay, "CUDA graph"
