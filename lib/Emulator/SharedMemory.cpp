@@ -410,6 +410,16 @@ void SharedMemory::checkAsyncRead(Thread &thread, uint32_t offset, uint32_t size
   }
 }
 
+bool SharedMemory::poisonUnwritten(uint32_t offset, uint32_t size) {
+  bool found = false;
+  for (uint32_t index = offset / 4, end = (offset + size) / 4; index != end; ++index)
+    if (LLVM_UNLIKELY(words[index].state == 0)) {
+      std::memset(base + index * 4, 0xff, 4);
+      found = true;
+    }
+  return found;
+}
+
 void SharedMemory::recordAsyncRead(uint32_t offset, uint32_t size, unsigned component,
                                    uint32_t clock) {
   if (!detectRaces)

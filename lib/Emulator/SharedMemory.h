@@ -79,6 +79,9 @@ public:
   /// Checks a read by the async proxy, issued by `thread` on behalf of those that know `known`.
   void checkAsyncRead(Thread &thread, uint32_t offset, uint32_t size, const Clocks &known,
                       const char *what);
+  /// Gives the words that were never written bytes that no result should have come from (0xff: NaN
+  /// in every float), for a read that may see them. Whether there are any.
+  bool poisonUnwritten(uint32_t offset, uint32_t size);
   /// The reader `component` will have read the bytes when its clock is `clock`.
   void recordAsyncRead(uint32_t offset, uint32_t size, unsigned component, uint32_t clock);
   /// A bulk store reads the bytes from now on until endBulkRead().

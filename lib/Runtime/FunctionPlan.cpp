@@ -283,6 +283,7 @@ Expected<int> FunctionPlan::planTensorMap(const Argument &arg) {
   map->matrix.columns = shape.back().size;
   map->matrix.elementBytes = elementBytes;
   map->matrix.boxRows = arg.box.boxRows;
+  map->fits = arg.box.fits;
   map->matrix.boxColumns = arg.box.boxColumns;
   map->matrix.swizzleBytes = arg.box.swizzle;
   tensorMaps.push_back(std::move(map));
@@ -624,6 +625,8 @@ Error FunctionPlan::fillTensorMap(const TensorMapPlan &plan, const CallState &ca
   HostTensorMap map = plan.matrix;
   map.base = bound.data;
   map.rows = bound.rows;
+  if (plan.fits)
+    map.boxRows = std::min<uint64_t>(map.boxRows, map.rows);
   // One row has no stride, but the hardware wants one that it could take.
   map.rowStrideBytes = bound.rows == 1 ? alignTo(map.columns * map.elementBytes, tensorMapUnit)
                                        : uint64_t(bound.rowStride) * map.elementBytes;

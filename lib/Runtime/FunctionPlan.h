@@ -120,6 +120,7 @@ private:
     size_t buffer;
     DType dtype;
     HostTensorMap matrix; // without base, rows and stride, which a call gives
+    bool fits = false;    // the box has no more rows than the matrix
     mutable TensorMapCache cache;
   };
   struct SlotSizePlan {

@@ -70,11 +70,14 @@ static json::Value toJSON(const Argument &arg) {
     return json::Object{{"i32", arg.value}};
   case Argument::Kind::I64:
     return json::Object{{"i64", arg.value}};
-  case Argument::Kind::TensorMap:
-    return json::Object{
-        {"tensor_map", json::Object{{"buffer", arg.value},
-                                    {"box", json::Array{arg.box.boxRows, arg.box.boxColumns}},
-                                    {"swizzle", arg.box.swizzle}}}};
+  case Argument::Kind::TensorMap: {
+    json::Object map{{"buffer", arg.value},
+                     {"box", json::Array{arg.box.boxRows, arg.box.boxColumns}},
+                     {"swizzle", arg.box.swizzle}};
+    if (arg.box.fits)
+      map["fits"] = true;
+    return json::Object{{"tensor_map", std::move(map)}};
+  }
   case Argument::Kind::F32:
     break;
   }
@@ -416,7 +419,9 @@ static Argument readArgument(const Node &node) {
     }
     return Argument::tensorMap(map["buffer"].integer(0, large), {box[0].integer(1, maxTensorMapBox),
                                                                  box[1].integer(1, maxTensorMapBox),
-                                                                 map["swizzle"].integer(0, 128)});
+                                                                 map["swizzle"].integer(0, 128),
+                                                                 map.has("fits") &&
+                                                                     map["fits"].boolean()});
   }
   if (node)
     node.fail("expected one of \"buffer\", \"stride\", \"dim\", \"i32\", \"i64\", \"f32\", "

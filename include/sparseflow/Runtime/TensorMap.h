@@ -28,6 +28,7 @@ struct TensorMapSpec {
   int64_t boxRows = 0;
   int64_t boxColumns = 0; // elements
   int64_t swizzle = 0;    // bytes: 0 (none), 32, 64 or 128
+  bool fits = false;      // Of a matrix with fewer rows the box has only those.
 
   /// What is wrong with it for elements of a size: "expected ..., got ...". Nothing: it is valid.
   std::optional<std::string> findFault(unsigned elementBytes) const;

@@ -129,7 +129,7 @@ struct LowerAcquire : OpConversionPattern<AcquireOp> {
     emitWait(e, getEmptyBarrier(e, op.getBarriers().getType(), barriers, stage),
              adaptor.getParity());
     NVVM::MBarrierArriveExpectTxOp::create(
-        rewriter, e.loc, /*res=*/Type(), getFullBarrier(e, barriers, stage), e.i32(op.getBytes()),
+        rewriter, e.loc, /*res=*/Type(), getFullBarrier(e, barriers, stage), adaptor.getBytes(),
         NVVM::MemScopeKind::CTA, /*relaxed=*/false, /*predicate=*/Value());
     rewriter.eraseOp(op);
     return success();

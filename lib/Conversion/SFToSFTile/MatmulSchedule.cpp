@@ -63,6 +63,8 @@ private:
   /// Runs the epilogue and stores to `y`; `operands` are the kernel's memrefs.
   void storeResult(ValueRange accumulators, ValueRange operands, Value y, ArrayRef<Axis> slices,
                    Axis features, bool inBounds);
+  /// A tile that would reach beyond the last token, as one that ends there.
+  Axis moveInside(Axis tokens, Value numTokens);
   /// Whether all of a tile lies in the result, an i1.
   Value isWhole(Axis tokens, Value numTokens, Axis tileFeatures);
   /// Launches the kernel that adds each weight's parts, in order, and runs the epilogue.
@@ -182,6 +184,8 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
   auto tile = TileIdOp::create(s.b, s.loc, numTokens, featureTiles(config), config.getTileTokens(),
                                config.getSplitK(), config.getRaster(), config.getCluster());
   Axis tokens = {s.mul(tile.getToken(), config.getTileTokens()), config.getTileTokens()};
+  if (config.isWarpSpecialized())
+    tokens = moveInside(tokens, numTokens);
   Axis features = {s.mul(tile.getFeature(), config.getTileFeatures()), config.getTileFeatures()};
   SmallVector<Value> accumulators = buildPipeline(arguments, config, tile, tokens.start);
   if (config.splitsInCluster())
@@ -215,6 +219,14 @@ std::pair<SmallVector<Value>, Axis> MatmulSchedule::addUp(ValueRange accumulator
   auto sums = ReduceScatterOp::create(s.b, s.loc, types, accumulators, /*barriers=*/Value(),
                                       IntegerAttr());
   return {sums.getResults(), {s.add(tokens.start, s.mul(tile.getSplit(), share)), share}};
+}
+
+/// The copy engine takes ten times as long for a row outside of its matrix as for one inside. What
+/// two tiles share both compute, to the same bits.
+Axis MatmulSchedule::moveInside(Axis tokens, Value numTokens) {
+  Value last = arith::SubIOp::create(s.b, s.loc, numTokens, s.index(tokens.size));
+  last = arith::MaxSIOp::create(s.b, s.loc, last, s.index(0));
+  return {arith::MinSIOp::create(s.b, s.loc, tokens.start, last), tokens.size};
 }
 
 Value MatmulSchedule::isWhole(Axis tokens, Value numTokens, Axis tileFeatures) {

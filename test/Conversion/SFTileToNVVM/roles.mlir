@@ -47,11 +47,11 @@
 // CHECK:   scf.if %[[BOTH]] {
 // CHECK:     nvvm.mbarrier.arrive
 gpu.module @kernels {
-  sf_tile.kernel @barriers(%i: i32, %parity: i32, %on: i1) attributes {threads = 160 : i64} {
+  sf_tile.kernel @barriers(%i: i32, %parity: i32, %bytes: i32, %on: i1) attributes {threads = 160 : i64} {
     %stage = arith.index_cast %i : i32 to index
     %barriers = sf_tile.barriers {consumers = 4, offset = 1024} : !sf_tile.barriers<2>
     sf_tile.role producer {
-      sf_tile.acquire %barriers[%stage] parity %parity {bytes = 4096} : !sf_tile.barriers<2>
+      sf_tile.acquire %barriers[%stage] parity %parity bytes %bytes : !sf_tile.barriers<2>
     } {consumers = 4}
     sf_tile.role consumer {
       sf_tile.await %barriers[%stage] parity %parity : !sf_tile.barriers<2>

@@ -30,7 +30,7 @@
 // In each step: wait until the stage is empty, announce the bytes of its three parts (1024 + 4096 + 512), issue the copies. The
 // parity flips where the stage returns to 0.
 // CHECK:        %[[FILLED:.*]]:2 = scf.for %[[K:.*]] = %{{.*}} to %[[STEPS]] step %{{.*}} iter_args(%[[S:.*]] = %[[S0]], %[[P:.*]] = %[[P0]]) -> (index, i32) {
-// CHECK-NEXT:     sf_tile.acquire %[[BARRIERS]][%[[S]]] parity %[[P]] {bytes = 5632 : i64} : <3>
+// CHECK-NEXT:     sf_tile.acquire %[[BARRIERS]][%[[S]]] parity %[[P]] bytes %[[BYTES]] : <3>
 // CHECK-NEXT:     sf_tile.copy_async %[[MAP]][%[[ROW]], %[[K]]] [8, 64] to %[[XRING]][%[[S]]] signals %[[BARRIERS]] logical
 // CHECK-NEXT:     sf_tile.copy_async %[[W]][%[[FEATURE]], %[[K]], %{{.*}}] [1, 1, 2048] to %[[WRING]][%[[S]]] signals %[[BARRIERS]] storage
 // CHECK-NEXT:     sf_tile.copy_async %[[M]][%[[FEATURE]], %[[K]], %{{.*}}] [1, 1, 128] to %[[MRING]][%[[S]]] signals %[[BARRIERS]] storage

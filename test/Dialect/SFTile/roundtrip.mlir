@@ -132,7 +132,7 @@ gpu.module @kernels {
 }
 
 // CHECK-LABEL: func.func @roles
-func.func @roles(%map: !sf_tile.tensor_map<16x64xf16, of = 0>, %w: memref<1x4x2048xf16>, %stage: index, %parity: i32, %on: i1,
+func.func @roles(%map: !sf_tile.tensor_map<16x64xf16, of = 0>, %w: memref<1x4x2048xf16>, %stage: index, %parity: i32, %bytes: i32, %on: i1,
                  %acc: !sf_tile.tile<64x16xf32>, %metadata: !sf_tile.tile<64x16xi4>) {
   %ring = sf_tile.ring : !sf_tile.ring<2 x 16x64xf16>
   %packed = sf_tile.ring : !sf_tile.ring<2 x 64x32xf16>
@@ -142,8 +142,8 @@ func.func @roles(%map: !sf_tile.tensor_map<16x64xf16, of = 0>, %w: memref<1x4x20
   %placed = sf_tile.barriers {consumers = 8, offset = 1024} : !sf_tile.barriers<5>
   // CHECK: sf_tile.role producer {
   sf_tile.role producer {
-    // CHECK-NEXT: sf_tile.acquire %[[BARRIERS]][%{{.*}}] parity %{{.*}} {bytes = 6144 : i64} : <2>
-    sf_tile.acquire %barriers[%stage] parity %parity {bytes = 6144} : !sf_tile.barriers<2>
+    // CHECK-NEXT: sf_tile.acquire %[[BARRIERS]][%{{.*}}] parity %{{.*}} bytes %{{.*}} : <2>
+    sf_tile.acquire %barriers[%stage] parity %parity bytes %bytes : !sf_tile.barriers<2>
     // CHECK-NEXT: sf_tile.copy_async %{{.*}}[%{{.*}}, %{{.*}}] [16, 64] to %{{.*}}[%{{.*}}] signals %[[BARRIERS]] logical : !sf_tile.tensor_map<16x64xf16, of = 0> to <2 x 16x64xf16>, !sf_tile.barriers<2>
     sf_tile.copy_async %map[%stage, %stage] [16, 64] to %ring[%stage] signals %barriers logical
       : !sf_tile.tensor_map<16x64xf16, of = 0> to <2 x 16x64xf16>, !sf_tile.barriers<2>

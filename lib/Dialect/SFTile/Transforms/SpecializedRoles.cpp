@@ -56,6 +56,8 @@ public:
 private:
   LogicalResult findTile();
   LogicalResult mapSources();
+  /// Bytes that arrive in a stage, an i32.
+  Value countStageBytes();
   void emitProducer();
   void emitConsumers();
 
@@ -214,10 +216,29 @@ void SpecializedRoles::emitRole(RoleKind kind, int64_t firstParity,
   scf::YieldOp::create(b, loc, position.values());
 }
 
-void SpecializedRoles::emitProducer() {
-  int64_t bytes = 0;
+Value SpecializedRoles::countStageBytes() {
+  int64_t fixed = 0;
   for (Value ring : pipeline.getRings())
-    bytes += cast<RingType>(ring.getType()).getStageBytes();
+    fixed += cast<RingType>(ring.getType()).getStageBytes();
+  Value bytes = i32(fixed);
+  for (auto copy : pipeline.getProducer().front().getOps<CopyAsyncOp>()) {
+    auto map = dyn_cast<TensorMapType>(copy.getSource().getType());
+    if (!map)
+      continue;
+    // A box of fewer rows brings fewer bytes of the stage.
+    int64_t boxRows = map.getBox()[0],
+            rowBytes = copy.getRing().getType().getStageBytes() / boxRows;
+    Value rows = arith::MinSIOp::create(b, loc, tileId.getTokens(), index(boxRows));
+    Value missing = arith::SubIOp::create(b, loc, index(boxRows), rows);
+    Value missingBytes = arith::MulIOp::create(b, loc, missing, index(rowBytes));
+    bytes = arith::SubIOp::create(b, loc, bytes,
+                                  arith::IndexCastOp::create(b, loc, b.getI32Type(), missingBytes));
+  }
+  return bytes;
+}
+
+void SpecializedRoles::emitProducer() {
+  Value bytes = countStageBytes();
   emitRole(RoleKind::Producer, /*firstParity=*/1, [&](IRMapping &tile, RingPosition begin) {
     auto loop =
         scf::ForOp::create(b, loc, tile.lookupOrDefault(pipeline.getLower()),

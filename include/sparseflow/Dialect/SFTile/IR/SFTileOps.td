@@ -137,7 +137,8 @@ def SFTile_CopyAsyncOp : SFTile_Op<"copy_async", [MemoryEffects<[MemRead, MemWri
 
     With `barriers` the copy is one of the copy engine's, issued by one thread, and tells the stage's full barrier the
     bytes that have landed. In storage order it then needs boxes that lie inside; in logical order its source is a
-    tensor map. With `multicast` that map's boxes have only the rows of one block's share: each of so many blocks of a
+    tensor map, whose boxes have at most as many rows as the matrix: the rest of the stage keeps what it has. With
+    `multicast` that map's boxes have only the rows of one block's share: each of so many blocks of a
     cluster copies its own share to the stages of all.
 
     Preconditions: every row of the box starts at a multiple of the copy's vector, which is the largest of 16, 8
@@ -305,8 +306,8 @@ def SFTile_RoleOp : SFTile_Op<"role", [SingleBlock, NoTerminator, RecursiveMemor
 
 def SFTile_AcquireOp : SFTile_Op<"acquire", [MemoryEffects<[MemRead, MemWrite]>]> {
   let summary = "waits until a stage is empty, and announces the bytes that will fill it";
-  let arguments = (ins SFTile_BarriersType:$barriers, Index:$stage, I32:$parity, I64Attr:$bytes);
-  let assemblyFormat = "$barriers `[` $stage `]` `parity` $parity attr-dict `:` type($barriers)";
+  let arguments = (ins SFTile_BarriersType:$barriers, Index:$stage, I32:$parity, I32:$bytes);
+  let assemblyFormat = "$barriers `[` $stage `]` `parity` $parity `bytes` $bytes attr-dict `:` type($barriers)";
 }
 
 def SFTile_AwaitOp : SFTile_Op<"await", [MemoryEffects<[MemRead, MemWrite]>]> {
