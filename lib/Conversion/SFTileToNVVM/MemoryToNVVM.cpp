@@ -116,7 +116,8 @@ private:
 class GlobalAccess {
 public:
   GlobalAccess(Emitter &e, const GlobalMemory &memory, TileType tile, ArrayRef<int64_t> dims,
-               ValueRange indices, ArrayRef<Value> indexSources, bool inBounds)
+               ValueRange indices, ArrayRef<Value> indexSources, bool inBounds,
+               Value from = Value())
       : e(e), memory(memory), dims(dims), layout(tile.getLayout()) {
     registers = layout.getBases("register");
     for (unsigned i = 0; i < dims.size(); ++i) {
@@ -132,6 +133,8 @@ public:
                     mayLeave(indexSources[i], tile.getShape()[dims[i]], memory.staticSizes[i]);
       rest.push_back(leaves ? countRest(index, memory.sizes[i]) : Value());
     }
+    if (from)
+      skipped = countRest(start[0], e.toI64(from));
     chooseVector();
   }
 
@@ -150,6 +153,8 @@ public:
       int64_t offset = constant[i] + (dims[i] < 0 ? 0 : layout.apply("register", first)[dims[i]]);
       if (rest[i])
         inside = e.both(inside, e.lessThan(e.i32(offset), rest[i]));
+      if (skipped && i == 0)
+        inside = e.both(inside, e.lessThan(skipped, e.i32(offset + 1)));
       if (rest[i] && clamp) {
         int64_t length = i + 1 == dims.size() ? vector : 1;
         Value last = e.add(rest[i], e.i32(-length));
@@ -230,6 +235,8 @@ private:
   SmallVector<Value> start;
   SmallVector<int64_t> constant;
   SmallVector<Value> rest;
+  /// How many there are along the first dimension before those that are meant; null: none.
+  Value skipped;
   unsigned vector = 1;
 };
 
@@ -302,7 +309,8 @@ struct LowerStore : OpConversionPattern<StoreOp> {
       return success();
     }
     GlobalAccess access(e, memory, tile, op.getDimMap(), flatten(adaptor.getIndices()),
-                        SmallVector<Value>(op.getIndices()), op.getInBounds());
+                        SmallVector<Value>(op.getIndices()), op.getInBounds(),
+                        op.getFrom() ? adaptor.getFrom()[0] : Value());
     unsigned vector = access.getVectorElements(), bits = memory.elementBits;
     if (vector * bits < 8)
       return op.emitOpError("expected a thread's contiguous elements to fill whole bytes");

@@ -94,7 +94,7 @@ LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *
           SmallVector<int64_t> dims = {0, 1};
           int64_t rank = cast<MemRefType>(dest.getType()).getRank();
           StoreOp::create(s.b, s.loc, value, dest, ArrayRef(indices).take_back(rank),
-                          s.b.getDenseI64ArrayAttr(ArrayRef(dims).take_back(rank)), LayoutAttr());
+                          s.b.getDenseI64ArrayAttr(ArrayRef(dims).take_back(rank)));
         }
         s.finishKernel();
         return llvm::to_vector(

@@ -4,9 +4,9 @@
 // stage, a box of each packed weight (as it lies in memory) and a box of X; the consumer walks the
 // stage in the atom's steps. The epilogue runs on the accumulators in registers and stores straight
 // to Y: the packed order of W gives a lane 8 contiguous features. With split-K every block writes
-// its accumulators to a workspace and a second kernel adds them in order; or the blocks of a cluster
-// divide K and add up among themselves. That second kernel also runs the epilogue behind a library's
-// products, so the arithmetic does not depend on who multiplies.
+// its accumulators to a workspace and a second kernel adds them in order; or the blocks of a
+// cluster divide K and add up among themselves. That second kernel also runs the epilogue behind a
+// library's products, so the arithmetic does not depend on who multiplies.
 //
 //===----------------------------------------------------------------------===//
 
@@ -59,14 +59,14 @@ private:
   SmallVector<Value> sliceAccumulators(ValueRange accumulators, size_t slice, size_t numSlices);
   /// Stores accumulators to their split's part of the workspace.
   void storePartial(ValueRange accumulators, Value workspace, TileIdOp tile, ArrayRef<Axis> slices,
-                    Axis features, sf::KernelConfigAttr config, bool inBounds);
+                    Axis features, sf::KernelConfigAttr config, bool inBounds, Value from);
   /// Runs the epilogue and stores to `y`; `operands` are the kernel's memrefs.
   void storeResult(ValueRange accumulators, ValueRange operands, Value y, ArrayRef<Axis> slices,
-                   Axis features, bool inBounds);
+                   Axis features, bool inBounds, Value from);
   /// A tile that would reach beyond the last token, as one that ends there.
   Axis moveInside(Axis tokens, Value numTokens);
-  /// Whether all of a tile lies in the result, an i1.
-  Value isWhole(Axis tokens, Value numTokens, Axis tileFeatures);
+  /// Whether all of a tile lies in the result and is this tile's to store, an i1.
+  Value isWhole(Axis tokens, Value from, Value numTokens, Axis tileFeatures);
   /// Launches the kernel that adds each weight's parts, in order, and runs the epilogue.
   SmallVector<Value> buildReduction(Attribute config, StringRef suffix, ValueRange workspaces,
                                     ArrayRef<SmallVector<Part>> weights);
@@ -184,8 +184,12 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
   auto tile = TileIdOp::create(s.b, s.loc, numTokens, featureTiles(config), config.getTileTokens(),
                                config.getSplitK(), config.getRaster(), config.getCluster());
   Axis tokens = {s.mul(tile.getToken(), config.getTileTokens()), config.getTileTokens()};
-  if (config.isWarpSpecialized())
+  // The tile's own tokens; those before, where it has moved, are another's.
+  Value from;
+  if (config.isWarpSpecialized()) {
+    from = tokens.start;
     tokens = moveInside(tokens, numTokens);
+  }
   Axis features = {s.mul(tile.getFeature(), config.getTileFeatures()), config.getTileFeatures()};
   SmallVector<Value> accumulators = buildPipeline(arguments, config, tile, tokens.start);
   if (config.splitsInCluster())
@@ -194,15 +198,16 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
   ValueRange operands = ValueRange(arguments).drop_front(1 + numWeights).drop_back();
   auto store = [&](bool inBounds) {
     SmallVector<Axis> slices = sliceTokens(tokens, config);
+    Value below = inBounds ? Value() : from;
     if (partial)
-      storePartial(accumulators, y, tile, slices, features, config, inBounds);
+      storePartial(accumulators, y, tile, slices, features, config, inBounds, below);
     else
-      storeResult(accumulators, operands, y, slices, features, inBounds);
+      storeResult(accumulators, operands, y, slices, features, inBounds, below);
   };
   // A warpgroup's threads store to many rows: most tiles need not ask for each whether it is there.
   // Beside a branch ptxas would serialize the products of two weights.
   if (config.isWarpSpecialized() && numWeights == 1)
-    s.branch(isWhole(tokens, numTokens, features), store);
+    s.branch(isWhole(tokens, from, numTokens, features), store);
   else
     store(/*inBounds=*/false);
   s.finishKernel();
@@ -216,26 +221,28 @@ std::pair<SmallVector<Value>, Axis> MatmulSchedule::addUp(ValueRange accumulator
     auto whole = cast<TileType>(type);
     return TileType::get({whole.getShape()[0], share}, whole.getElementType());
   });
-  auto sums = ReduceScatterOp::create(s.b, s.loc, types, accumulators, /*barriers=*/Value(),
-                                      IntegerAttr());
+  auto sums =
+      ReduceScatterOp::create(s.b, s.loc, types, accumulators, /*barriers=*/Value(), IntegerAttr());
   return {sums.getResults(), {s.add(tokens.start, s.mul(tile.getSplit(), share)), share}};
 }
 
 /// The copy engine takes ten times as long for a row outside of its matrix as for one inside. What
-/// two tiles share both compute, to the same bits.
+/// two tiles share both compute, and one stores: their epilogues may round differently.
 Axis MatmulSchedule::moveInside(Axis tokens, Value numTokens) {
   Value last = arith::SubIOp::create(s.b, s.loc, numTokens, s.index(tokens.size));
   last = arith::MaxSIOp::create(s.b, s.loc, last, s.index(0));
   return {arith::MinSIOp::create(s.b, s.loc, tokens.start, last), tokens.size};
 }
 
-Value MatmulSchedule::isWhole(Axis tokens, Value numTokens, Axis tileFeatures) {
+Value MatmulSchedule::isWhole(Axis tokens, Value from, Value numTokens, Axis tileFeatures) {
   auto isInside = [&](Axis axis, Value extent) -> Value {
     return arith::CmpIOp::create(s.b, s.loc, arith::CmpIPredicate::sle,
                                  s.add(axis.start, s.index(axis.size)), extent);
   };
-  return arith::AndIOp::create(s.b, s.loc, isInside(tokens, numTokens),
-                               isInside(tileFeatures, s.index(features)));
+  Value isOwn = arith::CmpIOp::create(s.b, s.loc, arith::CmpIPredicate::sge, tokens.start, from);
+  Value inside = arith::AndIOp::create(s.b, s.loc, isInside(tokens, numTokens),
+                                       isInside(tileFeatures, s.index(features)));
+  return arith::AndIOp::create(s.b, s.loc, inside, isOwn);
 }
 
 SmallVector<Axis> MatmulSchedule::sliceTokens(Axis tokens, sf::KernelConfigAttr config) {
@@ -264,18 +271,18 @@ SmallVector<Value> MatmulSchedule::sliceAccumulators(ValueRange accumulators, si
 
 void MatmulSchedule::storePartial(ValueRange accumulators, Value workspace, TileIdOp tile,
                                   ArrayRef<Axis> slices, Axis features, sf::KernelConfigAttr config,
-                                  bool inBounds) {
+                                  bool inBounds, Value from) {
   Value part = s.mul(tile.getSplit(), numWeights * paddedFeatures(config));
   for (auto [i, tokens] : llvm::enumerate(slices))
     for (auto [w, sums] : llvm::enumerate(sliceAccumulators(accumulators, i, slices.size()))) {
       Value column = s.add(features.start, s.add(part, s.index(w * paddedFeatures(config))));
       StoreOp::create(s.b, s.loc, sums, workspace, ValueRange{tokens.start, column},
-                      s.b.getDenseI64ArrayAttr({1, 0}), LayoutAttr(), inBounds);
+                      s.b.getDenseI64ArrayAttr({1, 0}), inBounds, from);
     }
 }
 
 void MatmulSchedule::storeResult(ValueRange accumulators, ValueRange operands, Value y,
-                                 ArrayRef<Axis> slices, Axis features, bool inBounds) {
+                                 ArrayRef<Axis> slices, Axis features, bool inBounds, Value from) {
   // What differs between slices is loaded ahead, since it takes as long to come as several of them
   // take to compute: first of few, then of more into the registers of slices that are stored.
   constexpr size_t firstAhead = 2, mostAhead = 8;
@@ -302,7 +309,7 @@ void MatmulSchedule::storeResult(ValueRange accumulators, ValueRange operands, V
     SmallVector<Value> inputs = sliceAccumulators(accumulators, i, slices.size());
     llvm::append_range(inputs, loaded[i]);
     StoreOp::create(s.b, s.loc, buildEpilogue(inputs), y, ValueRange{tokens.start, features.start},
-                    s.b.getDenseI64ArrayAttr({1, 0}), LayoutAttr(), inBounds);
+                    s.b.getDenseI64ArrayAttr({1, 0}), inBounds, from);
   }
 }
 
@@ -462,8 +469,7 @@ SmallVector<Value> MatmulSchedule::buildReduction(Attribute config, StringRef su
     sums.push_back(loadBroadcast(s, operand, op.getEpilogueBroadcast(i), tokenAxis, featureAxis,
                                  /*transposed=*/false));
   StoreOp::create(s.b, s.loc, buildEpilogue(sums), arguments.back(),
-                  ValueRange{tokenAxis.start, featureAxis.start}, DenseI64ArrayAttr(),
-                  LayoutAttr());
+                  ValueRange{tokenAxis.start, featureAxis.start}, DenseI64ArrayAttr());
   s.finishKernel();
   return s.launch(kernel, inputs, op.getResultType(),
                   GridAttr::get(s.b.getContext(), columnTiles, 0, rows));

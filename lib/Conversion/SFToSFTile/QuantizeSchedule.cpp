@@ -83,8 +83,7 @@ struct GroupedSchedule {
     SmallVector<Value> indices = {row, group, member};
     int64_t rank = cast<MemRefType>(memref.getType()).getRank();
     StoreOp::create(s.b, s.loc, tile, memref, ArrayRef(indices).take_front(rank),
-                    s.b.getDenseI64ArrayAttr(ArrayRef<int64_t>{0, 1, 2}.take_front(rank)),
-                    LayoutAttr());
+                    s.b.getDenseI64ArrayAttr(ArrayRef<int64_t>{0, 1, 2}.take_front(rank)));
   }
   Value map(ValueRange tiles, Type element, function_ref<Value(ValueRange)> scalar) {
     SmallVector<int64_t> shape(3, 1);

@@ -67,8 +67,7 @@ public:
                           DenseI64ArrayAttr());
   }
   void store(Value tile, Value memref, Value row, Value column) {
-    StoreOp::create(s.b, s.loc, tile, memref, ValueRange{row, column}, DenseI64ArrayAttr(),
-                    LayoutAttr());
+    StoreOp::create(s.b, s.loc, tile, memref, ValueRange{row, column}, DenseI64ArrayAttr());
   }
   /// Stores a tile of one chunk in the chunk's order.
   void storeChunk(Value tile, Value memref, Value row, Value column, const LinearLayout &chunk) {
@@ -77,7 +76,7 @@ public:
                .renameOut(flat.getOutDims()[1].name, "dim1");
     auto packing = LayoutAttr::fromLinearLayout(s.b.getContext(), flat, {}, {});
     StoreOp::create(s.b, s.loc, tile, memref, ValueRange{row, column, s.index(0)},
-                    DenseI64ArrayAttr(), packing);
+                    /*from=*/Value(), DenseI64ArrayAttr(), packing);
   }
 
   /// Replaces each group's four bits by `table[bits]`.

@@ -214,18 +214,23 @@ def SFTile_LoadOp : SFTile_Op<"load", [MemoryEffects<[MemRead]>]> {
   }];
 }
 
-def SFTile_StoreOp : SFTile_Op<"store", [MemoryEffects<[MemWrite]>]> {
+def SFTile_StoreOp : SFTile_Op<"store", [AttrSizedOperandSegments, MemoryEffects<[MemWrite]>]> {
   let summary = "a tile to global memory";
   let description = [{
     The inverse of `load` from a memref; elements outside of the destination, of which with `in_bounds` there are none,
-    are dropped. With `packing`, a layout
+    are dropped, and so are those whose first index lies below `from`: another tile stores them. With `packing`, a layout
     from `offset` to tile coordinates, the tile is stored in that order from `indices` on, in the last dimension.
   }];
-  let arguments = (ins SFTile_TileType:$value, AnyMemRef:$dest, Variadic<Index>:$indices,
+  let arguments = (ins SFTile_TileType:$value, AnyMemRef:$dest, Variadic<Index>:$indices, Optional<Index>:$from,
                        OptionalAttr<DenseI64ArrayAttr>:$dims, OptionalAttr<SFTile_LayoutAttr>:$packing,
                        UnitAttr:$in_bounds);
+  let builders = [OpBuilder<(ins "::mlir::Value":$value, "::mlir::Value":$dest, "::mlir::ValueRange":$indices,
+                                 "::mlir::DenseI64ArrayAttr":$dims, CArg<"bool", "false">:$inBounds,
+                                 CArg<"::mlir::Value", "{}">:$from), [{
+    build($_builder, $_state, value, dest, indices, from, dims, LayoutAttr(), inBounds);
+  }]>];
   let assemblyFormat = [{
-    $value `,` $dest `[` $indices `]` (`dims` $dims^)? (`packing` $packing^)? attr-dict `:` type($value) `,` type($dest)
+    $value `,` $dest `[` $indices `]` (`from` $from^)? (`dims` $dims^)? (`packing` $packing^)? attr-dict `:` type($value) `,` type($dest)
   }];
   let hasVerifier = 1;
   let extraClassDeclaration = [{
