@@ -23,6 +23,8 @@ _TITLES = {
     "cusparselt default": "cuSPARSELt's default",
 }
 
+_SUMMARIES = {"targets": targets.report, "random": random_report.report}
+
 
 def table(document: dict[str, Any], protocol: str) -> str:
     """Microseconds and TFLOPS of each contender, a row a product; "" when nothing was timed this way."""
@@ -49,6 +51,7 @@ def table(document: dict[str, Any], protocol: str) -> str:
 def report(document: dict[str, Any]) -> str:
     """The whole page."""
     environment, gpu = document["environment"], document["environment"]["gpu"]
+    summary = _SUMMARIES.get(document.get("suite", ""))
     libraries = ", ".join(
         dict.fromkeys(entry["library"] for entry in document["contenders"].values() if "library" in entry)
     )
@@ -59,18 +62,20 @@ def report(document: dict[str, Any]) -> str:
         f"{gpu.get('name')}, {gpu.get('power.limit')} limit, {gpu.get('clocks.max.sm')}, driver {gpu.get('driver_version')}, "
         f"ptxas {environment['ptxas']}; {libraries}; {environment['date']}.",
         "Made by `tools/gpu/run` and `benchmarks/report.py`; [the benchmarks' page](../benchmarks/README.md) says what is",
-        "measured. Y[M,N] = X[M,K] · W[N,K]ᵀ; medians in microseconds and, in parentheses, TFLOPS that count 2·M·N·K. *Of the",
-        "ceiling*: SparseFlow's TFLOPS as a share of what the instruction `wgmma.sp` alone sustains on an H100.",
+        "measured. Y[M,N] = X[M,K] · W[N,K]ᵀ; medians in microseconds and, in parentheses, TFLOPS that count 2·M·N·K.",
     ]
+    if not summary:
+        lines.append(
+            "*Of the ceiling*: SparseFlow's TFLOPS as a share of what the instruction `wgmma.sp` alone sustains on an H100."
+        )
     if scales:
         how = {"one": "one constant", "both": "a scale for each feature and each token"}
         lines.append(f"8-bit results of SparseFlow are scaled by {' or '.join(how[each] for each in scales)}.")
     if document.get("ended"):
         lines.append(f"The run ended early: {document['ended']}.")
-    if document.get("suite") == "targets":
-        lines += ["", targets.report(document)]
-    if document.get("suite") == "random":
-        lines += ["", random_report.report(document)]
+    # These have hundreds of cases: what they come to, and each in the JSON.
+    if summary:
+        return "\n".join([*lines, "", summary(document)])
     titles = {
         "cold": "After a pause",
         "flushed": "With cold caches",
