@@ -167,6 +167,13 @@ def test_a_run_reports_every_contender(run, capsys):
     assert "cuSPARSELt's default" in page and "a scale for each feature and each token" in page
 
 
+def test_a_run_goes_on_from_batch_to_batch(run, monkeypatch, capsys):
+    monkeypatch.setattr("run._BATCH", 2)
+    document = run("--shape", "1x72x128", "9x72x128", "3x40x64", "--dtype", "f16", "--protocol", "flushed")
+    assert [case["m"] for case in document["cases"]] == [1, 9, 3] and "ended" not in document
+    assert capsys.readouterr().out.count("candidates found after") == 2
+
+
 def test_a_run_out_of_time_writes_what_it_has(run):
     document = run("--random", "3", "--seconds", "0")
     assert document["cases"] == [] and document["ended"] == "after 0 s, with 0 of 3 cases"
