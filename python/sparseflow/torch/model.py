@@ -18,6 +18,7 @@ from .progress import progress
 from .pruning import METHODS
 from .report import LayerReport, ModelReport
 from .schemes import Scheme, scheme_named
+from .siblings import fuse_siblings
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -243,7 +244,7 @@ def sparsify_model(
         return SparseLinear.from_dense(candidate.layer, method, scheme, inputs)
 
     report = _convert(model, make, scheme.name, True, calibration, method, skip, show_progress)
-    fuse_gated_blocks(model)
+    fuse_blocks(model)
     if any(each.__module__.startswith("transformers.") for each in type(model).__mro__):
         from .transformers import note_conversion
 
@@ -277,6 +278,12 @@ def dense_int8(
         return QuantizedLinear.from_dense(candidate.layer, scheme)
 
     return _convert(model, make, f"dense {scheme.name}", False, calibration, "magnitude", skip, show_progress)
+
+
+def fuse_blocks(model: nn.Module) -> None:
+    """Has the layers of a converted model that can be one step run as one; see gated.py and siblings.py."""
+    fuse_gated_blocks(model)
+    fuse_siblings(model)
 
 
 def sparse_layers(model: nn.Module) -> dict[str, SparseLinear]:

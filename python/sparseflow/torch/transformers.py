@@ -21,8 +21,8 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import InvalidArgumentError
-from .gated import fuse_gated_blocks
 from .linear import SparseLinear
+from .model import fuse_blocks, sparsify_model
 from .schemes import SCHEMES, scheme_named
 from .tensor import SparseWeight
 
@@ -145,10 +145,8 @@ class SparseFlowQuantizer(HfQuantizer):
                             f"expected {name}.weight.{missing[0]} in the checkpoint, got none; a shard may be missing"
                         )
                     model.set_submodule(name, module.finished().train(model.training))
-            fuse_gated_blocks(model)
+            fuse_blocks(model)
         else:
-            from .model import sparsify_model
-
             config = self.quantization_config
             sparsify_model(model, config.scheme, config.method, skip=config.skip)
         return model
