@@ -68,6 +68,8 @@ llvm::StringRef sparseflow::emulator::stringifyKind(Report::Kind kind) {
     return "missing-fence";
   case Report::Kind::SharedRace:
     return "shared-race";
+  case Report::Kind::UnwaitedGrid:
+    return "unwaited-grid";
   case Report::Kind::DivergentBarrier:
     return "divergent-barrier";
   case Report::Kind::MbarrierMisuse:
@@ -394,6 +396,7 @@ llvm::Error Module::launch(llvm::StringRef kernelName, Dim3 grid, Dim3 block,
   state.grid = grid;
   state.block = block;
   state.cluster = kernel->cluster;
+  state.waitsForGrid = kernel->waitsForGrid;
   state.staticSharedBytes = impl->retargeted.staticSharedBytes;
   state.dynamicSharedBytes = dynamicSharedBytes;
   state.params = params.data();

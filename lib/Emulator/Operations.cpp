@@ -125,6 +125,12 @@ void sparseflow::emulator::checkGlobal(Thread &thread, uint64_t address, uint64_
   const std::vector<GlobalRange> &ranges = thread.block->getLaunch().ranges;
   if (ranges.empty() || !size)
     return;
+  if (LLVM_UNLIKELY(!thread.hasWaitedForGrid))
+    thread.block->fail(
+        thread, Kind::UnwaitedGrid,
+        "%s of %llu bytes of global memory (%s) before griddepcontrol.wait; expected "
+        "the thread to wait first, as the kernel before may still run",
+        write ? "write" : "read", static_cast<unsigned long long>(size), what);
   if (LLVM_LIKELY(thread.lastRange && holds(*thread.lastRange, address, size, write)))
     return;
   auto it = llvm::upper_bound(ranges, address, [](uint64_t address, const GlobalRange &range) {

@@ -57,6 +57,9 @@ struct Report {
     MissingFence,
     /// Two threads touched the same shared memory, one of them wrote, and no barrier stood between.
     SharedRace,
+    /// Global memory was touched ahead of griddepcontrol.wait, while the kernel before may still
+    /// run.
+    UnwaitedGrid,
     /// Threads that have to meet at one instruction wait at different ones, or have exited.
     DivergentBarrier,
     /// An mbarrier that is not there, or more arrivals than its phase takes.

@@ -280,6 +280,23 @@ TEST(Report, global_out_of_bounds) {
                "'x' (store), which is read-only");
 }
 
+TEST(Report, unwaited_grid) {
+  std::vector<uint32_t> buffer(64);
+  auto run = [&](const std::string &before, const std::string &after) {
+    auto module = compileOrFail(makeKernel("%out: !llvm.ptr<1>, %in: !llvm.ptr<1>", R"(
+      %to = llvm.getelementptr %out[%tid64] : (!llvm.ptr<1>, i64) -> !llvm.ptr<1>, i32
+    )" + before + "nvvm.griddepcontrol wait\n" + after));
+    LaunchOptions options;
+    options.ranges = {{buffer.data(), 256, "y", true}};
+    return launch(*module, {}, {1}, 16, {buffer.data(), buffer.data()}, options);
+  };
+  const std::string store = "llvm.store %tid, %to : i32, !llvm.ptr<1>\n";
+  expectNoReport(run("", store + copy16));
+  expectReport(run(store, ""), Kind::UnwaitedGrid,
+               "write of 4 bytes of global memory (store) before griddepcontrol.wait");
+  expectReport(run(copy16, ""), Kind::UnwaitedGrid, "read of 16 bytes of global memory");
+}
+
 TEST(Report, misaligned) {
   const std::string vector = R"(
     %c = llvm.mlir.constant(dense<0> : vector<4xi32>) : vector<4xi32>

@@ -131,6 +131,8 @@ def SF_TargetAttr : SF_Attr<"Target", "target"> {
     bool supportsFp8Mma() const { return getInfo().computeCapability >= 89; }
     /// Whether those instructions are the chip's own, not emulated.
     bool hasNativeFp8Mma() const { return getInfo().nativeFp8Mma; }
+    /// Whether kernels may begin while the one ahead on the stream ends, and wait for it themselves.
+    bool hasGridWait() const { return getInfo().computeCapability >= 90; }
     /// The feature string that makes the back end emit a PTX version with all that is used, "+ptx85".
     ::llvm::StringRef getPtxFeature() const { return getInfo().ptxFeature; }
   }];

@@ -106,6 +106,25 @@ def SFTile_TileRangeOp : SFTile_Op<"tile_range", [Pure]> {
   let assemblyFormat = "$tokens attr-dict";
 }
 
+def SFTile_GridWaitOp : SFTile_Op<"grid_wait", [MemoryEffects<[MemRead, MemWrite]>]> {
+  let summary = "waits until the kernels ahead on the stream have ended";
+  let description = [{
+    A kernel with this operation is launched while the one ahead of it on the stream ends (programmatic dependent launch,
+    sm_90), and each of its threads waits before it touches global memory: then what was written is visible, and what was
+    read may be overwritten. It waits for one kernel, which has waited for the one ahead of it, so that all have ended.
+  }];
+  let assemblyFormat = "attr-dict";
+}
+
+def SFTile_LaunchDependentsOp : SFTile_Op<"launch_dependents", [MemoryEffects<[MemWrite]>]> {
+  let summary = "lets the kernel behind on the stream begin";
+  let description = [{
+    Once all blocks have come here or have ended, blocks of the next kernel that waits by itself are launched into what
+    room there is.
+  }];
+  let assemblyFormat = "attr-dict";
+}
+
 //===----------------------------------------------------------------------===//
 // Memory
 //===----------------------------------------------------------------------===//
