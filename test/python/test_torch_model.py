@@ -212,6 +212,38 @@ def test_models_that_cannot_be_converted(model, options, message):
     assert [type(each) for each in model.modules()] == before
 
 
+@pytest.mark.parametrize(
+    ("skip", "message"),
+    [
+        (["haed"], r"got 'haed', which fits none; there is head$"),
+        ("blocks.1.upp", r"got 'blocks.1.upp', which fits none; there is blocks.1.up, blocks.0.up"),
+        (["head", "*.attention.*"], r"got '\*.attention.\*', which fits none; there is blocks.0.qkv, "),
+        ([3], r"expected skip to be names of layers, got 3$"),
+        ([""], r"expected skip to be names of layers, got ''$"),
+    ],
+)
+@pytest.mark.parametrize("convert", [sf.sparsify_model, sf.dense_int8, sf.quantize_model_sparse])
+def test_a_name_to_skip_that_fits_no_layer_is_refused(convert, skip, message):
+    model = Model()
+    with pytest.raises(sf.InvalidArgumentError, match=message):
+        convert(model, skip=skip)
+    assert all(type(each) is not sf.nn.SparseLinear for each in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("skip", "left"),
+    [
+        ("head", ["head"]),
+        (["blocks.0"], ["blocks.0.qkv", "blocks.0.out", "blocks.0.up", "blocks.0.down"]),
+        (["up", "*.out"], ["blocks.0.out", "blocks.0.up", "blocks.1.out", "blocks.1.up"]),
+        (["blocks.1.qkv"], ["blocks.1.qkv"]),
+    ],
+)
+def test_names_to_skip(skip, left):
+    report = sf.sparsify_model(Model(), "f16", skip=skip)
+    assert [layer.name for layer in report if layer.reason == "skipped by name"] == left
+
+
 def test_what_is_no_model_is_refused():
     with pytest.raises(sf.InvalidArgumentError, match=r"expected a torch.nn.Module, got str"):
         sf.quantize_model_sparse("model.pt")
