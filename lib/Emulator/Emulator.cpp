@@ -233,7 +233,8 @@ llvm::Error Module::Impl::addVariables() {
     llvm::Expected<void *> address = code->lookup(variable.symbol);
     if (!address)
       return address.takeError();
-    variables.push_back({*address, variable.bytes, variable.symbol, variable.writable});
+    variables.push_back({*address, variable.bytes, variable.symbol, variable.writable,
+                         /*isConstant=*/!variable.writable});
   }
   return llvm::Error::success();
 }

@@ -237,3 +237,49 @@ def test_least_bytes(benchmarks):
     assert least_bytes("f16", 2, 8, 16) == 2 * 16 * 2 + 8 * 16 * 1.125 + 2 * 8 * 2
     assert least_bytes("i8", 2, 8, 16, scales="both") == 2 * 16 + 8 * 16 * 0.625 + 2 * 8 * 2 + 4 * 10
     assert least_bytes("f16", 2, 8, 16, sparse=False) == 2 * (2 * 16 + 8 * 16 + 2 * 8)
+
+
+def test_the_roofline_shows_every_contender(benchmarks):
+    from xml.etree import ElementTree
+
+    from cases import suite_cases
+    from roofline import points, svg
+
+    document = made_up(suite_cases("quick", "both"), lambda case, name: 5 + case.m * case.n * case.k / 5e8)
+    root = ElementTree.fromstring(svg(document))
+    drawn = [each.text for each in root.iter("{http://www.w3.org/2000/svg}title")]
+    # Four contenders in each of the seven cases, and in the legend.
+    assert len(drawn) == 4 * 7 + 4 and "SparseFlow, 2:4: 16,4096,4096, 97 TFLOPS" in drawn
+    ours, dense = (
+        next(each for each in points(document, "f16", "flushed") if each.series == name)
+        for name in ("sparseflow", "cublaslt")
+    )
+    # The dense weight is 16 bits an element, the sparse one 9.
+    assert ours.intensity / dense.intensity == pytest.approx((2 + 2 + 2) / (2 + 2 + 1.125))
+
+
+def test_a_profile_becomes_a_table(benchmarks):
+    from kernel_profile import read_kernels, summarize, table
+
+    stall = "smsp__average_warps_issue_stalled_{}_per_issue_active.ratio"
+    names = ["ID", "Kernel Name", "gpu__time_duration.sum", "lts__throughput.avg.pct_of_peak_sustained_elapsed"]
+    names += [stall.format("gmma"), stall.format("gmma_not_issued"), stall.format("sleeping")]
+    names += ["sm__pipe_tensor_op_gmma_cycles_active.avg.pct_of_peak_sustained_active"]
+    rows = [
+        names,
+        ["", "", "us", "%", "inst", "inst", "inst", "%"],
+        ["0", "main_matmul_0", "1,120.5", "41.2", "3.5", "9", "0.01", "79"],
+    ]
+    text = "==PROF== Connected\n" + "\n".join(",".join(f'"{cell}"' for cell in row) for row in rows)
+    (kernel,) = read_kernels(text)
+    found = summarize(kernel)
+    assert found == {
+        "time, µs": 1120.5,
+        "tensor cores, %": 79,
+        "L2, %": 41.2,
+        "stalled: gmma": 3.5,
+        "stalled: sleeping": 0.01,
+    }
+    lines = table({"a product": found}).splitlines()
+    assert lines[0] == "| | a product |" and lines[-1] == "| stalled: gmma | 3.5 |"
+    assert read_kernels("==ERROR== nothing") == []

@@ -103,6 +103,8 @@ struct GlobalRange {
   uint64_t bytes = 0;
   std::string name;
   bool writable = true;
+  /// No kernel ever writes it, so it may be read ahead of griddepcontrol.wait.
+  bool isConstant = false;
 };
 
 struct LaunchOptions {

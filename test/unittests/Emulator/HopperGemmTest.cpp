@@ -340,7 +340,7 @@ INSTANTIATE_TEST_SUITE_P(
     Defects, BrokenGemm,
     testing::Values(
         BrokenCase{"grid_wait", Defect::GridWait, Kind::UnwaitedGrid,
-                   "global memory (bulk tensor store) before griddepcontrol.wait"},
+                   "'y' (bulk tensor store) before griddepcontrol.wait"},
         BrokenCase{"init_fence", Defect::InitFence, Kind::MissingFence,
                    "expected fence.mbarrier_init or fence.proxy.async by that thread"},
         BrokenCase{"init_barrier", Defect::InitBarrier, Kind::MbarrierMisuse,

@@ -21,9 +21,14 @@
 // Blocks stay and take one tile after the other, so the producer fills stages of the next tile
 // while the consumers store this one. What computes a tile's coordinates is copied into both roles.
 //
+// Where a kernel may begin while another one ends, the producer first fills as many stages as there
+// are with the parts that are constants: weights. What else belongs to them follows after the wait.
+//
 //===----------------------------------------------------------------------===//
 
 #include "Roles.h"
+
+#include "sparseflow/Dialect/SF/IR/SFAttributes.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
@@ -58,9 +63,16 @@ private:
   void emitConsumers();
 
   /// Inside of a new role, for each tile of the block: calls `emit` with the tile's values and the
-  /// position in the ring, which it returns advanced.
-  void emitRole(RoleKind kind, int64_t firstParity,
+  /// position in the ring, which it returns advanced. Ahead of all tiles calls `begin`.
+  void emitRole(RoleKind kind, int64_t firstParity, function_ref<void(TileRangeOp)> begin,
                 function_ref<RingPosition(IRMapping &tile, RingPosition)> emit);
+  /// The values of the tile of that number.
+  IRMapping emitTile(Value number);
+  /// Issues the copies of one step, constants or others or both.
+  void emitCopies(IRMapping &tile, Value step, Value stage, bool constants, bool others);
+  void emitAcquire(RingPosition position);
+  /// Fills stages with the constants of the block's first tile, from its first step on.
+  void fillAhead(TileRangeOp range);
   /// The products of one step, issued.
   struct Group {
     SmallVector<Value> accumulators, metadata;
@@ -105,6 +117,8 @@ private:
   TileIdOp tileId;
   /// What depends on the tile before the pipeline, and what follows the pipeline.
   SmallVector<Operation *> coordinates, suffix;
+  /// The producer's constants, which need not wait for the kernel before.
+  SmallPtrSet<Operation *, 4> constantCopies;
   Value barriers;
 };
 
@@ -159,8 +173,11 @@ LogicalResult SpecializedRoles::mapSources() {
   for (auto copy : pipeline.getProducer().front().getOps<CopyAsyncOp>()) {
     if (copy.getPredicate())
       return copy.emitOpError("expected a copy without a condition: the copy engine has none");
-    if (copy.getOrder() == CopyOrder::Storage)
+    if (copy.getOrder() == CopyOrder::Storage) {
+      if (sf::getTarget(kernel).hasGridWait() && kernel.isConstant(copy.getSource()))
+        constantCopies.insert(copy);
       continue;
+    }
     auto argument = dyn_cast<BlockArgument>(copy.getSource());
     if (!argument || argument.getOwner()->getParentOp() != kernel)
       return copy.emitOpError("expected the source to be an argument of the kernel: its tensor map "
@@ -182,7 +199,17 @@ LogicalResult SpecializedRoles::mapSources() {
   return success();
 }
 
+IRMapping SpecializedRoles::emitTile(Value number) {
+  IRMapping tile;
+  auto id = cast<TileIdOp>(b.clone(*tileId, tile));
+  id.getNumberMutable().assign(number);
+  for (Operation *op : coordinates)
+    b.clone(*op, tile);
+  return tile;
+}
+
 void SpecializedRoles::emitRole(RoleKind kind, int64_t firstParity,
+                                function_ref<void(TileRangeOp)> begin,
                                 function_ref<RingPosition(IRMapping &, RingPosition)> emit) {
   OpBuilder::InsertionGuard guard(b);
   auto role = RoleOp::create(b, loc, kind, consumerWarps);
@@ -190,36 +217,84 @@ void SpecializedRoles::emitRole(RoleKind kind, int64_t firstParity,
   auto range = TileRangeOp::create(b, loc, b.getIndexType(), b.getIndexType(), b.getIndexType(),
                                    tileId.getTokens(), tileId.getFeatureTiles(),
                                    tileId.getTileTokens(), tileId.getSplits(), cluster);
+  if (begin)
+    begin(range);
   auto tiles = scf::ForOp::create(b, loc, range.getFirst(), range.getEnd(), range.getStep(),
                                   ValueRange{index(0), i32(firstParity)});
   keepLoop(tiles);
   b.setInsertionPointToStart(tiles.getBody());
-  IRMapping tile;
-  auto number = cast<TileIdOp>(b.clone(*tileId, tile));
-  number.getNumberMutable().assign(tiles.getInductionVar());
-  for (Operation *op : coordinates)
-    b.clone(*op, tile);
+  IRMapping tile = emitTile(tiles.getInductionVar());
   RingPosition position = emit(tile, {tiles.getRegionIterArg(0), tiles.getRegionIterArg(1)});
   b.setInsertionPointToEnd(tiles.getBody());
   scf::YieldOp::create(b, loc, position.values());
 }
 
-void SpecializedRoles::emitProducer() {
+void SpecializedRoles::emitAcquire(RingPosition position) {
   int64_t bytes = 0;
   for (Value ring : pipeline.getRings())
     bytes += cast<RingType>(ring.getType()).getStageBytes();
-  emitRole(RoleKind::Producer, /*firstParity=*/1, [&](IRMapping &tile, RingPosition begin) {
-    auto loop =
-        scf::ForOp::create(b, loc, tile.lookupOrDefault(pipeline.getLower()),
-                           tile.lookupOrDefault(pipeline.getUpper()), index(1), begin.values());
+  AcquireOp::create(b, loc, barriers, position.stage, position.parity, bytes);
+}
+
+void SpecializedRoles::emitCopies(IRMapping &tile, Value step, Value stage, bool constants,
+                                  bool others) {
+  tile.map(pipeline.getProducer().getArguments(), ValueRange{step, stage});
+  for (Operation &op : pipeline.getProducer().front().without_terminator()) {
+    if (isa<CopyAsyncOp>(op) && !(constantCopies.contains(&op) ? constants : others))
+      continue;
+    if (auto copy = dyn_cast<CopyAsyncOp>(b.clone(op, tile)))
+      copy.getBarriersMutable().assign(barriers);
+  }
+}
+
+void SpecializedRoles::fillAhead(TileRangeOp range) {
+  IRMapping tile = emitTile(range.getFirst());
+  Value lower = tile.lookupOrDefault(pipeline.getLower()),
+        upper = tile.lookupOrDefault(pipeline.getUpper());
+  Value end =
+      arith::MinSIOp::create(b, loc, arith::AddIOp::create(b, loc, lower, index(stages)), upper);
+  Value hasTile =
+      arith::CmpIOp::create(b, loc, arith::CmpIPredicate::slt, range.getFirst(), range.getEnd());
+  end = arith::SelectOp::create(b, loc, hasTile, end, lower);
+  auto loop = scf::ForOp::create(b, loc, lower, end, index(1));
+  keepLoop(loop);
+  OpBuilder::InsertionGuard guard(b);
+  b.setInsertionPointToStart(loop.getBody());
+  Value step = loop.getInductionVar(), stage = arith::SubIOp::create(b, loc, step, lower);
+  emitAcquire({stage, i32(1)});
+  emitCopies(tile, step, stage, /*constants=*/true, /*others=*/false);
+}
+
+void SpecializedRoles::emitProducer() {
+  Value firstTile;
+  auto begin = [&](TileRangeOp range) {
+    if (constantCopies.empty())
+      return;
+    firstTile = range.getFirst();
+    fillAhead(range);
+  };
+  emitRole(RoleKind::Producer, /*firstParity=*/1, begin, [&](IRMapping &tile, RingPosition first) {
+    Value lower = tile.lookupOrDefault(pipeline.getLower());
+    auto loop = scf::ForOp::create(b, loc, lower, tile.lookupOrDefault(pipeline.getUpper()),
+                                   index(1), first.values());
     b.setInsertionPointToStart(loop.getBody());
+    Value step = loop.getInductionVar();
     RingPosition position = {loop.getRegionIterArg(0), loop.getRegionIterArg(1)};
-    AcquireOp::create(b, loc, barriers, position.stage, position.parity, bytes);
-    tile.map(pipeline.getProducer().getArguments(),
-             ValueRange{loop.getInductionVar(), position.stage});
-    for (Operation &op : pipeline.getProducer().front().without_terminator())
-      if (auto copy = dyn_cast<CopyAsyncOp>(b.clone(op, tile)))
-        copy.getBarriersMutable().assign(barriers);
+    if (firstTile) {
+      Value number = tile.lookup(tileId.getFeature()).getDefiningOp<TileIdOp>().getNumber();
+      Value laterTile = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, number, firstTile);
+      Value laterStep = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::sge, step,
+                                              arith::AddIOp::create(b, loc, lower, index(stages)));
+      auto notAhead = scf::IfOp::create(b, loc, arith::OrIOp::create(b, loc, laterTile, laterStep),
+                                        /*withElseRegion=*/false);
+      OpBuilder::InsertionGuard guard(b);
+      b.setInsertionPointToStart(notAhead.thenBlock());
+      emitAcquire(position);
+      emitCopies(tile, step, position.stage, /*constants=*/true, /*others=*/false);
+    } else {
+      emitAcquire(position);
+    }
+    emitCopies(tile, step, position.stage, /*constants=*/!firstTile, /*others=*/true);
     scf::YieldOp::create(b, loc, advance(position).values());
     return RingPosition{loop.getResult(0), loop.getResult(1)};
   });
@@ -320,7 +395,7 @@ SmallVector<Value> SpecializedRoles::emitPairs(IRMapping &tile, Value lower, Val
 
 void SpecializedRoles::emitConsumers() {
   size_t numValues = pipeline.getInits().size();
-  emitRole(RoleKind::Consumer, /*firstParity=*/0, [&](IRMapping &tile, RingPosition begin) {
+  emitRole(RoleKind::Consumer, /*firstParity=*/0, {}, [&](IRMapping &tile, RingPosition begin) {
     SmallVector<Value> values = llvm::map_to_vector(
         pipeline.getInits(), [&](Value init) { return tile.lookupOrDefault(init); });
     llvm::append_range(values, begin.values());
