@@ -10,18 +10,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PROTOCOLS = ("cold", "flushed", "sustained")
-_TITLES = {"sparseflow": "SparseFlow 2:4", "cublaslt": "cuBLASLt dense", "cusparselt": "cuSPARSELt 2:4"}
+import random_report
+import targets
+from cases import PROTOCOLS
+from traffic import INSTRUCTION_CEILING
+
+_TITLES = {
+    "sparseflow": "SparseFlow 2:4",
+    "cublaslt": "cuBLASLt dense",
+    "cublaslt f16": "cuBLASLt dense f16",
+    "cusparselt": "cuSPARSELt 2:4",
+    "cusparselt default": "cuSPARSELt's default",
+}
+
+_SUMMARIES = {"targets": targets.report, "random": random_report.report}
 
 
 def table(document: dict[str, Any], protocol: str) -> str:
     """Microseconds and TFLOPS of each contender, a row a product; "" when nothing was timed this way."""
-    names = list(document["contenders"]) or list(document["cases"][0]["results"])
     rows = [case for case in document["cases"] if any(protocol in result for result in case["results"].values())]
     if not rows:
         return ""
-    lines = ["| dtype | M | N | K | " + " | ".join(_TITLES.get(name, name) for name in names) + " |"]
-    lines.append("|---|" + "---:|" * (3 + len(names)))
+    present = {name for row in rows for name in row["results"]}
+    names = [name for name in document["contenders"] or rows[0]["results"] if name in present]
+    lines = ["| dtype | M | N | K | " + " | ".join(_TITLES.get(name, name) for name in names) + " | of the ceiling |"]
+    lines.append("|---|" + "---:|" * (4 + len(names)))
     for row in rows:
         cells = [row["dtype"], *(str(row[axis]) for axis in "mnk")]
         for name in names:
@@ -29,6 +42,8 @@ def table(document: dict[str, Any], protocol: str) -> str:
             result = results.get(protocol)
             missing = "failed" if "error" in results else "–"
             cells.append(f"{result['us']:.1f} ({result['tflops']:.0f})" if result else missing)
+        ours = row["results"].get("sparseflow", {}).get(protocol)
+        cells.append(f"{ours['tflops'] / INSTRUCTION_CEILING[row['dtype']]:.0%}" if ours else "–")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -36,15 +51,31 @@ def table(document: dict[str, Any], protocol: str) -> str:
 def report(document: dict[str, Any]) -> str:
     """The whole page."""
     environment, gpu = document["environment"], document["environment"]["gpu"]
-    libraries = ", ".join(entry["library"] for entry in document["contenders"].values())
+    summary = _SUMMARIES.get(document.get("suite", ""))
+    libraries = ", ".join(
+        dict.fromkeys(entry["library"] for entry in document["contenders"].values() if "library" in entry)
+    )
+    scales = sorted({case["scales"] for case in document["cases"] if case.get("scales", "none") != "none"})
     lines = [
         "# Benchmarks",
         "",
-        f"{gpu['name']}, {gpu['power.limit']} limit, {gpu['clocks.max.sm']}, driver {gpu['driver_version']}, "
+        f"{gpu.get('name')}, {gpu.get('power.limit')} limit, {gpu.get('clocks.max.sm')}, driver {gpu.get('driver_version')}, "
         f"ptxas {environment['ptxas']}; {libraries}; {environment['date']}.",
-        "Made by `tools/gpu/run bench` and `benchmarks/report.py`; [the benchmarks' page](../benchmarks/README.md) says what is",
+        "Made by `tools/gpu/run` and `benchmarks/report.py`; [the benchmarks' page](../benchmarks/README.md) says what is",
         "measured. Y[M,N] = X[M,K] · W[N,K]ᵀ; medians in microseconds and, in parentheses, TFLOPS that count 2·M·N·K.",
     ]
+    if not summary:
+        lines.append(
+            "*Of the ceiling*: SparseFlow's TFLOPS as a share of what the instruction `wgmma.sp` alone sustains on an H100."
+        )
+    if scales:
+        how = {"one": "one constant", "both": "a scale for each feature and each token"}
+        lines.append(f"8-bit results of SparseFlow are scaled by {' or '.join(how[each] for each in scales)}.")
+    if document.get("ended"):
+        lines.append(f"The run ended early: {document['ended']}.")
+    # These have hundreds of cases: what they come to, and each in the JSON.
+    if summary:
+        return "\n".join([*lines, "", summary(document)])
     titles = {
         "cold": "After a pause",
         "flushed": "With cold caches",

@@ -44,7 +44,7 @@ public:
       propose(CUDA_R_16BF, CUDA_R_16BF);
       break;
     case DType::E4M3:
-      propose(CUDA_R_8F_E4M3, CUDA_R_16F);
+      propose(CUDA_R_8F_E4M3, CUDA_R_16BF);
       break;
     case DType::S8:
       propose(CUDA_R_8I, CUDA_R_32I);
@@ -58,7 +58,7 @@ public:
     selected = &candidates.at(candidate);
     const Form &form = forms[selected->form];
     resultIsI32 = form.result == CUDA_R_32I;
-    resultDType = form.result == CUDA_R_8I ? DType::S8 : product.dtype == DType::BF16 ? DType::BF16 : DType::F16;
+    resultDType = form.result == CUDA_R_8I ? DType::S8 : product.resultDType();
     resultScale = form.result == CUDA_R_8I ? kInt8Scale / 8 : 1;
   }
 
@@ -74,7 +74,7 @@ public:
   }
 
   std::string describeCandidate() override {
-    const char *result = resultIsI32 ? "i32" : resultDType == DType::S8 ? "i8" : resultDType == DType::BF16 ? "bf16" : "f16";
+    std::string result = resultIsI32 ? "i32" : nameOf(resultDType);
     return "\"candidate\": \"heuristic " + std::to_string(selected->rank) + "\", \"result\": \"" + result + "\"";
   }
 

@@ -1,8 +1,9 @@
 //===- cusparselt.cu - cuSPARSELt, 2:4 ---------------------------------------------------------===//
 //
-// The candidates are each of its algorithm numbers, and last what its own search finds. W is the
-// structured operand, X and Y are row-major; plan and compressed weight are made once, when a candidate
-// is selected, and stay out of the times.
+// The candidates are each of its algorithm numbers, then what its own search finds, and last what it
+// takes unasked. W is the structured operand, X and Y are row-major; plan and compressed weight are made
+// once, when a candidate is selected, and stay out of the times. It multiplies multiples of 8 tokens, or
+// of 16 with 8-bit types: others are rounded up, as its callers have to.
 //
 //===-------------------------------------------------------------------------------------------===//
 
@@ -35,14 +36,16 @@ public:
                            : product.dtype == DType::BF16 ? CUDA_R_16BF
                            : product.dtype == DType::E4M3 ? CUDA_R_8F_E4M3
                                                           : CUDA_R_8I;
-    cudaDataType result = product.dtype == DType::BF16 ? CUDA_R_16BF : CUDA_R_16F;
+    cudaDataType result = product.resultDType() == DType::BF16 ? CUDA_R_16BF : CUDA_R_16F;
+    int64_t multiple = product.elementBytes() == 2 ? 8 : 16;
+    int64_t tokens = (product.m + multiple - 1) / multiple * multiple;
     constexpr uint32_t alignment = 16;
     LT(cusparseLtStructuredDescriptorInit(&handle, &a, product.n, product.k, product.k, alignment, element,
                                           CUSPARSE_ORDER_ROW, CUSPARSELT_SPARSITY_50_PERCENT));
-    LT(cusparseLtDenseDescriptorInit(&handle, &b, product.m, product.k, product.k, alignment, element,
+    LT(cusparseLtDenseDescriptorInit(&handle, &b, tokens, product.k, product.k, alignment, element,
                                      CUSPARSE_ORDER_ROW));
     // Row-major Y[M, N] is column-major [N, M].
-    LT(cusparseLtDenseDescriptorInit(&handle, &c, product.n, product.m, product.n, alignment, result,
+    LT(cusparseLtDenseDescriptorInit(&handle, &c, product.n, tokens, product.n, alignment, result,
                                      CUSPARSE_ORDER_COL));
     LT(cusparseLtMatmulDescriptorInit(&handle, &operation, CUSPARSE_OPERATION_NON_TRANSPOSE,
                                       CUSPARSE_OPERATION_TRANSPOSE, &a, &b, &c, &c,
@@ -54,14 +57,16 @@ public:
     algorithms = 0;
     LT(cusparseLtMatmulAlgGetAttribute(&handle, &selection, CUSPARSELT_MATMUL_ALG_CONFIG_MAX_ID, &algorithms,
                                        sizeof algorithms));
-    return algorithms + 1;
+    return algorithms + 2;
   }
+
+  int defaultCandidate() const override { return algorithms + 1; }
 
   void select(int candidate) override {
     releasePlan();
     LT(cusparseLtMatmulAlgSelectionInit(&handle, &selection, &operation, CUSPARSELT_MATMUL_ALG_DEFAULT));
     bool search = candidate == algorithms;
-    if (!search)
+    if (candidate < algorithms)
       LT(cusparseLtMatmulAlgSetAttribute(&handle, &selection, CUSPARSELT_MATMUL_ALG_CONFIG_ID, &candidate,
                                          sizeof candidate));
     LT(cusparseLtMatmulPlanInit(&handle, &plan, &operation, &selection));
@@ -83,7 +88,7 @@ public:
     size_t workspaceBytes = 0;
     LT(cusparseLtMatmulGetWorkspace(&handle, &plan, &workspaceBytes));
     reserveWorkspace(workspaceBytes);
-    chosen = search ? "search" : "explicit";
+    chosen = search ? "search" : candidate < algorithms ? "explicit" : "default";
   }
 
   void launch(cudaStream_t stream) override {
@@ -95,7 +100,7 @@ public:
     cusparseLtMatmulAlgGetAttribute(&handle, &selection, CUSPARSELT_MATMUL_ALG_CONFIG_ID, &id, sizeof id);
     cusparseLtMatmulAlgGetAttribute(&handle, &selection, CUSPARSELT_MATMUL_SPLIT_K, &splitK, sizeof splitK);
     return "\"candidate\": \"" + chosen + ": algorithm " + std::to_string(id) + ", split-K " + std::to_string(splitK) +
-           "\", \"result\": \"" + (resultDType == DType::BF16 ? "bf16" : "f16") + "\"";
+           "\", \"result\": \"" + nameOf(resultDType) + "\"";
   }
 
   void close() override { releasePlan(); }

@@ -5,10 +5,11 @@
 // All contenders include this file, so that data, protocols and clocks are the same for all of them,
 // and each is a process of its own, because some of them crash.
 //
-//   open DTYPE M N K FILE    buffers, random data, W pruned to 2:4 where the contender is sparse
-//   try I                    microseconds of candidate I (an algorithm), roughly
-//   use I                    selects it and checks its result against float64
+//   open DTYPE M N K SCALES FILE    buffers, random data, W pruned to 2:4 where the contender is sparse
+//   try I                           microseconds of candidate I (an algorithm), roughly
+//   use I                           selects it and checks its result against float64
 //   cold | flushed | sustained | calls    samples in microseconds (see README.md)
+//   close                           gives the product's memory back
 //
 //===-------------------------------------------------------------------------------------------===//
 
@@ -17,18 +18,23 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 #include <cuda_runtime.h>
+#include <fcntl.h>
 #include <iostream>
 #include <memory>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <sys/file.h>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 enum class DType { F16, BF16, S8, E4M3 };
@@ -36,9 +42,32 @@ enum class DType { F16, BF16, S8, E4M3 };
 struct Product {
   DType dtype;
   int64_t m, n, k;
-  std::string file; // the compiled program, for the contender that reads one
+  // For the contender that runs a compiled program: the file, and whether it takes a scale for each token.
+  bool hasTokenScales;
+  std::string file;
+
   size_t elementBytes() const { return dtype == DType::F16 || dtype == DType::BF16 ? 2 : 1; }
+  /// What 16-bit results are: f16 also for 8-bit integers, bf16 also for 8-bit floats.
+  DType resultDType() const { return dtype == DType::BF16 || dtype == DType::E4M3 ? DType::BF16 : DType::F16; }
+  /// Tokens that X and Y have room for. A library that wants a multiple of 8 or 16 multiplies the padding too.
+  int64_t paddedTokens() const { return (m + 15) / 16 * 16; }
+  /// Integer products may have 32-bit results.
+  size_t resultBytes() const { return paddedTokens() * n * (dtype == DType::S8 ? 4 : 2); }
 };
+
+inline const char *nameOf(DType dtype) {
+  switch (dtype) {
+  case DType::F16:
+    return "f16";
+  case DType::BF16:
+    return "bf16";
+  case DType::S8:
+    return "i8";
+  case DType::E4M3:
+    return "e4m3";
+  }
+  return "";
+}
 
 [[noreturn]] inline void fail(const std::string &message) { throw std::runtime_error(message); }
 
@@ -61,6 +90,26 @@ public:
 
 private:
   void *data = nullptr;
+};
+
+/// Processes that look for candidates side by side time them one at a time: they share the file that
+/// SPARSEFLOW_BENCHMARK_LOCK names. Without it there is nothing to wait for.
+class TurnOnTheGpu {
+public:
+  TurnOnTheGpu() {
+    if (const char *path = std::getenv("SPARSEFLOW_BENCHMARK_LOCK"))
+      file = ::open(path, O_RDWR | O_CREAT, 0600);
+    if (file >= 0)
+      flock(file, LOCK_EX);
+  }
+  ~TurnOnTheGpu() {
+    if (file >= 0)
+      ::close(file); // which unlocks
+  }
+  TurnOnTheGpu(const TurnOnTheGpu &) = delete;
+
+private:
+  int file = -1;
 };
 
 //===-------------------------------------------------------------------------------------------===//
@@ -162,6 +211,8 @@ public:
   virtual bool isSparse() const = 0;
   /// Prepares the product and returns how many candidates there are.
   virtual int open(const Product &product) = 0;
+  /// The candidate that a caller gets who asks for none.
+  virtual int defaultCandidate() const { return 0; }
   /// Later launches use this candidate; throws where it does not apply.
   virtual void select(int candidate) = 0;
   virtual void launch(cudaStream_t stream) = 0;
@@ -234,55 +285,71 @@ private:
       return sustained();
     if (command == "calls")
       return calls();
+    if (command == "close")
+      return close();
     fail("unknown command '" + command + "'");
   }
 
-  std::string open(std::istringstream &words) {
+  std::string close() {
     contender.close();
     x.reset();
     w.reset();
     y.reset();
-    std::string dtype;
-    words >> dtype >> product.m >> product.n >> product.k >> product.file;
+    return "";
+  }
+
+  std::string open(std::istringstream &words) {
+    close();
+    std::string dtype, scales;
+    words >> dtype >> product.m >> product.n >> product.k >> scales >> product.file;
+    product.hasTokenScales = scales == "both";
     product.dtype = dtype == "f16"    ? DType::F16
                     : dtype == "bf16" ? DType::BF16
                     : dtype == "i8"   ? DType::S8
                     : dtype == "e4m3" ? DType::E4M3
                                       : (fail("unknown dtype " + dtype), DType::F16);
-    x = std::make_unique<DeviceBuffer>(product.m * product.k * product.elementBytes());
+    x = std::make_unique<DeviceBuffer>(product.paddedTokens() * product.k * product.elementBytes());
     w = std::make_unique<DeviceBuffer>(product.n * product.k * product.elementBytes());
-    y = std::make_unique<DeviceBuffer>(product.m * product.n * 4);
-    fillRandom<<<1024, 256, 0, stream>>>(x->get(), product.m * product.k / 4, product.dtype, 1, false);
+    y = std::make_unique<DeviceBuffer>(product.resultBytes());
+    fillRandom<<<1024, 256, 0, stream>>>(x->get(), product.paddedTokens() * product.k / 4, product.dtype, 1, false);
     fillRandom<<<1024, 256, 0, stream>>>(w->get(), product.n * product.k / 4, product.dtype, 2,
                                          contender.isSparse());
     CUDA(cudaStreamSynchronize(stream));
     contender.x = x->get();
     contender.w = w->get();
     contender.y = y->get();
-    contender.resultDType = product.dtype == DType::BF16 ? DType::BF16 : DType::F16;
+    contender.resultDType = product.resultDType();
     contender.resultIsI32 = false;
     contender.resultScale = 1;
-    return "\"candidates\": " + std::to_string(contender.open(product));
+    int candidates = contender.open(product);
+    return "\"candidates\": " + std::to_string(candidates) +
+           ", \"default\": " + std::to_string(contender.defaultCandidate());
   }
 
+  /// The least of a few runs. Slow candidates run once, after a warm-up that loads or even compiles the kernel.
   std::string tryCandidate() {
-    constexpr int warmups = 2, runs = 6;
-    for (int i = 0; i < warmups; ++i)
-      contender.launch(stream);
-    CUDA(cudaEventRecord(events[0], stream));
-    for (int i = 0; i < runs; ++i)
-      contender.launch(stream);
-    CUDA(cudaEventRecord(events[1], stream));
+    constexpr int mostRuns = 6;
+    constexpr double enoughMicroseconds = 2000;
+    contender.launch(stream);
     CUDA(cudaStreamSynchronize(stream));
-    float milliseconds = 0;
-    CUDA(cudaEventElapsedTime(&milliseconds, events[0], events[1]));
-    return "\"us\": " + std::to_string(milliseconds * 1e3 / runs);
+    TurnOnTheGpu turn;
+    double least = HUGE_VAL, spent = 0;
+    for (int run = 0; run < mostRuns && spent < enoughMicroseconds; ++run) {
+      CUDA(cudaEventRecord(events[0], stream));
+      contender.launch(stream);
+      CUDA(cudaEventRecord(events[1], stream));
+      CUDA(cudaStreamSynchronize(stream));
+      double time = elapsed(events[0], events[1]);
+      spent += time;
+      least = std::min(least, time);
+    }
+    return "\"us\": " + std::to_string(least);
   }
 
   /// Relative error of sampled elements; NaN when an element was not written.
   std::string check() {
     std::string answer = contender.describeCandidate();
-    CUDA(cudaMemsetAsync(y->get(), 0xff, product.m * product.n * 4, stream));
+    CUDA(cudaMemsetAsync(y->get(), 0xff, product.resultBytes(), stream));
     contender.launch(stream);
     if (!contender.w || product.m == 0)
       return answer;

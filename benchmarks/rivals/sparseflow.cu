@@ -1,7 +1,8 @@
 //===- sparseflow.cu - SparseFlow, through its C ABI -------------------------------------------===//
 //
-// Runs the program that run.py compiled for the product (with the weight inside) as any C program
-// would. The one candidate is what the compiler chose, or was told to choose.
+// Runs the program that was compiled for the product (with the weight and, where it has them, the scales
+// of features inside) as any C program would. The scales of tokens are a second input. The one candidate
+// is what the compiler chose, or was told to choose.
 //
 //===-------------------------------------------------------------------------------------------===//
 
@@ -30,6 +31,13 @@ SfDType abiDType(DType dtype) {
   return 0;
 }
 
+/// Scales of tokens, f32, spread around one.
+__global__ void fillScales(float *scales, int64_t tokens) {
+  int64_t token = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (token < tokens)
+    scales[token] = 0.5f + float(uint32_t(mix(token))) * 2.3283064e-10f;
+}
+
 class SparseFlow : public Contender {
 public:
   std::string describe() override { return std::string("\"library\": \"SparseFlow ") + sfVersion() + "\""; }
@@ -41,7 +49,15 @@ public:
     check(sfProgramOpen(product.file.c_str(), 0, &program));
     check(sfExecutableCreate(program, "cuda", &executable));
     check(sfReserve(executable, nullptr, &tokens, 1, nullptr));
-    describeTensor(input, inputShape, x, abiDType(product.dtype), product.m, product.k);
+    describeTensor(inputs[0], inputShapes[0], x, abiDType(product.dtype), product.m, product.k);
+    numInputs = 1;
+    if (product.hasTokenScales) {
+      scales = std::make_unique<DeviceBuffer>(product.m * sizeof(float));
+      fillScales<<<(product.m + 255) / 256, 256>>>(static_cast<float *>(scales->get()), product.m);
+      CUDA(cudaDeviceSynchronize());
+      describeTensor(inputs[1], inputShapes[1], scales->get(), SF_F32, product.m, 1);
+      numInputs = 2;
+    }
     describeTensor(output, outputShape, y, abiDType(resultDType), product.m, product.n);
     return 1;
   }
@@ -52,7 +68,7 @@ public:
     SfRunOptions options;
     SF_INIT(options);
     options.stream = stream;
-    check(sfRun(executable, nullptr, &input, 1, &output, 1, &options));
+    check(sfRun(executable, nullptr, inputs, numInputs, &output, 1, &options));
   }
 
   std::string describeCandidate() override {
@@ -60,7 +76,7 @@ public:
     check(sfReport(executable, nullptr, &tokens, 1, &report));
     std::string json = report;
     sfFree(report);
-    return std::string("\"result\": \"") + (resultDType == DType::BF16 ? "bf16" : "f16") + "\", \"report\": " + json;
+    return std::string("\"result\": \"") + nameOf(resultDType) + "\", \"report\": " + json;
   }
 
   void close() override {
@@ -68,6 +84,7 @@ public:
     sfProgramRelease(program);
     executable = nullptr;
     program = nullptr;
+    scales.reset();
   }
 
 private:
@@ -84,8 +101,10 @@ private:
 
   SfProgram *program = nullptr;
   SfExecutable *executable = nullptr;
-  SfTensor input, output;
-  int64_t inputShape[2], outputShape[2], tokens = 0;
+  SfTensor inputs[2], output;
+  size_t numInputs = 0;
+  int64_t inputShapes[2][2], outputShape[2], tokens = 0;
+  std::unique_ptr<DeviceBuffer> scales;
 };
 
 } // namespace

@@ -123,6 +123,10 @@ static void proxyFence(Thread &thread, uint32_t, const uint64_t *, uint64_t *) {
 static void barrierInitFence(Thread &thread, uint32_t, const uint64_t *, uint64_t *) {
   ++thread.barrierInitFences;
 }
+/// Kernels run one after the other; what is checked is that the thread would have waited.
+static void gridWait(Thread &thread, uint32_t, const uint64_t *, uint64_t *) {
+  thread.hasWaitedForGrid = true;
+}
 static void nothing(Thread &, uint32_t, const uint64_t *, uint64_t *) {}
 static void sleep(Thread &thread, uint32_t, const uint64_t *, uint64_t *) {
   thread.block->yield(thread);
@@ -166,7 +170,7 @@ llvm::ArrayRef<ThreadOp> sparseflow::emulator::getBarrierOps() {
       {"fence.proxy.async.global", nothing},
       {"fence.proxy.async.shared_cta", proxyFence},
       {"fence.proxy.async.shared_cluster", proxyFence},
-      {"griddepcontrol.wait", nothing},
+      {"griddepcontrol.wait", gridWait},
       {"griddepcontrol.launch.dependents", nothing},
       {"setmaxnreg.inc.sync.aligned.u32", nothing},
       {"setmaxnreg.dec.sync.aligned.u32", nothing},

@@ -79,6 +79,7 @@ struct LaunchState {
   std::string kernel;
   KernelEntry entry = nullptr;
   Dim3 grid, block, cluster;
+  bool waitsForGrid = false;
   uint32_t staticSharedBytes = 0;
   uint32_t dynamicSharedBytes = 0;
   void *const *params = nullptr;
@@ -124,6 +125,8 @@ struct Thread {
   BulkStores bulkStores;
   /// The phase of the cluster's barrier that the thread has arrived in and not waited for, or -1.
   int64_t clusterBarrierPhase;
+  /// No kernel before this one runs any more, as far as the thread knows.
+  bool hasWaitedForGrid;
   /// fence.proxy.async that the thread has executed, and those and fence.mbarrier_init together.
   uint16_t proxyFences;
   uint32_t barrierInitFences;

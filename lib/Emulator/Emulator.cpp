@@ -68,6 +68,8 @@ llvm::StringRef sparseflow::emulator::stringifyKind(Report::Kind kind) {
     return "missing-fence";
   case Report::Kind::SharedRace:
     return "shared-race";
+  case Report::Kind::UnwaitedGrid:
+    return "unwaited-grid";
   case Report::Kind::DivergentBarrier:
     return "divergent-barrier";
   case Report::Kind::MbarrierMisuse:
@@ -231,7 +233,8 @@ llvm::Error Module::Impl::addVariables() {
     llvm::Expected<void *> address = code->lookup(variable.symbol);
     if (!address)
       return address.takeError();
-    variables.push_back({*address, variable.bytes, variable.symbol, variable.writable});
+    variables.push_back({*address, variable.bytes, variable.symbol, variable.writable,
+                         /*isConstant=*/!variable.writable});
   }
   return llvm::Error::success();
 }
@@ -394,6 +397,7 @@ llvm::Error Module::launch(llvm::StringRef kernelName, Dim3 grid, Dim3 block,
   state.grid = grid;
   state.block = block;
   state.cluster = kernel->cluster;
+  state.waitsForGrid = kernel->waitsForGrid;
   state.staticSharedBytes = impl->retargeted.staticSharedBytes;
   state.dynamicSharedBytes = dynamicSharedBytes;
   state.params = params.data();

@@ -119,6 +119,7 @@ void Block::prepareThread(unsigned index, Dim3 ctaid) {
   thread.bulkStores.stores.clear();
   thread.bulkStores.committed = 0;
   thread.clusterBarrierPhase = -1;
+  thread.hasWaitedForGrid = !state.waitsForGrid;
   thread.proxyFences = 0;
   thread.barrierInitFences = 0;
   thread.wgmmaGroups = 0;

@@ -131,13 +131,24 @@ void sparseflow::emulator::checkGlobal(Thread &thread, uint64_t address, uint64_
     return address < reinterpret_cast<uint64_t>(range.base);
   });
   // Ranges may overlap (two views of one buffer): look at all that start at or before the address.
+  const GlobalRange *unwaited = nullptr;
   while (it != ranges.begin()) {
     --it;
-    if (holds(*it, address, size, write)) {
+    if (!holds(*it, address, size, write))
+      continue;
+    if (LLVM_LIKELY(thread.hasWaitedForGrid || it->isConstant)) {
       thread.lastRange = &*it;
       return;
     }
+    unwaited = &*it;
   }
+  if (unwaited)
+    thread.block->fail(
+        thread, Kind::UnwaitedGrid,
+        "%s of %llu bytes of '%s' (%s) before griddepcontrol.wait; expected the thread to wait "
+        "first, as the kernel before may still run",
+        write ? "write" : "read", static_cast<unsigned long long>(size), unwaited->name.c_str(),
+        what);
   failGlobal(thread, address, size, write, what);
 }
 

@@ -21,6 +21,7 @@
 #include "llvm/Analysis/ValueTracking.h"
 #include "llvm/IR/InstIterator.h"
 #include "llvm/IR/IntrinsicInst.h"
+#include "llvm/IR/IntrinsicsNVPTX.h"
 #include "llvm/IR/MDBuilder.h"
 #include "llvm/IR/ReplaceConstant.h"
 #include "llvm/Target/TargetMachine.h"
@@ -65,6 +66,13 @@ Error Retargeter::checkFunctions() {
 static bool isKernel(const Function &function) {
   return function.getCallingConv() == CallingConv::PTX_Kernel ||
          function.hasFnAttribute("nvvm.kernel");
+}
+
+static bool waitsForGrid(const Function &kernel) {
+  return any_of(instructions(kernel), [](const Instruction &instruction) {
+    auto *call = dyn_cast<IntrinsicInst>(&instruction);
+    return call && call->getIntrinsicID() == Intrinsic::nvvm_griddepcontrol_wait;
+  });
 }
 
 /// The numbers of an attribute such as "nvvm.reqntid"="256,1,1"; empty if it is not there.
@@ -122,6 +130,7 @@ void Retargeter::addThreadParameter() {
       std::vector<uint32_t> cluster = getExtents(*function, "nvvm.cluster_dim");
       cluster.resize(3, 1);
       kernel.cluster = {cluster[0], cluster[1], cluster[2]};
+      kernel.waitsForGrid = waitsForGrid(*clone);
     }
   }
   for (Function *function : old) {

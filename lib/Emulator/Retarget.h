@@ -29,6 +29,8 @@ struct RetargetedKernel {
   std::vector<uint32_t> requiredBlock;
   /// From nvvm.cluster_dim.
   Dim3 cluster;
+  /// It has a griddepcontrol.wait, and so may begin while the kernel before it still runs.
+  bool waitsForGrid = false;
 };
 
 struct RetargetedModule {

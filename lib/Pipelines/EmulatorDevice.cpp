@@ -51,7 +51,8 @@ public:
                            static_cast<uint32_t>(kernel.block[2])};
     emulator::LaunchOptions options;
     for (const rt::MemoryRange &range : memory)
-      options.ranges.push_back({range.base, range.bytes, range.name, range.writable});
+      options.ranges.push_back(
+          {range.base, range.bytes, range.name, range.writable, range.isConstant});
     Error error = kernels->byName.lookup(kernel.name)
                       ->launch(kernel.name, blocks, threads, kernel.shared,
                                ArrayRef(params, parameterCounts.lookup(kernel.name)), options);

@@ -602,7 +602,8 @@ std::vector<MemoryRange> FunctionPlan::memoryOf(const CallState &call,
     add(tensor, call.tensors[inputs.size() + i], /*writable=*/true, function.outputs[i].name);
   for (const BufferPlan &buffer : buffers)
     if (buffer.constant && !buffer.stored->data.empty())
-      memory.push_back({buffer.constant, buffer.stored->data.size(), false, buffer.stored->name});
+      memory.push_back({buffer.constant, buffer.stored->data.size(), /*writable=*/false,
+                        buffer.stored->name, /*isConstant=*/true});
   if (workspaceBytes)
     memory.push_back({call.workspace, workspaceBytes, true, "workspace"});
   return memory;

@@ -533,6 +533,7 @@ LogicalResult FunctionBuilder::addKernel(sf_tile::LaunchOp op, const BinaryKerne
       kernel.grid[0].mul *= llvm::divideCeil(type.getDimSize(0), perBlock);
   }
   kernel.shared = compiled.number("sf.shared_bytes");
+  kernel.dependentLaunch = compiled.metadata.getAttr("sf.dependent_launch") != nullptr;
   kernel.config = getConfigText(compiled);
   if (auto config = compiled.metadata.getAttr<sf::KernelConfigAttr>("sf.config");
       config && config.isWarpSpecialized())

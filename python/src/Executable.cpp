@@ -1,18 +1,18 @@
 // The call path. A call on GPU tensors of a framework with DLPack's C exchange API stays in C++
 // from the arguments to the launch: no Python code runs on it.
 #include "Executable.h"
+#include <algorithm>
 #include <array>
 #include <cstring>
-#include <deque>
+#include <optional>
 #include <pybind11/stl.h>
 
 namespace sparseflow::python {
 
-/// One call taken apart. The views stay where they are (SfTensor points into them), hence the
-/// deques.
+/// One call taken apart. The views stay where they are, since SfTensor points into them.
 struct Executable::Call {
   const Signature *function = nullptr;
-  std::deque<TensorView> inputs, outputs;
+  std::vector<TensorView> inputs, outputs;
   std::vector<SfTensor> inputTensors, outputTensors;
   TensorView workspace;
   ExecutableHandle executable;
@@ -22,6 +22,8 @@ struct Executable::Call {
   int32_t ordinal = 0; // of that GPU
   bool ordered = true; // the framework's later work waits for the stream
   void *cudaStream = nullptr;
+  bool foldsRows = false;                      // of the first input [..., K]
+  std::optional<std::vector<int64_t>> leading; // what was folded, which results have again
 
   py::object result();
 };
@@ -146,6 +148,8 @@ void Executable::takeArguments(Call &call, const py::args &args, const py::kwarg
     raiseInvalidArgument("'" + call.function->name + "' expected " + std::to_string(names.size()) +
                          " inputs (" + join(names) + "), got " +
                          std::to_string(args.size() + named));
+  call.inputs = std::vector<TensorView>(names.size());
+  call.inputTensors.reserve(names.size());
   for (size_t i = 0; i < names.size(); ++i) {
     py::object value;
     if (i < args.size()) {
@@ -156,8 +160,12 @@ void Executable::takeArguments(Call &call, const py::args &args, const py::kwarg
       raiseInvalidArgument("'" + call.function->name + "' expected an input '" + names[i] +
                            "', got none; its inputs are " + join(names));
     }
-    call.inputs.emplace_back().borrow(value, "input '" + names[i] + "'");
-    call.inputTensors.push_back(call.inputs.back().tensor);
+    TensorView &view = call.inputs[i];
+    Label label("input", &names[i]);
+    view.borrow(value, label);
+    if (i == 0 && call.foldsRows && view.tensor.rank != 2)
+      call.leading = view.foldRows(label);
+    call.inputTensors.push_back(view.tensor);
   }
 }
 
@@ -209,8 +217,9 @@ void Executable::prepareOutputs(Call &call) {
     if (given.size() != count)
       raiseInvalidArgument("out: expected " + std::to_string(count) + " tensors, got " +
                            std::to_string(given.size()));
+    call.outputs = std::vector<TensorView>(count);
     for (size_t i = 0; i < count; ++i) {
-      TensorView &view = call.outputs.emplace_back();
+      TensorView &view = call.outputs[i];
       view.borrow(given[i], "out");
       if (view.readOnly)
         raiseInvalidArgument("out: expected a writable tensor, got a read-only one");
@@ -221,6 +230,7 @@ void Executable::prepareOutputs(Call &call) {
             ", got one in " + view.describe());
     }
   } else {
+    call.outputs = std::vector<TensorView>(count);
     for (size_t i = 0; i < count; ++i) {
       SfDType dtype;
       int32_t rank;
@@ -228,11 +238,18 @@ void Executable::prepareOutputs(Call &call) {
       check(sfOutputShape(call.executable.get(), call.function->name.c_str(),
                           call.inputTensors.data(), call.inputTensors.size(), i, &dtype, &rank,
                           shape));
-      TensorView &view = call.outputs.emplace_back();
+      if (call.leading) {
+        int64_t features = shape[rank - 1];
+        rank = std::copy(call.leading->begin(), call.leading->end(), shape) - shape;
+        shape[rank++] = features;
+      }
+      TensorView &view = call.outputs[i];
       if (call.inputs.empty())
         view.allocateNumPy(dtype, rank, shape);
       else
         view.allocateLike(call.inputs.front(), dtype, rank, shape, call.executable);
+      if (call.leading)
+        view.foldRows("result");
     }
   }
   for (const TensorView &view : call.outputs)
@@ -284,6 +301,16 @@ void Executable::borrowWorkspace(Call &call, SfRunOptions &options) {
 
 py::object Executable::call(const py::args &args, const py::kwargs &kwargs) {
   Call call;
+  return run(call, args, kwargs);
+}
+
+py::object Executable::callOnRows(const py::args &args) {
+  Call call;
+  call.foldsRows = true;
+  return run(call, args, py::kwargs());
+}
+
+py::object Executable::run(Call &call, const py::args &args, const py::kwargs &kwargs) {
   prepare(call, args, kwargs);
   const char *name = call.function->name.c_str();
   if (call.gpu) {

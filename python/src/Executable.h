@@ -50,6 +50,9 @@ public:
   Executable(Program program, std::string device, const py::list &functions);
 
   py::object call(const py::args &args, const py::kwargs &kwargs);
+  /// A call of a function of token rows, with a first input [..., K] whose leading axes are taken
+  /// as rows and which the results have too.
+  py::object callOnRows(const py::args &args);
   std::unique_ptr<CapturedCall> capture(const py::args &args, const py::kwargs &kwargs);
   /// "cuda:0", "emulator", ...; loads the program there on first use.
   std::string device();
@@ -61,6 +64,7 @@ public:
 private:
   struct Call;
   const Signature &signature(py::handle name) const;
+  py::object run(Call &call, const py::args &args, const py::kwargs &kwargs);
   void prepare(Call &call, const py::args &args, const py::kwargs &kwargs);
   void takeArguments(Call &call, const py::args &args, const py::kwargs &kwargs);
   void chooseDevice(Call &call);

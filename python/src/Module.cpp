@@ -54,7 +54,7 @@ compile(const std::string &text, bool isFile,
   std::vector<TensorView> views(constants.size());
   std::vector<SfConstant> blobs(constants.size());
   for (size_t i = 0; i < constants.size(); ++i) {
-    views[i].borrow(constants[i].second, "constant '" + constants[i].first + "'");
+    views[i].borrow(constants[i].second, {"constant", &constants[i].first});
     SF_INIT(blobs[i]);
     blobs[i].name = constants[i].first.c_str();
     blobs[i].data = views[i].tensor.data;
@@ -300,6 +300,7 @@ PYBIND11_MODULE(_sparseflow, m) {
   py::class_<Executable>(m, "Executable")
       .def(py::init<Program, std::string, py::list>())
       .def("__call__", &Executable::call)
+      .def("_call_on_rows", &Executable::callOnRows)
       .def("_capture", &Executable::capture)
       .def("_report", &Executable::report)
       .def("_reserve", &Executable::reserve)

@@ -192,13 +192,13 @@ void TensorView::finish(int32_t rank) {
   }
 }
 
-void TensorView::setFrom(const dlpack::Tensor &from, const std::string &what) {
+void TensorView::setFrom(const dlpack::Tensor &from, const Label &what) {
   if (from.ndim > SF_MAX_RANK)
-    raiseInvalidArgument(what + ": expected a rank of at most " + std::to_string(SF_MAX_RANK) +
-                         ", got " + std::to_string(from.ndim));
+    raiseInvalidArgument(what.text() + ": expected a rank of at most " +
+                         std::to_string(SF_MAX_RANK) + ", got " + std::to_string(from.ndim));
   tensor.dtype = fromDLPack(from.dtype);
   if (!tensor.dtype)
-    raiseInvalidArgument(what +
+    raiseInvalidArgument(what.text() +
                          ": expected an element type that SparseFlow knows (f16, bf16, f32, i8, "
                          "e4m3, e5m2), got DLPack type code " +
                          std::to_string(from.dtype.code) + " with " +
@@ -214,7 +214,7 @@ void TensorView::setFrom(const dlpack::Tensor &from, const std::string &what) {
   finish(from.ndim);
 }
 
-void TensorView::borrowNumPy(py::handle array, const std::string &what) {
+void TensorView::borrowNumPy(py::handle array, const Label &what) {
   auto view = py::reinterpret_borrow<py::array>(array);
   source = Source::NumPy;
   readOnly = !view.writeable();
@@ -222,19 +222,19 @@ void TensorView::borrowNumPy(py::handle array, const std::string &what) {
   tensor.dtype = fromNumPy(type);
   if (!tensor.dtype || type.byteorder() == '>')
     raiseInvalidArgument(
-        what +
+        what.text() +
         ": expected an element type that SparseFlow knows (f16, bf16, f32, i8, e4m3, "
         "e5m2) in native byte order, got " +
         py::str(type).cast<std::string>());
   if (view.ndim() > SF_MAX_RANK)
-    raiseInvalidArgument(what + ": expected a rank of at most " + std::to_string(SF_MAX_RANK) +
-                         ", got " + std::to_string(view.ndim()));
+    raiseInvalidArgument(what.text() + ": expected a rank of at most " +
+                         std::to_string(SF_MAX_RANK) + ", got " + std::to_string(view.ndim()));
   tensor.data = const_cast<void *>(view.data());
   int64_t width = view.itemsize();
   for (int32_t i = 0; i < view.ndim(); ++i) {
     shape[i] = view.shape(i);
     if (view.strides(i) % width)
-      raiseInvalidArgument(what + ": expected strides of whole elements, got " +
+      raiseInvalidArgument(what.text() + ": expected strides of whole elements, got " +
                            std::to_string(view.strides(i)) +
                            " bytes; make it contiguous with "
                            "numpy.ascontiguousarray");
@@ -243,7 +243,7 @@ void TensorView::borrowNumPy(py::handle array, const std::string &what) {
   finish(view.ndim());
 }
 
-void TensorView::borrowCapsule(py::handle from, const std::string &what) {
+void TensorView::borrowCapsule(py::handle from, const Label &what) {
   source = Source::Capsule;
   capsule = module("sparseflow.interop").attr("export")(from);
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
@@ -256,12 +256,12 @@ void TensorView::borrowCapsule(py::handle from, const std::string &what) {
                 ->tensor,
             what);
   } else {
-    raiseInvalidArgument(what +
+    raiseInvalidArgument(what.text() +
                          ": expected __dlpack__ to return a DLPack capsule, got something else");
   }
 }
 
-void TensorView::borrow(py::handle from, const std::string &what) {
+void TensorView::borrow(py::handle from, const Label &what) {
   object = py::reinterpret_borrow<py::object>(from);
   exchange = exchangeOf(Py_TYPE(from.ptr()));
   if (exchange) {
@@ -275,9 +275,29 @@ void TensorView::borrow(py::handle from, const std::string &what) {
   } else if (py::hasattr(from, "__dlpack__")) {
     borrowCapsule(from, what);
   } else {
-    raiseInvalidArgument(what + ": expected a NumPy array or anything with __dlpack__, got " +
+    raiseInvalidArgument(what.text() +
+                         ": expected a NumPy array or anything with __dlpack__, got " +
                          std::string(Py_TYPE(from.ptr())->tp_name));
   }
+}
+
+std::vector<int64_t> TensorView::foldRows(const Label &what) {
+  int32_t rank = tensor.rank;
+  if (rank < 1)
+    raiseInvalidArgument(what.text() + ": expected [..., K], got a scalar");
+  std::vector<int64_t> leading(shape, shape + rank - 1);
+  int64_t rows = 1, inner = shape[rank - 1], contiguous = 1;
+  for (int32_t i = rank; i-- > 0; contiguous *= shape[i]) {
+    if (strides[i] != contiguous && shape[i] > 1)
+      raiseInvalidArgument(what.text() + ": expected a contiguous tensor, got one with gaps");
+    rows *= i < rank - 1 ? shape[i] : 1;
+  }
+  shape[0] = rows;
+  shape[1] = inner;
+  strides[0] = inner;
+  strides[1] = 1;
+  finish(2);
+  return leading;
 }
 
 void TensorView::allocateNumPy(SfDType dtype, int32_t rank, const int64_t *extents) {

@@ -11,6 +11,8 @@
 #include "sparseflow-c/sparseflow.h"
 #include <memory>
 #include <pybind11/pybind11.h>
+#include <string>
+#include <vector>
 
 namespace sparseflow::python {
 
@@ -30,6 +32,15 @@ template <typename Call> void checkReleased(Call call) {
 /// Raises sparseflow.InvalidArgumentError.
 [[noreturn]] void raiseInvalidArgument(const std::string &message);
 
+/// What an argument is called in messages, put together only when there is one: "input 'x'".
+struct Label {
+  Label(const char *kind, const std::string *name = nullptr) : kind(kind), name(name) {}
+  std::string text() const { return name ? kind + (" '" + *name + "'") : kind; }
+
+  const char *kind;
+  const std::string *name;
+};
+
 /// Owns a loaded executable; shared with the memory that was allocated from it.
 using ExecutableHandle = std::shared_ptr<SfExecutable>;
 
@@ -43,9 +54,10 @@ public:
   TensorView(const TensorView &) = delete;
   TensorView &operator=(const TensorView &) = delete;
 
-  /// `what` names the argument in messages. For a capsule in GPU memory `stream` is where the data
-  /// must be ready.
-  void borrow(py::handle object, const std::string &what);
+  void borrow(py::handle object, const Label &what);
+  /// [..., K] becomes [rows, K], the same memory; returns the leading extents. Raises
+  /// InvalidArgumentError for a scalar, and for a tensor that is not contiguous.
+  std::vector<int64_t> foldRows(const Label &what);
   /// A new tensor of the kind of `like`, in the same memory. Its object is `take()`.
   void allocateLike(const TensorView &like, SfDType dtype, int32_t rank, const int64_t *shape,
                     const ExecutableHandle &executable);
@@ -65,9 +77,9 @@ public:
   bool readOnly = false;
 
 private:
-  void borrowNumPy(py::handle object, const std::string &what);
-  void borrowCapsule(py::handle object, const std::string &what);
-  void setFrom(const dlpack::Tensor &from, const std::string &what);
+  void borrowNumPy(py::handle object, const Label &what);
+  void borrowCapsule(py::handle object, const Label &what);
+  void setFrom(const dlpack::Tensor &from, const Label &what);
   void finish(int32_t rank);
 
   py::object object;  // what the view was borrowed from, or the NumPy result

@@ -5,6 +5,7 @@
 // RUN: FileCheck %s --check-prefix=PTX < %t
 
 // CHECK: sf.manifest = "
+// CHECK-SAME: \22dependent_launch\22:true
 // CHECK-SAME: {\22tensor_map\22:{\22box\22:[{{[0-9]+}},64],\22buffer\22:0,\22swizzle\22:128}}],\22kernel\22:\22main_matmul_0
 // CHECK-SAME: \22path\22:\22sparse wgmma.sp\22
 // CHECK-SAME: \22path\22:\22sparse mma.sp\22
@@ -13,6 +14,7 @@
 
 // PTX: .target sm_90a
 // PTX: mbarrier.init.shared
+// PTX: griddepcontrol.wait
 // PTX: cp.async.bulk.tensor.2d.shared::cluster.global
 // PTX: wgmma.mma_async.sp.sync.aligned.m64n{{[0-9]+}}k32.f32.f16.f16
 func.func @main(%x: tensor<?x64xf16>) -> tensor<?x64xf16> {

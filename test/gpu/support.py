@@ -19,6 +19,7 @@ TORCH = {
     "bf16": torch.bfloat16,
     "f32": torch.float32,
     "i8": torch.int8,
+    "i32": torch.int32,
     "e4m3": torch.float8_e4m3fn,
     "e5m2": torch.float8_e5m2,
 }
@@ -190,7 +191,8 @@ def matmul(
     bias: Any = None,
     activation: str | None = None,
     gate: Any = None,
-    residual: Any = None,
+    factor: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
     row_scale: Any = None,
     feature_scale: Any = None,
 ) -> Bounded:
@@ -225,6 +227,9 @@ def matmul(
         other = product(gate, row_scale)
         slack = slack * other.value.abs() + other.slack * value.abs() + (value * other.value).abs() * _F32
         value = value * other.value
+    if factor is not None:
+        wide = factor.double()
+        value, slack = value * wide, slack * wide.abs() + (value * wide).abs() * _F32
     if residual is not None:
         value = value + residual.double()
         slack = slack + (value.abs() + residual.double().abs()) * _F32

@@ -215,18 +215,53 @@ def test_a_gated_block_is_one_step_with_the_same_numbers(scheme, tokens):
         assert torch.equal(captured, y)
 
 
-def test_warmup_measures_gated_blocks(tmp_path, monkeypatch):
-    from sparseflow.torch import dispatch, gated
+class Attention(torch.nn.Module):
+    """Query, key and value as in Llama."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = torch.nn.Linear(K, N), torch.nn.Linear(K, N // 4), torch.nn.Linear(K, N // 4)
+
+    def forward(self, x):
+        return torch.cat([self.q(x), self.k(x), self.v(x)], -1)
+
+
+@pytest.mark.parametrize("tokens", [1, 64, 2048])
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_layers_on_the_same_x_are_one_step_with_the_same_bits(scheme, tokens):
+    model = torch.nn.Sequential(Attention()).cuda().half().requires_grad_(False)
+    sf.sparsify_model(model, scheme)
+    apart = copy.deepcopy(model)
+    del apart[0].forward
+    x = torch.randn(2, tokens, K, device="cuda", dtype=torch.float16)
+    with torch.no_grad():
+        y = model(x)
+        assert torch.equal(y, apart(x)) and torch.equal(model(x), y)
+        torch._dynamo.reset()
+        assert torch.equal(torch.compile(model, fullgraph=True)(x), y)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = model(x)
+        x.copy_(x.flip(0))
+        graph.replay()
+        assert torch.equal(captured, apart(x))
+
+
+def test_warmup_measures_blocks(tmp_path, monkeypatch):
+    from sparseflow.torch import blocks, dispatch
 
     monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path))
-    model = torch.nn.Sequential(Gated(), Gated()).cuda().half().requires_grad_(False)
+    model = torch.nn.Sequential(Gated(), Gated(), Attention()).cuda().half().requires_grad_(False)
     sf.quantize_model_sparse(model)
-    assert "gated blocks as one step: 0 and 1 more" in str(sf.warmup(model, [1, 2048]))
-    first, second = gated.gated_blocks(model)
-    (key,) = [key for key in dispatch._by_key([first, second])]
-    measured = dispatch._recall(key)
-    print({count: {path: round(us, 1) for path, us in times.items()} for count, times in measured.items()})
-    assert first.apart == second.apart == dispatch.ranges_of(measured, "apart", "fused")
+    text = str(sf.warmup(model, [1, 256, 2048]))
+    assert "gated blocks as one step: 0 and 1 more" in text and "layers on the same x as one step: 2.{q,k,v}" in text
+    first, second, third = blocks.block_forwards(model).values()
+    for block in (first, third):
+        measured = dispatch._recall(dispatch._block_key(block))
+        print({count: {form: round(us, 1) for form, us in times.items()} for count, times in measured.items()})
+        assert set(measured) == {1, 256, 2048}
+    assert (first.apart, first.merged) == (second.apart, second.merged)
+    assert third.apart == dispatch.ranges_of(measured, "apart", "together")
 
 
 def test_an_exported_program():
@@ -301,13 +336,33 @@ def host_time(call, repeats=300):
     return min(times)
 
 
-@pytest.mark.parametrize("scheme", ["f16", "int8"])
-def test_overhead_of_a_call(scheme):
-    dense, layer = make(scheme, 64, 64)
-    x = torch.randn(8, 64, device="cuda", dtype=torch.float16)
+def overhead(what, dense, ours, x):
+    """The host's time for our module above that of the dense one, printed."""
     with torch.inference_mode():
-        for call in (lambda: dense(x), lambda: layer(x)):
-            call()
-        base, ours = host_time(lambda: dense(x)), host_time(lambda: layer(x))
-    print(f"{scheme}: nn.Linear {base:.1f} µs, SparseLinear {ours:.1f} µs, {ours - base:.1f} µs more")
-    assert ours - base < OVERHEAD_US
+        for call in (lambda: dense(x), lambda: ours(x)):
+            for _ in range(3):
+                call()
+        base, time_of_ours = host_time(lambda: dense(x)), host_time(lambda: ours(x))
+    print(f"{what}: dense {base:.1f} µs, ours {time_of_ours:.1f} µs, {time_of_ours - base:.1f} µs more")
+    return time_of_ours - base
+
+
+@pytest.mark.parametrize("shape", [(8, 64), (2, 4, 64)])
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_overhead_of_a_call(scheme, shape):
+    dense, layer = make(scheme, 64, 64)
+    x = torch.randn(shape, device="cuda", dtype=torch.float16)
+    assert overhead(f"{scheme} {list(shape)}", dense, layer, x) < OVERHEAD_US
+    layer.use_dense_for([0, 2**62])
+    assert overhead(f"{scheme} {list(shape)}, dense path", dense, layer, x) < OVERHEAD_US
+
+
+@pytest.mark.parametrize("kind", [Gated, Attention])
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_overhead_of_a_block(scheme, kind):
+    """Of three layers."""
+    dense = torch.nn.Sequential(kind()).cuda().half().requires_grad_(False)
+    model = copy.deepcopy(dense)
+    sf.sparsify_model(model, scheme)
+    x = torch.randn(1, 8, K, device="cuda", dtype=torch.float16)
+    assert overhead(f"{scheme} {kind.__name__}", dense, model, x) < 3 * OVERHEAD_US

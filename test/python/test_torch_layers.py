@@ -462,13 +462,52 @@ def test_calls_in_eager_mode_go_straight_to_the_kernel(bias):
         expected = layer(x)
         layer._has_kernels = True  # as on a GPU
         assert torch.equal(layer(x), expected)
-        bound = layer._bound[torch.float16]
-        assert bound.takes(layer, x) and torch.equal(layer(x), expected)
-        assert not bound.takes(layer, x.transpose(0, 1)) and not bound.takes(layer, x[:0])
+        straight = layer._straight[torch.float16]
+        assert straight.takes(x) and torch.equal(layer(x), expected)
+        assert not straight.takes(x.transpose(0, 1)) and not straight.takes(x[:0])
+        assert not straight.takes(torch.empty(8, 0).half()) and not straight.takes(torch.tensor(1.0).half())
         with torch.autocast("cpu", torch.bfloat16):
-            assert not bound.takes(layer, x) and layer(x).dtype is torch.bfloat16
+            assert not straight.takes(x) and layer(x).dtype is torch.bfloat16
+        assert layer._straight[torch.float16] is straight  # kept, whatever else comes by
+        with pytest.raises(sf.InvalidArgumentError, match=r"expected activations \[\.\.\., 136\], got \[\]"):
+            layer(torch.tensor(1.0).half())
+        assert torch.equal(layer(x[0, 0]), expected[0, 0])
         assert torch.equal(copy.deepcopy(layer)(x), expected)
         layer.bias = torch.nn.Parameter(torch.ones(72).half(), requires_grad=False)
-        assert not bound.takes(layer, x) and not torch.equal(layer(x), expected)
+        assert not straight.takes(x) and not torch.equal(layer(x), expected)
         layer.use_dense_for([0, 9])
         assert layer.prefers_dense(8) and not layer.prefers_dense(10)
+
+
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_dense_path_goes_straight_too(scheme, bias):
+    """Otherwise a layer that was measured to be faster dense would pay PyTorch's dispatcher for it."""
+    _, layer = pair(scheme, bias=bias)
+    x = torch.randn(2, 4, 136).half()
+    with st.emulation(), torch.no_grad():
+        layer.weight.pack_()
+        layer._has_kernels = True  # as on a GPU
+        sparse = layer(x)
+        layer.use_dense_for([0, 8])
+        layer._dense = layer._dense_copy()
+        dense = layer(x)
+        for each in (x, x[0]):
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                y = layer(each)
+            assert not [event.key for event in profile.key_averages() if event.key.startswith("sparseflow::")]
+            assert torch.equal(y, dense if each is x else dense[0])
+        assert error(dense, sparse) < 1e-3 and (scheme == "f16" or torch.equal(dense, sparse))
+        assert torch.equal(layer(x.repeat(2, 1, 1))[:2], sparse)  # more tokens than go dense
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_sees_the_operator():
+    _, layer = pair("f16")
+    x = torch.randn(4, 136).half()
+    with st.emulation(), torch.no_grad():
+        layer.weight.pack_()
+        layer._has_kernels = True  # as on a GPU
+        layer(x)
+        traced = torch.jit.trace(layer, x)
+        assert torch.equal(traced(2 * x), layer(2 * x))

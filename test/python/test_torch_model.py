@@ -212,6 +212,38 @@ def test_models_that_cannot_be_converted(model, options, message):
     assert [type(each) for each in model.modules()] == before
 
 
+@pytest.mark.parametrize(
+    ("skip", "message"),
+    [
+        (["haed"], r"got 'haed', which fits none; there is head$"),
+        ("blocks.1.upp", r"got 'blocks.1.upp', which fits none; there is blocks.1.up, blocks.0.up"),
+        (["head", "*.attention.*"], r"got '\*.attention.\*', which fits none; there is blocks.0.qkv, "),
+        ([3], r"expected skip to be names of layers, got 3$"),
+        ([""], r"expected skip to be names of layers, got ''$"),
+    ],
+)
+@pytest.mark.parametrize("convert", [sf.sparsify_model, sf.dense_int8, sf.quantize_model_sparse])
+def test_a_name_to_skip_that_fits_no_layer_is_refused(convert, skip, message):
+    model = Model()
+    with pytest.raises(sf.InvalidArgumentError, match=message):
+        convert(model, skip=skip)
+    assert all(type(each) is not sf.nn.SparseLinear for each in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("skip", "left"),
+    [
+        ("head", ["head"]),
+        (["blocks.0"], ["blocks.0.qkv", "blocks.0.out", "blocks.0.up", "blocks.0.down"]),
+        (["up", "*.out"], ["blocks.0.out", "blocks.0.up", "blocks.1.out", "blocks.1.up"]),
+        (["blocks.1.qkv"], ["blocks.1.qkv"]),
+    ],
+)
+def test_names_to_skip(skip, left):
+    report = sf.sparsify_model(Model(), "f16", skip=skip)
+    assert [layer.name for layer in report if layer.reason == "skipped by name"] == left
+
+
 def test_what_is_no_model_is_refused():
     with pytest.raises(sf.InvalidArgumentError, match=r"expected a torch.nn.Module, got str"):
         sf.quantize_model_sparse("model.pt")
@@ -264,6 +296,155 @@ def test_times_are_of_one_build_and_target(monkeypatch, tmp_path):
             assert dispatch.recall(layer) == {}
     dispatch._builds.cache_clear()
     assert dispatch.recall(layer) == measured
+
+
+class FakeClock:
+    """Runs each call once, and notes which kernels ran; times are those of a table, by number of tokens and what ran."""
+
+    def __init__(self, microseconds, ran):
+        self.table, self.ran, self.seen = microseconds, ran, []
+
+    def microseconds(self, call):
+        self.ran.clear()
+        call()
+        self.seen.append(list(self.ran))
+        return self.table(self.ran)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """(kind, sparse or dense, tokens) of each executable that is called: everything in the emulator goes through one."""
+    calls = []
+    compiled = st.kernels.linear_kernel
+
+    class Noted:
+        def __init__(self, key):
+            self.key, self.executable = key, compiled(key)
+
+        def _call_on_rows(self, x, *rest):
+            return self(x.reshape(-1, x.shape[-1]), *rest)
+
+        def __call__(self, x, *rest):
+            path = "sparse" if getattr(self.key, "sparse", True) else "dense"
+            form = {True: " merged", False: " split", None: ""}[getattr(self.key, "merged", None)]
+            calls.append((type(self.key).__name__.removesuffix("Key") + form, path, x.shape[0]))
+            return self.executable(x, *rest)
+
+    def noted(key):
+        known = st.kernels._executables
+        if not isinstance(known.get(key), Noted):
+            known[key] = Noted(key)
+        return known[key]
+
+    monkeypatch.setattr(st.kernels, "linear_kernel", noted)
+    monkeypatch.setattr(st.kernels, "_executables", {})
+    return calls
+
+
+@pytest.fixture
+def warmed(monkeypatch, tmp_path):
+    """Warms a model up as on a GPU, with a table of times; the clock that was asked."""
+    monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path))
+
+    def warm(model, tokens, table, ran, **options):
+        for layer in model.modules():
+            if isinstance(layer, sf.nn.SparseLinear):
+                layer._has_kernels = True
+        clock = FakeClock(table, ran)
+        monkeypatch.setattr(dispatch, "_clock", lambda device: clock)
+        sf.warmup(model, tokens, **options)
+        return clock
+
+    return warm
+
+
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_dense_is_taken_where_it_was_measured_to_be_faster(scheme, ran, warmed):
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64))
+    model.half().requires_grad_(False)
+    sf.sparsify_model(model, scheme)
+
+    times = iter([9.0, 10.0, 11.0, 10.0])  # dense and sparse, of two and of eight tokens
+    with st.emulation():
+        clock = warmed(model, [2, 8], lambda ran: next(times), ran)
+        # Both paths are one call; in int8 both quantize in it. The dense one of f16 is PyTorch's own.
+        dense = [[("Linear", "dense", tokens)] if scheme == "int8" else [] for tokens in (2, 8)]
+        assert clock.seen == [dense[0], [("Linear", "sparse", 2)], dense[1], [("Linear", "sparse", 8)]]
+        assert model[0].dense_tokens == model[2].dense_tokens == [0, 4]
+        ran.clear()
+        few, many = torch.randn(3, 64).half(), torch.randn(5, 64).half()
+        model(few), model(many)
+        assert [path for _, path, _ in ran] == (["dense"] * 2 if scheme == "int8" else []) + ["sparse"] * 2
+        rows = sf.explain(model, [2, 8], quiet=True).to_dicts()
+        assert [(row["path"], row["why"]) for row in rows[:2]] == [("dense", "measured"), ("sparse", "measured")]
+        # Three percent are what a measurement may be off by: not worth a copy of the weight.
+        warmed(model, [2], lambda ran: 9.8 if not ran or ran[0][1] == "dense" else 10.0, ran, measure=True)
+        assert model[0].dense_tokens == [] and model[0]._dense is None
+        warmed(
+            model,
+            [2],
+            lambda ran: 5.0 if not ran or ran[0][1] == "dense" else 10.0,
+            ran,
+            measure=True,
+            allow_dense=False,
+        )
+        assert model[0].dense_tokens == []
+
+
+class Feed(torch.nn.Module):
+    """A gated block and layers on the same x."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up, self.down = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+        self.act = torch.nn.SiLU()
+
+    def forward(self, x):
+        return self.down(self.act(self.gate(x)) * self.up(x))
+
+
+class Three(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (torch.nn.Linear(64, 64) for _ in range(3))
+
+    def forward(self, x):
+        return self.q(x) + self.k(x) + self.v(x)
+
+
+def test_blocks_run_as_was_measured(ran, warmed):
+    model = torch.nn.Sequential(Feed(), Three()).half().requires_grad_(False)
+    sf.quantize_model_sparse(model)
+
+    def table(ran):
+        kinds, tokens = [kind for kind, _, _ in ran], ran[0][2]
+        if "Gated merged" in kinds:
+            return {1: 5.0, 8: 20.0, 64: 30.0}[tokens]
+        if "Gated split" in kinds:
+            return {1: 6.0, 8: 12.0, 64: 29.0}[tokens]
+        if "Siblings" in kinds:
+            return {1: 5.0, 8: 5.0, 64: 30.0}[tokens]
+        if len(kinds) == 3:  # gate, up and down; query, key and value
+            return {1: 7.0, 8: 13.0, 64: 20.0}[tokens]
+        return 10.0 if ran[0][1] == "dense" else 1.0
+
+    with st.emulation():
+        clock = warmed(model, [1, 8, 64], table, ran)
+        gated, three = model[0].forward, model[1].forward
+        assert gated.merged == [0, 2] and gated.apart == three.apart == [23, 2**62]
+        kinds = {tuple(kind for kind, _, _ in each) for each in clock.seen}
+        assert kinds == {
+            ("Linear",), ("Linear",) * 3, ("Gated merged", "Linear"), ("Gated split", "Linear"), ("Siblings",)
+        }  # fmt: skip
+        for tokens, expected in ((2, "Gated merged"), (9, "Gated split"), (23, "Linear")):
+            for _ in range(2):  # by the operator, and straight
+                ran.clear()
+                model(torch.randn(tokens, 64).half())
+                assert ran[0][0] == expected and ran[-1][0] == ("Linear" if tokens == 23 else "Siblings")
+        again = torch.nn.Sequential(Feed(), Three()).half().requires_grad_(False)
+        sf.quantize_model_sparse(again)
+        clock = warmed(again, [1, 8], table, ran)
+        assert not clock.seen and again[0].forward.merged == [0, 2]  # remembered, for blocks like it
 
 
 def test_the_path_does_not_change_the_result():

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparsef
 import torch.nn.functional as F  # noqa: E402
 
 from sparseflow.torch import SparseWeight, emulation  # noqa: E402
+from sparseflow.torch.model import sparse_layers  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
 
@@ -108,13 +109,26 @@ def test_canonical_parts_are_checked(change, message):
         SparseWeight.from_canonical(**parts | change)
 
 
-class MLP(torch.nn.Module):
+class Attention(torch.nn.Module):
+    """Query, key and value on the same x: one step on one device, layers of their own when they are shared out."""
+
     def __init__(self):
         super().__init__()
+        self.q, self.k, self.v = (torch.nn.Linear(64, 64) for _ in range(3))
+        self.o = torch.nn.Linear(64, 64)
+
+    def forward(self, x):
+        return self.o(torch.sigmoid(self.q(x)) * self.k(x) + self.v(x))
+
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = Attention()
         self.up, self.down = torch.nn.Linear(64, 128), torch.nn.Linear(128, 64)
 
     def forward(self, x):
-        return self.down(F.gelu(self.up(x)))
+        return self.down(F.gelu(self.up(self.attention(x))))
 
 
 def _parallel(rank, meeting):
@@ -126,18 +140,22 @@ def _parallel(rank, meeting):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
+    plan = {f"attention.{name}": ColwiseParallel() for name in "qkv"} | {"attention.o": RowwiseParallel()}
+    plan |= {"up": ColwiseParallel(), "down": RowwiseParallel()}
     # A token's scale is that of a rank's own part of it: finer than over the whole.
-    for scheme, tolerance in (("f16", 1e-3), ("int8", 1.5e-2)):
+    for scheme, tolerance, is_packed in (("f16", 1e-3, False), ("int8", 1.5e-2, True), ("fp8", 8e-2, True)):
         torch.manual_seed(0)
-        model, x = MLP(), torch.randn(6, 64)
+        model, x = Block(), torch.randn(6, 64)
         sf.sparsify_model(model, scheme)
         with torch.no_grad():
             expected = model(x)
-            parallelize_module(model, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+            for layer in sparse_layers(model).values() if is_packed else ():
+                layer.weight.pack_()  # as on a GPU
+            parallelize_module(model, mesh, plan)
             assert model.up.weight.to_local().shape == (64, 64) and model.down.weight.to_local().shape == (64, 64)
             y = model(x)
             assert float((y - expected).norm() / expected.norm()) < tolerance
-            with emulation():  # through the kernels: each rank packs its part, once
+            with emulation("sm_90a"):  # through the kernels: each rank packs its part, once
                 assert float((model(x) - y).norm() / y.norm()) < 1e-3
                 packed = model.up.local_weight.packed
                 model(x)

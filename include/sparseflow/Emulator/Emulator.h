@@ -57,6 +57,9 @@ struct Report {
     MissingFence,
     /// Two threads touched the same shared memory, one of them wrote, and no barrier stood between.
     SharedRace,
+    /// Global memory was touched ahead of griddepcontrol.wait, while the kernel before may still
+    /// run.
+    UnwaitedGrid,
     /// Threads that have to meet at one instruction wait at different ones, or have exited.
     DivergentBarrier,
     /// An mbarrier that is not there, or more arrivals than its phase takes.
@@ -100,6 +103,8 @@ struct GlobalRange {
   uint64_t bytes = 0;
   std::string name;
   bool writable = true;
+  /// No kernel ever writes it, so it may be read ahead of griddepcontrol.wait.
+  bool isConstant = false;
 };
 
 struct LaunchOptions {

@@ -36,6 +36,7 @@ struct MemoryRange {
   uint64_t bytes = 0;
   bool writable = false;
   std::string name;
+  bool isConstant = false; ///< Of the program: no kernel ever writes it.
 };
 
 /// One function on one device. May be used from several threads at once.

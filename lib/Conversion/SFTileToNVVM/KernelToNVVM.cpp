@@ -40,6 +40,8 @@ struct LowerKernel : OpConversionPattern<KernelOp> {
     if (std::optional<int64_t> cluster = op.getCluster())
       func->setAttr(NVVM::NVVMDialect::getClusterDimAttrName(),
                     rewriter.getDenseI32ArrayAttr({static_cast<int32_t>(*cluster), 1, 1}));
+    if (op.walk([](GridWaitOp) { return WalkResult::interrupt(); }).wasInterrupted())
+      func->setAttr("sf.dependent_launch", rewriter.getUnitAttr());
     if (op.getPersistent())
       func->setAttr("sf.persistent", rewriter.getUnitAttr());
     if (IntegerAttr bytes = op.getSharedBytesAttr())
@@ -215,10 +217,23 @@ struct LowerView : OpConversionPattern<ViewOp> {
   }
 };
 
+template <typename Op, NVVM::GridDepActionKind kind>
+struct LowerGridDependency : OpConversionPattern<Op> {
+  using OpConversionPattern<Op>::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(Op op, typename Op::Adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    rewriter.replaceOpWithNewOp<NVVM::GriddepcontrolOp>(op, kind);
+    return success();
+  }
+};
+
 } // namespace
 
 void sparseflow::populateKernelPatterns(const TileTypeConverter &converter,
                                         RewritePatternSet &patterns) {
-  patterns.add<LowerKernel, LowerReturn, LowerTileId, LowerTileRange, LowerDim, LowerView>(
+  patterns.add<LowerKernel, LowerReturn, LowerTileId, LowerTileRange, LowerDim, LowerView,
+               LowerGridDependency<GridWaitOp, NVVM::GridDepActionKind::wait>,
+               LowerGridDependency<LaunchDependentsOp, NVVM::GridDepActionKind::launch_dependents>>(
       converter, patterns.getContext());
 }

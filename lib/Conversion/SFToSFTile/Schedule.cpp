@@ -101,6 +101,9 @@ void Schedule::finishKernel() {
 
 ValueRange Schedule::launch(sf_tile::KernelOp kernel, ValueRange inputs, TypeRange results,
                             sf_tile::GridAttr grid) {
+  for (auto [i, input] : llvm::enumerate(inputs))
+    if (input.getDefiningOp<arith::ConstantOp>())
+      kernel.setArgAttr(i, sf_tile::KernelOp::kConstantAttrName, b.getUnitAttr());
   auto name = SymbolRefAttr::get(kernels.getSymNameAttr(), {FlatSymbolRefAttr::get(kernel)});
   return sf_tile::LaunchOp::create(b, loc, results, name, inputs, grid).getResults();
 }

@@ -40,7 +40,7 @@ public:
   /// Ends the kernel and moves the builder back.
   void finishKernel();
 
-  /// Launches `kernel` on the host side.
+  /// Launches `kernel` on the host side, and tells it which of its arguments are constants.
   mlir::ValueRange launch(sf_tile::KernelOp kernel, mlir::ValueRange inputs,
                           mlir::TypeRange results, sf_tile::GridAttr grid);
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from .. import _sparseflow
 from ..errors import InvalidArgumentError
 from ..files import locked, replacing
 from ..tools import native
-from .gated import GatedForward, gated_blocks
+from .blocks import BlockForward, block_forwards
+from .gated import GatedForward
 from .linear import DEFAULT_TOKENS, UNBOUNDED, SparseLinear
 from .model import sparse_layers
 from .progress import progress
@@ -34,7 +35,7 @@ _WORTH = 0.97
 _REPEATS = 20
 _FLUSH_BYTES = 256 << 20  # more than any L2 cache
 _FLUSHES = 3  # one empties the cache; all together keep the GPU busy until the call is enqueued
-_FORMAT = 2
+_FORMAT = 3
 
 Measured = dict[int, dict[str, float]]
 
@@ -105,13 +106,16 @@ def recall(layer: SparseLinear) -> Measured:
     return _recall(_key(layer))
 
 
-def ranges_of(measured: Measured, rival: str = "dense", usual: str = "sparse") -> list[int]:
-    """The token counts that go the rival's way: [first, last, …]. Between two measured counts the nearer one (by ratio) decides."""
+def ranges_of(measured: Measured, rival: str = "dense", usual: str = "sparse", worth: float = _WORTH) -> list[int]:
+    """The token counts that go the rival's way, which takes at most `worth` of the usual one's time: [first, last, …].
+
+    Between two measured counts the nearer one (by ratio) decides.
+    """
     counts = sorted(measured)
     ranges: list[int] = []
     for index, tokens in enumerate(counts):
         times = measured[tokens]
-        if times[rival] > _WORTH * times[usual]:
+        if times[rival] > worth * times[usual]:
             continue
         first = 0 if index == 0 else int((counts[index - 1] * tokens) ** 0.5) + 1
         last = UNBOUNDED if index + 1 == len(counts) else int((tokens * counts[index + 1]) ** 0.5)
@@ -122,58 +126,111 @@ def ranges_of(measured: Measured, rival: str = "dense", usual: str = "sparse") -
     return ranges
 
 
-def _microseconds(call: Any, flush: torch.Tensor) -> float:
-    """The median time of a call on the GPU, with a cold L2."""
-    for _ in range(3):
-        call()
-    times = []
-    for _ in range(_REPEATS):
-        for _ in range(_FLUSHES):
-            flush.zero_()
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(1000 * begin.elapsed_time(end))
-    return statistics.median(times)
+class _Clock:
+    """Times calls on a GPU, with a cold L2.
+
+    The GPU is kept busy until a call is enqueued, so a time is that of all the call's kernels, the one that quantizes among
+    them, and of the gaps between them, and not of the host: on the host both paths of a layer cost the same, one call.
+    """
+
+    def __init__(self, device: torch.device):
+        self._flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=device)
+
+    def microseconds(self, call: Callable[[], Any]) -> float:
+        """The median time of a call."""
+        for _ in range(3):
+            call()
+        times = []
+        for _ in range(_REPEATS):
+            for _ in range(_FLUSHES):
+                self._flush.zero_()
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            call()
+            end.record()
+            end.synchronize()
+            times.append(1000 * begin.elapsed_time(end))
+        return statistics.median(times)
 
 
-_Flush = Callable[[torch.device], torch.Tensor]
+@functools.lru_cache(maxsize=1)
+def _gpu_clock(device: torch.device) -> _Clock:
+    return _Clock(device)
 
 
-def _measure(layer: SparseLinear, flush: _Flush, tokens: Sequence[int]) -> Measured:
-    device, measured = layer.local_weight.device, {}
-    layer.use_dense_for([0, UNBOUNDED])
-    for count in tokens:
-        x = torch.randn(count, layer.in_features, device=device).to(_dtype(layer))
-        times = {}
-        for path, ranges in (("dense", [0, UNBOUNDED]), ("sparse", [])):
-            layer.dense_tokens = ranges
-            times[path] = _microseconds(lambda x=x: layer(x), flush(device))
-        measured[count] = times
-    layer.use_dense_for([])
+def _clock(device: torch.device) -> _Clock | None:
+    """What times calls on a device; None where times mean nothing."""
+    return _gpu_clock(device) if device.type == "cuda" else None
+
+
+def _measure(layer: SparseLinear, clock: _Clock, tokens: Sequence[int]) -> Measured:
+    device = layer.local_weight.device
+    measured: Measured = {}
+    layer.use_dense_for([0, UNBOUNDED])  # which makes the dense copy
+    try:
+        for count in tokens:
+            x = torch.randn(count, layer.in_features, device=device).to(_dtype(layer))
+            measured[count] = {}
+            for path, ranges in (("dense", [0, UNBOUNDED]), ("sparse", [])):
+                layer.dense_tokens = ranges
+                measured[count][path] = clock.microseconds(functools.partial(layer, x))
+    finally:
+        layer.use_dense_for([])
     return measured
 
 
-def _by_key(blocks: list[GatedForward]) -> dict[str, list[GatedForward]]:
-    """Gated blocks with kernels, those that are alike together."""
-    found: dict[str, list[GatedForward]] = {}
+def _forms(block: BlockForward) -> dict[str, dict[str, list[int]]]:
+    """The ways in which a block can run, by name: what of it has to be set for each."""
+    apart: dict[str, list[int]] = {"apart": [0, UNBOUNDED]}
+    if isinstance(block, GatedForward):
+        split: dict[str, list[int]] = {"apart": [], "merged": []}
+        return {"apart": apart, "split": split, "merged": {"apart": [], "merged": [0, UNBOUNDED]}}
+    return {"apart": apart, "together": {"apart": []}}
+
+
+def _measure_block(block: BlockForward, clock: _Clock, tokens: Sequence[int]) -> Measured:
+    measured: Measured = {}
+    before = dict(block.__dict__)
+    try:
+        for count in tokens:
+            x, measured[count] = block.example(count), {}
+            for form, settings in _forms(block).items():
+                block.__dict__.update(settings)
+                measured[count][form] = clock.microseconds(functools.partial(block.timed, x))
+    finally:
+        block.__dict__.update(before)
+    return measured
+
+
+def _choose(block: BlockForward, measured: Measured) -> None:
+    """Sets what a block does by what was measured of it or of one like it."""
+    if isinstance(block, GatedForward):
+        block.merged = ranges_of(measured, "merged", "split", worth=1)
+        measured = {
+            count: times | {"together": min(times["merged"], times["split"])} for count, times in measured.items()
+        }
+    block.apart = ranges_of(measured, "apart", "together")
+
+
+def _by_key(blocks: Iterable[BlockForward]) -> dict[str, list[BlockForward]]:
+    """Blocks with kernels, those that are alike together."""
+    found: dict[str, list[BlockForward]] = {}
     for block in blocks:
-        layer = getattr(block.module, block.gate)
+        layer = block.layers[0]
         if isinstance(layer, SparseLinear) and layer.local_weight.target is not None:
-            found.setdefault(f"{_key(layer)} gated {block.activation}", []).append(block)
+            found.setdefault(_block_key(block), []).append(block)
     return found
 
 
-def _measure_gated(block: GatedForward, flush: _Flush, tokens: Sequence[int]) -> Measured:
-    measured: Measured = {}
-    for count in tokens:
-        x, measured[count] = block.example(count), {}
-        for path, ranges in (("apart", [0, UNBOUNDED]), ("fused", [])):
-            block.apart = ranges
-            measured[count][path] = _microseconds(lambda x=x: block(x), flush(x.device))
-    return measured
+def _block_key(block: BlockForward) -> str:
+    return f"{_key(block.layers[0])} {block.key()}"
+
+
+def recall_block(block: BlockForward) -> None:
+    """Has a block run as was measured for blocks like it on this device, if anything was."""
+    measured = _recall(_block_key(block))
+    if measured:
+        _choose(block, measured)
 
 
 def warmup(
@@ -188,8 +245,9 @@ def warmup(
 
     The faster path is taken from then on, for these counts and those around them. Layers of one shape are measured once, and
     what another process measured on the same kind of GPU is taken over; ``measure=True`` measures again, ``measure=False``
-    only compiles. Gated blocks are measured in the same way, as one step and apart. A layer that goes dense at some count holds its weight twice; ``allow_dense=False`` keeps all of them sparse,
-    for the memory. Call it before ``torch.compile`` and before a CUDA graph is captured.
+    only compiles. Layers that can be one step (gated blocks; query, key and value) are measured so too, and apart. A layer
+    that goes dense at some count holds its weight twice; ``allow_dense=False`` keeps all of them sparse, for the memory. Call
+    it before ``torch.compile`` and before a CUDA graph is captured.
     """
     counts = sorted(set(_counts(tokens)))
     layers = sparse_layers(model)
@@ -197,10 +255,6 @@ def warmup(
     for layer in layers.values():
         groups.setdefault(_key(layer), []).append(layer)
     entries: dict[str, Measured] = {}
-
-    @functools.cache
-    def flush(device: torch.device) -> torch.Tensor:
-        return torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=device)
 
     def times(key: str, take: Callable[[list[int]], Measured]) -> Measured:
         """What is known of these counts, after what is not known has been measured."""
@@ -220,19 +274,23 @@ def warmup(
                 layer.local_weight.pack_()
             dtype = _dtype(first)
             first(torch.zeros(1, first.in_features, device=weight.device, dtype=dtype))
-            if weight.device.type != "cuda" or measure is False:
+            clock = None if measure is False else _clock(weight.device)
+            if clock is None:
                 continue
-            known = times(key, functools.partial(_measure, first, flush))
+            known = times(key, functools.partial(_measure, first, clock))
             ranges = ranges_of(known) if allow_dense else []
             for layer in group:
                 layer.use_dense_for(ranges)
-        for key, blocks in _by_key(gated_blocks(model)).items():
+        for key, blocks in _by_key(block_forwards(model).values()).items():
             block = blocks[0]
             block.compile()
-            if block.example(1).is_cuda and measure is not False:
-                known = times(key, functools.partial(_measure_gated, block, flush))
-                for block in blocks:
-                    block.apart = ranges_of(known, "apart", "fused")
+            clock = None if measure is False else _clock(block.layers[0].local_weight.device)
+            if clock is None:
+                continue
+            known = times(key if allow_dense else f"{key} sparse", functools.partial(_measure_block, block, clock))
+            for block in blocks:
+                _choose(block, known)
+    _gpu_clock.cache_clear()  # and its memory
     if entries:
         _write(entries)
     return Explanation(model, counts)
@@ -254,9 +312,11 @@ class Explanation:
         self.rows = [
             _explain_layer(name, layer, count) for name, layer in sparse_layers(model).items() for count in self.tokens
         ]
-        #: The gated blocks that run as one step where they may (see docs/PyTorch.md).
-        self.gated = [
-            name for name, each in model.named_modules() if isinstance(each.__dict__.get("forward"), GatedForward)
+        #: The blocks that run as one step where they may (see docs/PyTorch.md): those that are gated, and layers on the same x.
+        blocks = block_forwards(model)
+        self.gated = [name for name, each in blocks.items() if isinstance(each, GatedForward)]
+        self.siblings = [
+            f"{name}.{{{','.join(each.names)}}}" for name, each in blocks.items() if name not in self.gated
         ]
 
     def to_dicts(self) -> list[dict[str, Any]]:
@@ -295,9 +355,10 @@ class Explanation:
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
         ]
-        if self.gated:
-            more = f" and {len(self.gated) - 1} more" if len(self.gated) > 1 else ""
-            lines.append(f"gated blocks as one step: {self.gated[0]}{more}")
+        for what, names in (("gated blocks", self.gated), ("layers on the same x", self.siblings)):
+            if names:
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                lines.append(f"{what} as one step: {names[0]}{more}")
         return "\n".join(lines)
 
     __repr__ = __str__

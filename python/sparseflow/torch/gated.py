@@ -4,15 +4,12 @@ Apart, such a block quantizes x twice and moves its widest activation through me
 activation and the product are kernels of their own. As one step (`torch.ops.sparseflow.gated_linear`) x is quantized once,
 and the second product's kernel applies the activation and multiplies before it stores.
 
-Which modules are such blocks is not guessed by name: each module with two 2:4 layers of one shape is traced with torch.fx, and
-taken when its forward is this expression and nothing else (Llama, Mistral, Qwen, Gemma and others). The module keeps its layers, its
-state and its class; its forward is replaced by a `GatedForward`, which goes back to the module's own whenever somebody looks
-in between: a hook, a sharded weight, export, or a device without kernels.
+Which modules are such blocks is not guessed by name: each module with three 2:4 layers is traced with torch.fx, and taken when
+its forward is this expression and nothing else (Llama, Mistral, Qwen, Gemma and others).
 """
 
 from __future__ import annotations
 
-import inspect
 import operator
 from typing import Any
 
@@ -21,8 +18,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from . import kernels, ops
-from .linear import SparseLinear, is_plain
-from .tensor import SparseWeight
+from .blocks import BlockForward, block_forwards
+from .linear import UNBOUNDED, SparseLinear
 
 _PRODUCTS = (operator.mul, torch.mul)
 _FUNCTIONS: dict[Any, str] = {F.silu: "silu", F.relu: "relu", torch.relu: "relu"}
@@ -41,47 +38,61 @@ def activation_name(module: nn.Module) -> str | None:
     )
 
 
-class GatedForward:
+#: The token counts at which both products are one kernel, before `sparseflow.warmup` has measured; from products of Llama-3.1-8B
+#: on an H100 (docs/Performance.md): with more tokens arithmetic binds, and the second accumulator takes the registers of half a tile.
+MERGED_TOKENS = [1, 256]
+
+
+class GatedForward(BlockForward):
     """The forward of one gated block."""
 
     def __init__(self, module: nn.Module, gate: str, up: str, down: str, act: str, activation: str):
-        self.module, self.gate, self.up, self.down, self.act = module, gate, up, down, act
-        self.activation = activation
-        #: [first, last, first, last, …]: the token counts at which three kernels were measured to be faster than one step.
-        self.apart: list[int] = []
+        super().__init__(module, (gate, up), (act,) if act else ())
+        self.down, self.activation = down, activation
+        #: [first, last, …]: the token counts at which both products are one kernel, which reads x once.
+        self.merged = list(MERGED_TOKENS)
 
-    @property
-    def __code__(self) -> Any:  # by which torch.export names where a forward comes from
-        forward: Any = type(self.module).forward
-        return forward.__code__
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        own = inspect.signature(type(self.module).forward)
-        return own.replace(parameters=list(own.parameters.values())[1:])
+    def key(self) -> str:
+        return f"gated {self.activation}"
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         module: Any = self.module
-        gate, up = getattr(module, self.gate), getattr(module, self.up)
-        if named or len(arguments) != 1 or not self._fuses(gate, up, arguments[0]):
+        if named or len(arguments) != 1:
             return type(module).forward(module, *arguments, **named)
         x = arguments[0]
-        return getattr(module, self.down)(self._step(gate, up, x))
+        hidden = None
+        if not torch.compiler.is_compiling() and isinstance(x, torch.Tensor):
+            hidden = self._run_straight(x)
+        if hidden is None:
+            layers = self.layers
+            if not self.fuses(layers, x) or x.dtype not in (torch.float16, torch.bfloat16):
+                return type(module).forward(module, x)
+            hidden = self._step(layers, x)
+        return module._modules[self.down](hidden)
 
-    def _step(self, gate: SparseLinear, up: SparseLinear, x: torch.Tensor) -> torch.Tensor:
+    def compile(self) -> None:
+        """Compiles both kernels."""
+        before = self.merged
+        for merged in ([], [0, UNBOUNDED]):
+            self.merged = merged
+            self(self.example(1).zero_())
+        self.merged = before
+
+    def _run_straight(self, x: torch.Tensor) -> torch.Tensor | None:
+        tokens = x.numel() // max(1, x.shape[-1]) if x.dim() else 0
+        merged = ops.within(tokens, self.merged)
+        call = self.straight((x.dtype, merged), x)
+        if call is None or self.goes_apart(call.layers, tokens):
+            return None
+        result = call.run(x)
+        hidden: torch.Tensor = result if merged else result[0]
+        return hidden
+
+    def _step(self, layers: list[Any], x: torch.Tensor) -> torch.Tensor:
+        gate, up = layers
         first, second = gate.weight, up.weight
-        if self._goes_straight(first, second, x):
-            y = kernels.run_gated(
-                x.view(-1, gate.in_features),
-                (first.packed, second.packed),
-                (first.scale, second.scale),
-                (gate.bias, up.bias),
-                gate.out_features,
-                first.scheme.name,
-                first.target,
-                self.activation,
-            )
-            return y.view(*x.shape[:-1], gate.out_features)
+        if not torch.compiler.is_compiling():
+            self._keep(layers, x)
         hidden: torch.Tensor = torch.ops.sparseflow.gated_linear(
             x,
             first.values if first.packed is None else first.packed,
@@ -96,61 +107,25 @@ class GatedForward:
             first.scheme.name,
             first.order,
             self.activation,
-            self.apart,
+            self.apart or [],
+            self.merged,
         )
         return hidden
 
-    def _goes_straight(self, first: SparseWeight, second: SparseWeight, x: torch.Tensor) -> bool:
-        """Whether the kernels can be called past PyTorch's dispatcher, which takes longer on the host than they do."""
-        return (
-            not torch.compiler.is_compiling()
-            and first.packed is not None
-            and second.packed is not None
-            and (first.scheme.quantized or x.dtype is first.scheme.storage)
-            and is_plain(x, first.inner_size, first.device)
-            and not ops.within(x.numel() // first.inner_size, self.apart)
-        )
-
-    def compile(self) -> None:
-        """Compiles the block's kernels, those for few tokens and those for many."""
-        for tokens in (1, kernels.MERGED_TOKENS + 1):
-            self(self.example(tokens).zero_())
-
-    def example(self, tokens: int) -> torch.Tensor:
-        """Random activations [tokens, K] as the block takes them."""
-        weight = getattr(self.module, self.gate).weight
-        dtype = weight.dtype if weight.dtype in (torch.float16, torch.bfloat16) else torch.float16
-        return torch.randn(tokens, weight.shape[1], device=weight.device).to(dtype)
-
-    def _fuses(self, gate: Any, up: Any, x: torch.Tensor) -> bool:
-        """Whether both layers are as they were found, with kernels that are the quicker way, and nobody listens."""
-        if type(gate) is not SparseLinear or type(up) is not SparseLinear or torch.compiler.is_exporting():
-            return False
-        first, second = gate.weight, up.weight
-        return (
-            type(first) is SparseWeight
-            and type(second) is SparseWeight
-            and first.scheme == second.scheme
-            and first.shape == second.shape
-            and first.order == second.order
-            and first.target is not None
-            and x.dtype in (torch.float16, torch.bfloat16)
-            and x.shape[-1] == gate.in_features
-            and not self._dense(gate, x)
-            and not self._dense(up, x)
-            and not any(_listens(getattr(self.module, name)) for name in (self.gate, self.up, self.act) if name)
-        )
-
-    @staticmethod
-    def _dense(layer: SparseLinear, x: torch.Tensor) -> bool:
-        """Whether the layer by itself would go dense; a compiled graph must not depend on the number of tokens."""
-        if not layer.dense_tokens:
-            return False
-        return torch.compiler.is_compiling() or layer.prefers_dense(x.numel() // layer.in_features)
-
-
-def _listens(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    def _keep(self, layers: list[Any], x: torch.Tensor) -> None:
+        """Has the kernel at hand for later calls like this one."""
+        gate, up = layers
+        first = gate.weight
+        if not self.may_keep(first, x):
+            return
+        merged = ops.within(x.numel() // first.inner_size, self.merged)
+        biases = (gate.bias, up.bias)
+        held, held_up = (None if bias is None else bias.dtype for bias in biases)
+        key = kernels.GatedKey(
+            first.features, first.inner_size, first.scheme.name, x.dtype, held, held_up, first.target or "", x.device.type,
+            self.activation, merged,
+        )  # fmt: skip
+        self.keep((x.dtype, merged), layers, kernels.linear_kernel(key), biases)
 
 
 class _Tracer(fx.Tracer):
@@ -216,5 +191,4 @@ def fuse_gated_blocks(model: nn.Module) -> list[str]:
 
 def gated_blocks(model: nn.Module) -> list[GatedForward]:
     """The gated blocks of a model."""
-    forwards = [module.__dict__.get("forward") for module in model.modules()]
-    return [each for each in forwards if isinstance(each, GatedForward)]
+    return [each for each in block_forwards(model).values() if isinstance(each, GatedForward)]

@@ -123,11 +123,6 @@ class LinearKey(NamedTuple):
         return graph
 
 
-#: Up to so many tokens both products of a gated layer are one kernel, which reads x once. With more, arithmetic binds, and the
-#: second accumulator would take the registers of half a tile.
-MERGED_TOKENS = 256
-
-
 class GatedKey(NamedTuple):
     """What one compiled gated layer, activation(x · gateᵀ) * (x · upᵀ), is for."""
 
@@ -190,11 +185,63 @@ class GatedKey(NamedTuple):
         return graph
 
 
-_executables: dict[LinearKey | GatedKey, Executable] = {}
+class SiblingsKey(NamedTuple):
+    """What several compiled linear layers on the same x, one step, are for."""
+
+    features: tuple[int, ...]
+    inner: int
+    scheme: str
+    dtype: torch.dtype  #: of x and the results
+    biases: tuple[torch.dtype | None, ...]
+    target: str
+    device: str
+
+    @property
+    def order(self) -> str:
+        """The order in which the weights are passed."""
+        return pack_order(self.target, self.inner, SCHEMES[self.scheme].storage.itemsize)
+
+    def graph(self) -> Graph:
+        """x, the weights, then as far as there are any the scales and the biases → one result a weight. x is quantized once."""
+        scheme = SCHEMES[self.scheme]
+        dtype = _DTYPES[self.dtype] if scheme.quantized else scheme.element
+        graph = Graph("siblings")
+        x = graph.input("x", (None, self.inner), dtype)
+        count = range(len(self.features))
+        weights = [
+            graph.packed_weight(f"weight{i}", (self.features[i], self.inner), scheme.element, order=self.order)
+            for i in count
+        ]
+        scales: list[Any] = [None] * len(count)
+        if scheme.quantized:
+            scales = [graph.input(f"scale{i}", (self.features[i],), dtypes.f32) for i in count]
+        biases = [
+            graph.input(f"bias{i}", (self.features[i],), _DTYPES[held]) if held else None
+            for i, held in enumerate(self.biases)
+        ]
+        rows = None
+        if scheme.quantized:
+            x, rows = graph.quantize(x, scheme.element)
+        for i in count:
+            y = graph.matmul(
+                x,
+                weights[i],
+                bias=biases[i],
+                row_scale=rows,
+                feature_scale=scales[i],
+                out_dtype=dtype,
+                name=f"linear{i}",
+            )
+            graph.output(y, f"y{i}")
+        return graph
+
+
+AnyKey = LinearKey | GatedKey | SiblingsKey
+_executables: dict[AnyKey, Executable] = {}
 _compiling = threading.Lock()
 
 
-def linear_kernel(key: LinearKey | GatedKey) -> Executable:
+def linear_kernel(key: AnyKey) -> Executable:
     """The executable of a key, compiled at its first use."""
     found = _executables.get(key)
     if found is None:
@@ -206,7 +253,7 @@ def linear_kernel(key: LinearKey | GatedKey) -> Executable:
     return found
 
 
-def compiled() -> dict[LinearKey | GatedKey, Executable]:
+def compiled() -> dict[AnyKey, Executable]:
     """What was compiled so far."""
     return dict(_executables)
 
@@ -255,16 +302,34 @@ def run_gated(
     scheme: str,
     target: str,
     activation: str,
+    merged: bool,
 ) -> torch.Tensor:
     """activation(x · gateᵀ) * (x · upᵀ) of x [M, K] in f16 or bf16; pairs are of gate and up. y [M, N] has x's dtype."""
     wanted = x.dtype if SCHEMES[scheme].quantized else SCHEMES[scheme].storage
     gate_bias, up_bias = (None if bias is None else bias.dtype for bias in biases)
-    merged = x.shape[0] <= MERGED_TOKENS
     key = GatedKey(features, x.shape[1], scheme, wanted, gate_bias, up_bias, target, x.device.type, activation, merged)
     arguments = [each for each in (*packed, *scales, *biases) if each is not None]
     result = (_executables.get(key) or linear_kernel(key))(_aligned(x.to(wanted)), *arguments)
     y: torch.Tensor = result if merged else result[0]
     return y.to(x.dtype)
+
+
+def run_siblings(
+    x: torch.Tensor,
+    packed: list[torch.Tensor],
+    scales: list[torch.Tensor | None],
+    biases: list[torch.Tensor | None],
+    features: list[int],
+    scheme: str,
+    target: str,
+) -> list[torch.Tensor]:
+    """x · weightᵀ for several weights and one x [M, K]; the results [M, N] have x's dtype."""
+    wanted = x.dtype if SCHEMES[scheme].quantized else SCHEMES[scheme].storage
+    held = tuple(None if bias is None else bias.dtype for bias in biases)
+    key = SiblingsKey(tuple(features), x.shape[1], scheme, wanted, held, target, x.device.type)
+    arguments = [each for each in (*packed, *scales, *biases) if each is not None]
+    results = linear_kernel(key)(_aligned(x.to(wanted)), *arguments)
+    return [y.to(x.dtype) for y in results]
 
 
 def _aligned(matrix: torch.Tensor) -> torch.Tensor:

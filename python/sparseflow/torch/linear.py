@@ -7,16 +7,20 @@ dense copy is kept only where the dense path is used at all: on devices without 
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..errors import InvalidArgumentError
 from . import kernels, layout, numerics, ops, tensor  # noqa: F401 - ops registers what forward calls
 from .pruning import prune
 from .schemes import Scheme, scheme_named
+from .straight import StraightCall
 from .tensor import SparseWeight
 
 UNBOUNDED = 2**62
@@ -42,63 +46,6 @@ def _warn_once(device: torch.device, scheme: Scheme) -> None:
     )
 
 
-def is_plain(x: torch.Tensor, inner: int, device: torch.device) -> bool:
-    """Whether x is a matrix [..., inner] as kernels read it, and no mode, gradient or autocast wants to see the operator."""
-    return (
-        type(x) is torch.Tensor
-        and x.shape[-1] == inner
-        and x.device == device
-        and x.is_contiguous()
-        and x.numel() > 0
-        and not x.data_ptr() % 16
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch.is_autocast_enabled(x.device.type)
-        and not (x.requires_grad and torch.is_grad_enabled())
-        and not torch._C._functorch.peek_interpreter_stack()
-    )
-
-
-class _BoundKernel:
-    """A layer's kernel with its weight, called without going through PyTorch's dispatcher.
-
-    That saves about half of what a call costs the host, and is the same call where nothing wants to see the operator: `takes`.
-    """
-
-    def __init__(self, layer: SparseLinear, weight: SparseWeight, dtype: torch.dtype):
-        bias = layer.bias
-        target = weight.target
-        assert target is not None
-        key = kernels.LinearKey(
-            weight.features,
-            weight.inner_size,
-            weight.scheme.name,
-            dtype,
-            None if bias is None else bias.dtype,
-            target,
-            weight.device.type,
-        )
-        self.executable = kernels.linear_kernel(key)
-        self.inner, self.features, self.device = weight.inner_size, weight.features, weight.device
-        self.weight, self.bias = layer._parameters["weight"], layer._parameters["bias"]
-        self.arguments = [each for each in (weight.packed, weight.scale, bias) if each is not None]
-
-    def takes(self, layer: SparseLinear, x: torch.Tensor) -> bool:
-        """Whether the layer still has this weight, and x is a plain matrix for which it does not go dense."""
-        return (
-            layer._parameters["weight"] is self.weight
-            and layer._parameters["bias"] is self.bias
-            and is_plain(x, self.inner, self.device)
-            and not (layer.dense_tokens and layer.prefers_dense(x.numel() // self.inner))
-        )
-
-    def run(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dim() == 2:
-            y: torch.Tensor = self.executable(x, *self.arguments)
-            return y
-        result: torch.Tensor = self.executable(x.view(-1, self.inner), *self.arguments)
-        return result.view(*x.shape[:-1], self.features)
-
-
 class SparseLinear(nn.Linear):
     """``y = x @ weight.T + bias`` with a 2:4 weight; see `from_dense`. For inference.
 
@@ -107,6 +54,8 @@ class SparseLinear(nn.Linear):
     """
 
     weight: Any
+    #: (x, y): what the block around computed of this x for several layers at once; see siblings.py.
+    _given: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __init__(self, weight: SparseWeight, bias: torch.Tensor | None = None):
         nn.Module.__init__(self)
@@ -119,7 +68,8 @@ class SparseLinear(nn.Linear):
         self.dense_tokens: list[int] = []
         self._dense: torch.Tensor | None = None
         self._has_kernels = True
-        self._bound: dict[torch.dtype, _BoundKernel] = {}
+        self._straight: dict[torch.dtype, StraightCall] = {}
+        self._straight_dense: dict[torch.dtype, Callable[[torch.Tensor], torch.Tensor]] = {}
         self._decide()
 
     @classmethod
@@ -156,8 +106,7 @@ class SparseLinear(nn.Linear):
     def _decide(self) -> None:
         """Chooses the paths for where the weight is now, and packs it where there are kernels for it."""
         weight = self._parameters["weight"]
-        self._dense = None
-        self._bound = {}
+        self._forget()
         if not isinstance(weight, SparseWeight) or weight.device.type == "meta":
             return
         if weight.device.type == "cuda" and weight.target:
@@ -169,21 +118,24 @@ class SparseLinear(nn.Linear):
         else:
             self._has_kernels, self.dense_tokens = False, []
 
+    def _forget(self) -> None:
+        """Lets go of what was made of the weight, and can be made again."""
+        self._dense = None
+        self._straight, self._straight_dense = {}, {}
+
     def takes_dense(self, tokens: int) -> bool:
         """Whether a call with so many tokens takes the dense path, for want of kernels or because that is faster."""
         return self.local_weight.target is None or self.prefers_dense(tokens)
 
     def prefers_dense(self, tokens: int) -> bool:
         """Whether dense was found to be faster for so many tokens."""
-        ranges = self.dense_tokens
-        return any(first <= tokens <= last for first, last in zip(ranges[::2], ranges[1::2], strict=True))
+        return ops.within(tokens, self.dense_tokens)
 
     def use_dense_for(self, ranges: list[int]) -> None:
-        """Takes the dense path for these token counts: [first, last, first, last, …]. Empty lets the dense copy go."""
+        """Takes the dense path for these token counts: [first, last, first, last, …], ascending. Empty lets the dense copy go."""
         self.dense_tokens = list(ranges)
-        self._dense = None
-        self._bound = {}
-        if ranges and self.local_weight.device.type == "cuda":
+        self._forget()
+        if ranges and self.local_weight.target is not None:
             self._dense = self._dense_copy()
 
     def _dense_copy(self) -> torch.Tensor:
@@ -195,16 +147,24 @@ class SparseLinear(nn.Linear):
         return dense
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name
+        given = self._given
+        if given is not None and given[0] is input:
+            object.__setattr__(self, "_given", None)  # for its memory
+            return given[1]
         if not torch.compiler.is_compiling():
-            bound = self._bound.get(input.dtype)
-            if bound is not None and bound.takes(self, input):
-                return bound.run(input)
+            straight = self._straight.get(input.dtype)
+            if straight is not None and straight.takes(input):
+                if not self.dense_tokens or not self.prefers_dense(input.numel() // self.in_features):
+                    return straight.run(input)
+                dense = self._straight_dense.get(input.dtype)
+                if dense is not None:
+                    return dense(input)
         weight = self.weight
         if type(weight) is not SparseWeight:  # a DTensor: its own rules cut the product, then come back to ours
-            return nn.functional.linear(input, weight, self.bias)
+            return F.linear(input, weight, self.bias)
         if torch.compiler.is_exporting():  # the program keeps a linear with this very weight
             with torch._C.DisableTorchFunctionSubclass():
-                return nn.functional.linear(input, weight, self.bias)
+                return F.linear(input, weight, self.bias)
         if input.dim() == 0 or input.shape[-1] != self.in_features:
             raise InvalidArgumentError(f"expected activations [..., {self.in_features}], got {list(input.shape)}")
         if not torch.compiler.is_compiling():
@@ -233,14 +193,35 @@ class SparseLinear(nn.Linear):
                 self._dense = self._dense_copy()
             return
         is_plain = type(x) is torch.Tensor and x.device == weight.device and x.dtype in kernels.ACTIVATION_DTYPES
-        if is_plain and weight.packed is not None and (weight.scheme.quantized or x.dtype is weight.scheme.storage):
-            self._bound[x.dtype] = _BoundKernel(self, weight, x.dtype)
+        known = self._straight.get(x.dtype)
+        if not is_plain or weight.packed is None or (known is not None and known.holds()):
+            return
+        if weight.scheme.quantized or x.dtype is weight.scheme.storage:
+            self._straight[x.dtype] = self._straight_call(weight, x.dtype, weight.packed, sparse=True)
+            self._straight_dense.pop(x.dtype, None)
+            if self._dense is not None and weight.scheme.quantized:
+                self._straight_dense[x.dtype] = self._straight_call(weight, x.dtype, self._dense, sparse=False).run
+            elif self._dense is not None and (self.bias is None or self.bias.dtype is x.dtype):
+                self._straight_dense[x.dtype] = functools.partial(F.linear, weight=self._dense, bias=self.bias)
+
+    def _straight_call(
+        self, weight: SparseWeight, dtype: torch.dtype, packed: torch.Tensor, *, sparse: bool
+    ) -> StraightCall:
+        """The kernel for x of a dtype on a packed weight, 2:4 or dense."""
+        held = None if self.bias is None else self.bias.dtype
+        target, device = weight.target, weight.device.type
+        assert target is not None
+        key = kernels.LinearKey(
+            weight.features, weight.inner_size, weight.scheme.name, dtype, held, target, device, sparse
+        )
+        return StraightCall([self], kernels.linear_kernel(key), [packed, weight.scale, self.bias])
 
     # ---- State
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are of the weight alone: what can be made again is left out."""
-        return self.__dict__ | {"_bound": {}, "_dense": None}
+        made: dict[str, Any] = {"_straight": {}, "_straight_dense": {}, "_dense": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_given"} | made
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

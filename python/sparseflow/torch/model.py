@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,15 +19,34 @@ from .progress import progress
 from .pruning import METHODS
 from .report import LayerReport, ModelReport
 from .schemes import Scheme, scheme_named
+from .siblings import fuse_siblings
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a layer is meant by one of these: its name, the end of it, one of its parts, or a pattern with * and ?."""
-    parts = name.split(".")
-    return any(
-        name == pattern or name.endswith(f".{pattern}") or pattern in parts or fnmatch.fnmatch(name, pattern)
-        for pattern in patterns
-    )
+    """Whether a layer is meant by one of these: its name, some parts of it ("lm_head", "layers.0"), or a pattern with * and ?."""
+    return any(f".{pattern}." in f".{name}." or fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def names_to_skip(skip: str | Iterable[str]) -> list[str]:
+    """What a user gave as names of layers to skip, as a list."""
+    names = [skip] if isinstance(skip, str) else list(skip)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise InvalidArgumentError(f"expected skip to be names of layers, got {name!r}")
+    return names
+
+
+def _check_skip(skip: Sequence[str], layers: Iterable[str]) -> None:
+    """Refuses a name that fits no layer: misspelt, it would have a layer pruned that was to be left alone."""
+    layers = list(layers)
+    for pattern in skip:
+        if not any(matches(name, [pattern]) for name in layers):
+            known = dict.fromkeys([*layers, *(name.rpartition(".")[2] for name in layers)])
+            near = difflib.get_close_matches(pattern, known, 3) or list(known)[:3]
+            raise InvalidArgumentError(
+                f"expected skip to name linear layers of the model, got '{pattern}', which fits none; there is "
+                f"{', '.join(near) or 'no linear layer at all'}"
+            )
 
 
 class _Candidate:
@@ -130,9 +150,11 @@ def _convert(
     skip: Sequence[str],
     show: bool | None,
 ) -> ModelReport:
-    candidates = _candidates(model, [skip] if isinstance(skip, str) else list(skip), sparse)
+    candidates = _candidates(model, skip, sparse)
     eligible = {name: each for name, each in candidates.items() if not each.reason}
     others = _other_products(model)
+    if candidates:
+        _check_skip(skip, candidates)
     if not eligible:
         reasons = [each.reason for each in candidates.values()] + [row.reason for row in others]
         found = f"{len(reasons)} that cannot be ({'; '.join(sorted(set(reasons)))})" if reasons else "none"
@@ -208,7 +230,7 @@ def sparsify_model(
     method: str = "magnitude",
     *,
     calibration: Iterable[Any] | None = None,
-    skip: Sequence[str] = (),
+    skip: str | Sequence[str] = (),
     show_progress: bool | None = None,
 ) -> ModelReport:
     """Replaces every eligible ``nn.Linear`` of a model by a 2:4 one, in place.
@@ -219,7 +241,7 @@ def sparsify_model(
         method: "magnitude" needs no data; "wanda" and "sparsegpt" prune by what the layers see on `calibration`. Weights
             that are 2:4 already are taken as they are.
         calibration: batches for the model: tensors, tuples of arguments, or mappings of named ones. Read once.
-        skip: layers to leave as they are: names, ends of names ("lm_head"), parts of names, or patterns ("*.mlp.*").
+        skip: layers to leave as they are: names, parts of names ("lm_head", "layers.0"), or patterns ("*.mlp.*").
         show_progress: None shows a bar when stderr is a terminal.
 
     Returns:
@@ -227,9 +249,10 @@ def sparsify_model(
         K no multiple of 4, a weight shared with another module (tied embeddings), on the meta device, or with NaN.
 
     Raises:
-        InvalidArgumentError: when no layer can be converted, or a method has no calibration data.
+        InvalidArgumentError: when no layer can be converted, a name in `skip` fits none, or a method has no calibration data.
+            The model is as it was then.
     """
-    scheme = scheme_named(scheme)
+    scheme, skip = scheme_named(scheme), names_to_skip(skip)
     if method not in METHODS:
         raise InvalidArgumentError(f"expected method to be one of {', '.join(METHODS)}, got {method!r}")
     if method != "magnitude" and calibration is None:
@@ -243,7 +266,7 @@ def sparsify_model(
         return SparseLinear.from_dense(candidate.layer, method, scheme, inputs)
 
     report = _convert(model, make, scheme.name, True, calibration, method, skip, show_progress)
-    fuse_gated_blocks(model)
+    fuse_blocks(model)
     if any(each.__module__.startswith("transformers.") for each in type(model).__mro__):
         from .transformers import note_conversion
 
@@ -264,19 +287,25 @@ def dense_int8(
     *,
     scheme: str | Scheme = "int8",
     calibration: Iterable[Any] | None = None,
-    skip: Sequence[str] = (),
+    skip: str | Sequence[str] = (),
     show_progress: bool | None = None,
 ) -> ModelReport:
     """Every eligible ``nn.Linear`` as dense int8 (or fp8), in place, nothing pruned: what 2:4 is compared with.
 
     Arguments and report are those of `sparsify_model`; calibration is only for the report's output errors.
     """
-    scheme = scheme_named(scheme)
+    scheme, skip = scheme_named(scheme), names_to_skip(skip)
 
     def make(candidate: _Candidate, inputs: LayerInputs | None) -> nn.Linear:
         return QuantizedLinear.from_dense(candidate.layer, scheme)
 
     return _convert(model, make, f"dense {scheme.name}", False, calibration, "magnitude", skip, show_progress)
+
+
+def fuse_blocks(model: nn.Module) -> None:
+    """Has the layers of a converted model that can be one step run as one; see gated.py and siblings.py."""
+    fuse_gated_blocks(model)
+    fuse_siblings(model)
 
 
 def sparse_layers(model: nn.Module) -> dict[str, SparseLinear]:

@@ -5,6 +5,7 @@
 | `linear` | a 2:4 linear layer: the compiled kernel, or the same numbers on the dense weight |
 | `dense_linear` | the same for a dense 8-bit weight |
 | `gated_linear` | activation(gate(x)) * up(x) of two 2:4 layers that see the same x |
+| `sibling_linears` | several 2:4 layers that see the same x |
 | `pack`, `unpack`, `decompress` | between the forms of a weight |
 
 They have fakes (torch.compile, torch.export), refuse gradients when one is asked for, and under autocast round x to autocast's
@@ -14,6 +15,7 @@ of tokens: a compiled graph with a dynamic batch has no guard on it.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 import torch
@@ -34,7 +36,11 @@ _library.define(
 _library.define(
     "gated_linear(Tensor x, Tensor gate, Tensor? gate_bitmask, Tensor? gate_scale, Tensor? gate_bias, Tensor up, "
     "Tensor? up_bitmask, Tensor? up_scale, Tensor? up_bias, SymInt features, str scheme, str order, str activation, "
-    "int[] apart_tokens=[]) -> Tensor"
+    "int[] apart_tokens=[], int[] merged_tokens=[]) -> Tensor"
+)
+_library.define(
+    "sibling_linears(Tensor x, Tensor[] weights, Tensor?[] bitmasks, Tensor?[] scales, Tensor?[] biases, "
+    "SymInt[] features, str scheme, str order, int[] apart_tokens=[]) -> Tensor[]"
 )
 _library.define("pack(Tensor values, Tensor bitmask, str order) -> Tensor")
 _library.define("unpack(Tensor packed, SymInt features, SymInt inner, ScalarType dtype, str order) -> (Tensor, Tensor)")
@@ -60,8 +66,9 @@ def _check(x: torch.Tensor, weight: torch.Tensor, inner: int, features: int, sch
 
 
 def within(tokens: int, ranges: list[int]) -> bool:
-    """Whether a number of tokens lies in one of the ranges [first, last, first, last, …]."""
-    return any(first <= tokens <= last for first, last in zip(ranges[::2], ranges[1::2], strict=True))
+    """Whether a number of tokens lies in one of the ranges [first, last, first, last, …], which ascend."""
+    place = bisect_left(ranges, tokens)
+    return place % 2 == 1 or (place < len(ranges) and ranges[place] == tokens)
 
 
 def _linear(
@@ -148,6 +155,7 @@ def _gated_linear(
     order: str,
     activation: str,
     apart_tokens: list[int] = [],  # noqa: B006 - the schema's own default, never changed
+    merged_tokens: list[int] = [],  # noqa: B006
 ) -> torch.Tensor:
     rows = _rows(x)
     inner = rows.shape[1]
@@ -162,10 +170,37 @@ def _gated_linear(
         _packed(gate, gate_bitmask, features, inner, scheme, order, target),
         _packed(up, up_bitmask, features, inner, scheme, order, target),
     )
-    y = kernels.run_gated(
-        rows, packed, (gate_scale, up_scale), (gate_bias, up_bias), features, scheme, target, activation
-    )
+    merged = within(rows.shape[0], merged_tokens)
+    scales, biases = (gate_scale, up_scale), (gate_bias, up_bias)
+    y = kernels.run_gated(rows, packed, scales, biases, features, scheme, target, activation, merged)
     return y if x.dim() == 2 else y.view(*x.shape[:-1], features)
+
+
+def _sibling_linears(
+    x: torch.Tensor,
+    weights: list[torch.Tensor],
+    bitmasks: list[torch.Tensor | None],
+    scales: list[torch.Tensor | None],
+    biases: list[torch.Tensor | None],
+    features: list[int],
+    scheme: str,
+    order: str,
+    apart_tokens: list[int] = [],  # noqa: B006 - the schema's own default, never changed
+) -> list[torch.Tensor]:
+    rows = _rows(x)
+    inner = rows.shape[1]
+    parts = list(zip(weights, bitmasks, scales, biases, features, strict=True))
+    for weight, bitmask, _, _, count in parts:
+        _check(x, weight, 0 if bitmask is None else 2 * weight.shape[1], count, scheme, sparse=True)
+    target = kernels.linear_target(scheme, inner, x.device)
+    if target is None or not rows.shape[0] or within(rows.shape[0], apart_tokens):
+        return [
+            _linear(x, weight, bitmask, scale, bias, None, count, scheme, order)
+            for weight, bitmask, scale, bias, count in parts
+        ]
+    packed = [_packed(weight, bitmask, count, inner, scheme, order, target) for weight, bitmask, _, _, count in parts]
+    results = kernels.run_siblings(rows, packed, scales, biases, features, scheme, target)
+    return [y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[1]) for y in results]
 
 
 def _dense_linear(
@@ -212,6 +247,10 @@ def _gated_fake(
     return _result(x, features)
 
 
+def _siblings_fake(x: Any, weights: Any, bitmasks: Any, scales: Any, biases: Any, features: Any, *_: Any) -> Any:
+    return [_result(x, count) for count in features]
+
+
 def _pack_fake(values: torch.Tensor, bitmask: torch.Tensor, order: str) -> torch.Tensor:
     n, half = values.shape
     return values.new_empty(layout.packed_bytes(n, 2 * half, values.element_size()), dtype=torch.uint8)
@@ -238,6 +277,7 @@ def _register() -> None:
         "linear": (_linear, _linear_fake),
         "dense_linear": (_dense_linear, _dense_linear_fake),
         "gated_linear": (_gated_linear, _gated_fake),
+        "sibling_linears": (_sibling_linears, _siblings_fake),
         "pack": (layout.pack, _pack_fake),
         "unpack": (layout.unpack, _unpack_fake),
         "decompress": (_decompress, _decompress_fake),
@@ -247,7 +287,7 @@ def _register() -> None:
             _library.impl(name, implementation, key)
         torch.library.register_fake(f"sparseflow::{name}", fake, lib=_library)
         torch.library.register_autograd(f"sparseflow::{name}", _refuse, lib=_library)
-    for name in ("linear", "dense_linear", "gated_linear"):
+    for name in ("linear", "dense_linear", "gated_linear", "sibling_linears"):
         operator = getattr(torch.ops.sparseflow, name).default
         for device in ("cpu", "cuda"):
             _library.impl(name, _Autocast(operator, device), f"Autocast{device.upper()}")

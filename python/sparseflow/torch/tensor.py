@@ -494,7 +494,13 @@ def _product(x: Any, weight: Any, transposes: bool, bias: Any) -> torch.Tensor:
 
 
 def _parts_of(tree: Any, name: str) -> Any:
-    return tree_map_only(SparseWeight, lambda weight: getattr(weight, name), tree)
+    """The parts of that name; those of 8 bits as bytes, since not every backend of a collective knows every type."""
+
+    def part_of(weight: SparseWeight) -> torch.Tensor:
+        part: torch.Tensor = getattr(weight, name)
+        return part.view(torch.uint8) if part.element_size() == 1 else part
+
+    return tree_map_only(SparseWeight, part_of, tree)
 
 
 def _collective(func: Any, *args: Any, **kwargs: Any) -> Any:

@@ -21,12 +21,13 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import InvalidArgumentError
-from .gated import fuse_gated_blocks
 from .linear import SparseLinear
+from .model import fuse_blocks, matches, names_to_skip, sparsify_model
 from .schemes import SCHEMES, scheme_named
 from .tensor import SparseWeight
 
 QUANT_METHOD = "sparseflow"
+_HEAD = "lm_head"  # as Transformers calls it
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -37,7 +38,7 @@ class SparseFlowConfig(QuantizationConfigMixin):
         scheme: what weights are stored as: "f16", "bf16", "int8" or "fp8".
         method: how a dense checkpoint is pruned as it is loaded. Only "magnitude" works without data; for the others load
             the model dense and call `sparseflow.sparsify_model` with calibration batches, which can be saved just so.
-        skip: linear layers to leave dense, as for `sparseflow.sparsify_model`.
+        skip: linear layers to leave dense, as for `sparseflow.sparsify_model`. A model may be without an "lm_head".
         layers: filled in when a model is converted: each 2:4 layer's name and scheme.
     """
 
@@ -45,14 +46,14 @@ class SparseFlowConfig(QuantizationConfigMixin):
         self,
         scheme: str = "int8",
         method: str = "magnitude",
-        skip: Sequence[str] = ("lm_head",),
+        skip: str | Sequence[str] = (_HEAD,),
         layers: dict[str, str] | None = None,
         **_: Any,
     ):
         self.quant_method: Any = QUANT_METHOD
         self.scheme = scheme_named(scheme).name
         self.method = method
-        self.skip = list(skip)
+        self.skip = names_to_skip(skip)
         self.layers = dict(layers or {})
         for name, each in self.layers.items():
             if each not in SCHEMES:
@@ -145,12 +146,12 @@ class SparseFlowQuantizer(HfQuantizer):
                             f"expected {name}.weight.{missing[0]} in the checkpoint, got none; a shard may be missing"
                         )
                     model.set_submodule(name, module.finished().train(model.training))
-            fuse_gated_blocks(model)
+            fuse_blocks(model)
         else:
-            from .model import sparsify_model
-
             config = self.quantization_config
-            sparsify_model(model, config.scheme, config.method, skip=config.skip)
+            linears = [name for name, each in model.named_modules() if isinstance(each, nn.Linear)]
+            skip = [name for name in config.skip if name != _HEAD or any(matches(each, [_HEAD]) for each in linears)]
+            sparsify_model(model, config.scheme, config.method, skip=skip)
         return model
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:

@@ -212,6 +212,15 @@ func.func @arithmetic(%dense: !sf_tile.tile<64x16xf16>, %x: !sf_tile.tile<8x16xf
   return
 }
 
+// CHECK-LABEL: func.func @dependency
+func.func @dependency() {
+  // CHECK-NEXT: sf_tile.grid_wait
+  sf_tile.grid_wait
+  // CHECK-NEXT: sf_tile.launch_dependents
+  sf_tile.launch_dependents
+  return
+}
+
 // CHECK-LABEL: func.func @library
 func.func @library(%x: tensor<?x64xf16>, %w: tensor<32x64xf16>) -> tensor<?x32xf16> {
   // CHECK: sf_tile.dispatch "sf.matmul 32x64 f16 2:4" %{{.*}} [16, 16, -1, -1]

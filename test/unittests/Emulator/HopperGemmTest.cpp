@@ -40,6 +40,7 @@ constexpr int threads = 288, firstProducer = 256;
 
 enum class Defect {
   None,
+  GridWait,
   InitFence,
   InitBarrier,
   FullWait,
@@ -67,12 +68,15 @@ public:
     tokenBase = truncate(mul(blockIndex("y"), tileTokens));
     featureBase = mul(blockIndex("x"), 128);
     initialize();
+    if (has(Defect::GridWait))
+      call("griddepcontrol.wait");
+    else
+      whenThread(firstProducer, [&] { call("griddepcontrol.wait"); });
     std::string producer = label(), consumer = label(), done = label();
     line("llvm.cond_br " + compare("uge", "%tid64", constant(firstProducer)) + ", " + producer +
          ", " + consumer);
     line(producer + ":");
     call("setmaxnreg.dec.sync.aligned.u32", {i32(40), "i32"});
-    call("griddepcontrol.wait");
     const std::string elected = "!llvm.struct<(i32, i1)>";
     std::string leader = call(elected, "elect.sync", {i32(-1), "i32"});
     when(value("llvm.extractvalue " + leader + "[1] : " + elected), [&] { produce(); });
@@ -335,6 +339,8 @@ TEST_P(BrokenGemm, is_reported) {
 INSTANTIATE_TEST_SUITE_P(
     Defects, BrokenGemm,
     testing::Values(
+        BrokenCase{"grid_wait", Defect::GridWait, Kind::UnwaitedGrid,
+                   "'y' (bulk tensor store) before griddepcontrol.wait"},
         BrokenCase{"init_fence", Defect::InitFence, Kind::MissingFence,
                    "expected fence.mbarrier_init or fence.proxy.async by that thread"},
         BrokenCase{"init_barrier", Defect::InitBarrier, Kind::MbarrierMisuse,

@@ -280,6 +280,25 @@ TEST(Report, global_out_of_bounds) {
                "'x' (store), which is read-only");
 }
 
+TEST(Report, unwaited_grid) {
+  std::vector<uint32_t> out(64), in(64);
+  auto run = [&](const std::string &before, const std::string &after, bool isConstant) {
+    auto module = compileOrFail(makeKernel("%out: !llvm.ptr<1>, %in: !llvm.ptr<1>", R"(
+      %to = llvm.getelementptr %out[%tid64] : (!llvm.ptr<1>, i64) -> !llvm.ptr<1>, i32
+    )" + before + "nvvm.griddepcontrol wait\n" + after));
+    LaunchOptions options;
+    options.ranges = {{out.data(), 256, "y", true}, {in.data(), 256, "x", false, isConstant}};
+    return launch(*module, {}, {1}, 16, {out.data(), in.data()}, options);
+  };
+  const std::string store = "llvm.store %tid, %to : i32, !llvm.ptr<1>\n";
+  expectNoReport(run("", store + copy16, false));
+  expectReport(run(store, "", false), Kind::UnwaitedGrid,
+               "write of 4 bytes of 'y' (store) before griddepcontrol.wait");
+  expectReport(run(copy16, "", false), Kind::UnwaitedGrid, "read of 16 bytes of 'x'");
+  // What no kernel writes need not be waited for.
+  expectNoReport(run(copy16, store, true));
+}
+
 TEST(Report, misaligned) {
   const std::string vector = R"(
     %c = llvm.mlir.constant(dense<0> : vector<4xi32>) : vector<4xi32>

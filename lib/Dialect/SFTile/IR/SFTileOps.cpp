@@ -31,6 +31,14 @@ void KernelOp::build(OpBuilder &builder, OperationState &state, StringRef name, 
   body->emplaceBlock().addArguments(inputs, SmallVector<Location>(inputs.size(), state.location));
 }
 
+bool KernelOp::isConstant(Value memref) {
+  while (auto view = memref.getDefiningOp<ViewOp>())
+    memref = view.getSource();
+  auto argument = dyn_cast<BlockArgument>(memref);
+  return argument && argument.getOwner()->getParentOp() == *this &&
+         getArgAttr(argument.getArgNumber(), kConstantAttrName);
+}
+
 ParseResult KernelOp::parse(OpAsmParser &parser, OperationState &result) {
   auto buildType = [](Builder &builder, ArrayRef<Type> inputs, ArrayRef<Type> results,
                       function_interface_impl::VariadicFlag,

@@ -7,6 +7,7 @@
 
 #include "Roles.h"
 
+#include "sparseflow/Dialect/SF/IR/SFAttributes.h"
 #include "sparseflow/Dialect/SFTile/Transforms/Passes.h"
 
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
@@ -43,6 +44,8 @@ struct AssignRolesPass : sf_tile::impl::SFTileAssignRolesBase<AssignRolesPass> {
                                                     : assignCooperativeRoles(pipeline)))
         return signalPassFailure();
     }
+    if (sf::getTarget(getOperation()).hasGridWait())
+      waitForGrid(getOperation());
   }
 };
 } // namespace

@@ -1,6 +1,6 @@
-//===- Roles.h - The two ways to run a pipeline -----------------*- C++ -*-===//
+//===- Roles.h - Who waits for whom -----------------------------*- C++ -*-===//
 //
-// Private to sf-tile-assign-roles.
+// The two ways to run a pipeline, and the wait between kernels. Private to sf-tile-assign-roles.
 //
 //===----------------------------------------------------------------------===//
 
@@ -22,6 +22,9 @@ llvm::LogicalResult assignCooperativeRoles(PipelineOp pipeline);
 /// One thread produces, the other warps consume; copies are the copy engine's, and barriers in
 /// shared memory keep the two in step.
 llvm::LogicalResult assignSpecializedRoles(PipelineOp pipeline);
+
+/// Makes the kernel wait for the one ahead of it on the stream before it touches global memory.
+void waitForGrid(KernelOp kernel);
 
 } // namespace sparseflow::sf_tile
 

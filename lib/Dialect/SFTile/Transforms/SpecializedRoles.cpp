@@ -8,9 +8,10 @@
 //     issue the copies                  wait until the group of step k-1 is done
 //                                       say that the stage of step k-1 is empty
 //
-// One group stays in flight while the next is issued. An instruction reads its metadata while it
-// runs, so the registers of two steps alternate: the loop takes two steps at a time, an odd one
-// goes first, and where the number of steps is not known nothing stays in flight.
+// One group stays in flight while the next is issued. An instruction reads its metadata, and its
+// values where those are in registers, while it runs, so the registers of two steps alternate: the
+// loop takes two steps at a time, an odd one goes first, and where the number of steps is not known
+// nothing stays in flight.
 //
 // Barriers flip their parity each time around the ring: a stage's first phase, empty, counts as
 // over, which is why the producer begins with the other parity than the consumers.
@@ -23,9 +24,14 @@
 // while the consumers store this one; only where K is divided in a cluster, which is for few tiles,
 // each takes one. What computes a tile's coordinates is copied into both roles.
 //
+// Where a kernel may begin while another one ends, the producer first fills as many stages as there
+// are with the parts that are constants: weights. What else belongs to them follows after the wait.
+//
 //===----------------------------------------------------------------------===//
 
 #include "Roles.h"
+
+#include "sparseflow/Dialect/SF/IR/SFAttributes.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
@@ -62,12 +68,19 @@ private:
   void emitConsumers();
 
   /// Inside of a new role, for each tile of the block: calls `emit` with the tile's values and the
-  /// position in the ring, which it returns advanced.
-  void emitRole(RoleKind kind, int64_t firstParity,
+  /// position in the ring, which it returns advanced. Ahead of all tiles calls `begin`.
+  void emitRole(RoleKind kind, int64_t firstParity, function_ref<void(TileRangeOp)> begin,
                 function_ref<RingPosition(IRMapping &tile, RingPosition)> emit);
-  /// The products of one step, issued.
+  /// The values of the tile of that number.
+  IRMapping emitTile(Value number);
+  /// Issues the copies of one step, constants or others or both.
+  void emitCopies(IRMapping &tile, Value step, Value stage, bool constants, bool others);
+  void emitAcquire(RingPosition position);
+  /// Fills stages with the constants of the block's first tile, from its first step on.
+  void fillAhead(TileRangeOp range);
+  /// The products of one step, issued, and the tiles in registers that they read.
   struct Group {
-    SmallVector<Value> accumulators, metadata;
+    SmallVector<Value> accumulators, operands;
   };
   Group issueStep(IRMapping &tile, Value step, RingPosition position, ValueRange accumulators);
   /// Waits for all groups but `pending`, and keeps registers until then.
@@ -77,14 +90,8 @@ private:
   SmallVector<Value> emitStep(IRMapping &tile, Value step, ValueRange carried);
   /// The same for an even number of steps, one of which stays in flight while the next is issued.
   SmallVector<Value> emitPairs(IRMapping &tile, Value lower, Value upper, ValueRange carried);
-  SmallVector<Type> metadataTypes() {
-    llvm::SmallSetVector<Value, 4> tiles;
-    pipeline.getConsumer().walk([&](MmaOp mma) {
-      if (mma.getMetadata())
-        tiles.insert(mma.getMetadata());
-    });
-    return llvm::map_to_vector(tiles, [](Value tile) { return tile.getType(); });
-  }
+  /// The tiles in registers that the products of a step read.
+  SmallVector<Value> getLoadedOperands();
 
   RingPosition advance(RingPosition position) {
     Value next = arith::AddIOp::create(b, loc, position.stage, index(1));
@@ -111,7 +118,10 @@ private:
   TileIdOp tileId;
   /// What depends on the tile before the pipeline, and what follows the pipeline.
   SmallVector<Operation *> coordinates, suffix;
-  Value barriers;
+  /// The producer's constants, which need not wait for the kernel before.
+  SmallPtrSet<Operation *, 4> constantCopies;
+  /// The barriers, and the bytes that arrive in a stage, an i32.
+  Value barriers, stageBytes;
 };
 
 } // namespace
@@ -171,8 +181,11 @@ LogicalResult SpecializedRoles::mapSources() {
   for (auto copy : pipeline.getProducer().front().getOps<CopyAsyncOp>()) {
     if (copy.getPredicate())
       return copy.emitOpError("expected a copy without a condition: the copy engine has none");
-    if (copy.getOrder() == CopyOrder::Storage)
+    if (copy.getOrder() == CopyOrder::Storage) {
+      if (sf::getTarget(kernel).hasGridWait() && kernel.isConstant(copy.getSource()))
+        constantCopies.insert(copy);
       continue;
+    }
     auto argument = dyn_cast<BlockArgument>(copy.getSource());
     if (!argument || argument.getOwner()->getParentOp() != kernel)
       return copy.emitOpError("expected the source to be an argument of the kernel: its tensor map "
@@ -194,7 +207,17 @@ LogicalResult SpecializedRoles::mapSources() {
   return success();
 }
 
+IRMapping SpecializedRoles::emitTile(Value number) {
+  IRMapping tile;
+  auto id = cast<TileIdOp>(b.clone(*tileId, tile));
+  id.getNumberMutable().assign(number);
+  for (Operation *op : coordinates)
+    b.clone(*op, tile);
+  return tile;
+}
+
 void SpecializedRoles::emitRole(RoleKind kind, int64_t firstParity,
+                                function_ref<void(TileRangeOp)> begin,
                                 function_ref<RingPosition(IRMapping &, RingPosition)> emit) {
   OpBuilder::InsertionGuard guard(b);
   auto role = RoleOp::create(b, loc, kind, consumerWarps);
@@ -202,15 +225,13 @@ void SpecializedRoles::emitRole(RoleKind kind, int64_t firstParity,
   auto range = TileRangeOp::create(b, loc, b.getIndexType(), b.getIndexType(), b.getIndexType(),
                                    tileId.getTokens(), tileId.getFeatureTiles(),
                                    tileId.getTileTokens(), tileId.getSplits(), cluster);
+  if (begin)
+    begin(range);
   auto tiles = scf::ForOp::create(b, loc, range.getFirst(), range.getEnd(), range.getStep(),
                                   ValueRange{index(0), i32(firstParity)});
   keepLoop(tiles);
   b.setInsertionPointToStart(tiles.getBody());
-  IRMapping tile;
-  auto number = cast<TileIdOp>(b.clone(*tileId, tile));
-  number.getNumberMutable().assign(tiles.getInductionVar());
-  for (Operation *op : coordinates)
-    b.clone(*op, tile);
+  IRMapping tile = emitTile(tiles.getInductionVar());
   RingPosition position = emit(tile, {tiles.getRegionIterArg(0), tiles.getRegionIterArg(1)});
   b.setInsertionPointToEnd(tiles.getBody());
   scf::YieldOp::create(b, loc, position.values());
@@ -237,23 +258,84 @@ Value SpecializedRoles::countStageBytes() {
   return bytes;
 }
 
+void SpecializedRoles::emitAcquire(RingPosition position) {
+  AcquireOp::create(b, loc, barriers, position.stage, position.parity, stageBytes);
+}
+
+void SpecializedRoles::emitCopies(IRMapping &tile, Value step, Value stage, bool constants,
+                                  bool others) {
+  tile.map(pipeline.getProducer().getArguments(), ValueRange{step, stage});
+  for (Operation &op : pipeline.getProducer().front().without_terminator()) {
+    if (isa<CopyAsyncOp>(op) && !(constantCopies.contains(&op) ? constants : others))
+      continue;
+    if (auto copy = dyn_cast<CopyAsyncOp>(b.clone(op, tile)))
+      copy.getBarriersMutable().assign(barriers);
+  }
+}
+
+void SpecializedRoles::fillAhead(TileRangeOp range) {
+  IRMapping tile = emitTile(range.getFirst());
+  Value lower = tile.lookupOrDefault(pipeline.getLower()),
+        upper = tile.lookupOrDefault(pipeline.getUpper());
+  Value end =
+      arith::MinSIOp::create(b, loc, arith::AddIOp::create(b, loc, lower, index(stages)), upper);
+  Value hasTile =
+      arith::CmpIOp::create(b, loc, arith::CmpIPredicate::slt, range.getFirst(), range.getEnd());
+  end = arith::SelectOp::create(b, loc, hasTile, end, lower);
+  auto loop = scf::ForOp::create(b, loc, lower, end, index(1));
+  keepLoop(loop);
+  OpBuilder::InsertionGuard guard(b);
+  b.setInsertionPointToStart(loop.getBody());
+  Value step = loop.getInductionVar(), stage = arith::SubIOp::create(b, loc, step, lower);
+  emitAcquire({stage, i32(1)});
+  emitCopies(tile, step, stage, /*constants=*/true, /*others=*/false);
+}
+
 void SpecializedRoles::emitProducer() {
-  Value bytes = countStageBytes();
-  emitRole(RoleKind::Producer, /*firstParity=*/1, [&](IRMapping &tile, RingPosition begin) {
-    auto loop =
-        scf::ForOp::create(b, loc, tile.lookupOrDefault(pipeline.getLower()),
-                           tile.lookupOrDefault(pipeline.getUpper()), index(1), begin.values());
+  stageBytes = countStageBytes();
+  Value firstTile;
+  auto begin = [&](TileRangeOp range) {
+    if (constantCopies.empty())
+      return;
+    firstTile = range.getFirst();
+    fillAhead(range);
+  };
+  emitRole(RoleKind::Producer, /*firstParity=*/1, begin, [&](IRMapping &tile, RingPosition first) {
+    Value lower = tile.lookupOrDefault(pipeline.getLower());
+    auto loop = scf::ForOp::create(b, loc, lower, tile.lookupOrDefault(pipeline.getUpper()),
+                                   index(1), first.values());
     b.setInsertionPointToStart(loop.getBody());
+    Value step = loop.getInductionVar();
     RingPosition position = {loop.getRegionIterArg(0), loop.getRegionIterArg(1)};
-    AcquireOp::create(b, loc, barriers, position.stage, position.parity, bytes);
-    tile.map(pipeline.getProducer().getArguments(),
-             ValueRange{loop.getInductionVar(), position.stage});
-    for (Operation &op : pipeline.getProducer().front().without_terminator())
-      if (auto copy = dyn_cast<CopyAsyncOp>(b.clone(op, tile)))
-        copy.getBarriersMutable().assign(barriers);
+    if (firstTile) {
+      Value number = tile.lookup(tileId.getFeature()).getDefiningOp<TileIdOp>().getNumber();
+      Value laterTile = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, number, firstTile);
+      Value laterStep = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::sge, step,
+                                              arith::AddIOp::create(b, loc, lower, index(stages)));
+      auto notAhead = scf::IfOp::create(b, loc, arith::OrIOp::create(b, loc, laterTile, laterStep),
+                                        /*withElseRegion=*/false);
+      OpBuilder::InsertionGuard guard(b);
+      b.setInsertionPointToStart(notAhead.thenBlock());
+      emitAcquire(position);
+      emitCopies(tile, step, position.stage, /*constants=*/true, /*others=*/false);
+    } else {
+      emitAcquire(position);
+    }
+    emitCopies(tile, step, position.stage, /*constants=*/!firstTile, /*others=*/true);
     scf::YieldOp::create(b, loc, advance(position).values());
     return RingPosition{loop.getResult(0), loop.getResult(1)};
   });
+}
+
+SmallVector<Value> SpecializedRoles::getLoadedOperands() {
+  llvm::SmallSetVector<Value, 8> tiles;
+  pipeline.getConsumer().walk([&](MmaOp mma) {
+    if (Value metadata = mma.getMetadata())
+      tiles.insert(metadata);
+    if (mma.getAtom().getAtom().loadsA())
+      tiles.insert(mma.getA());
+  });
+  return tiles.takeVector();
 }
 
 SpecializedRoles::Group SpecializedRoles::issueStep(IRMapping &tile, Value step,
@@ -276,11 +358,8 @@ SpecializedRoles::Group SpecializedRoles::issueStep(IRMapping &tile, Value step,
   Group group;
   for (Value value : body.getTerminator()->getOperands())
     group.accumulators.push_back(tile.lookupOrDefault(value));
-  body.walk([&](MmaOp mma) {
-    if (Value metadata = mma.getMetadata())
-      if (Value copy = tile.lookup(metadata); !llvm::is_contained(group.metadata, copy))
-        group.metadata.push_back(copy);
-  });
+  for (Value operand : getLoadedOperands())
+    group.operands.push_back(tile.lookup(operand));
   return group;
 }
 
@@ -294,7 +373,7 @@ SmallVector<Value> SpecializedRoles::emitStep(IRMapping &tile, Value step, Value
   RingPosition position = {carried[numValues], carried[numValues + 1]};
   Group group = issueStep(tile, step, position, carried.take_front(numValues));
   SmallVector<Value> registers = group.accumulators;
-  llvm::append_range(registers, group.metadata);
+  llvm::append_range(registers, group.operands);
   SmallVector<Value> results = wait(/*pending=*/0, registers);
   ReleaseOp::create(b, loc, barriers, position.stage, /*predicate=*/Value(), sharers);
   results.truncate(numValues);
@@ -305,11 +384,11 @@ SmallVector<Value> SpecializedRoles::emitStep(IRMapping &tile, Value step, Value
 SmallVector<Value> SpecializedRoles::emitPairs(IRMapping &tile, Value lower, Value upper,
                                                ValueRange carried) {
   size_t numValues = pipeline.getInits().size();
-  // The metadata of the group in flight; at first there is none.
+  // The operands of the group in flight; at first there is none.
   SmallVector<Value> inits(carried);
-  for (Type type : metadataTypes()) {
-    Type element = cast<TileType>(type).getElementType();
-    Value zero = arith::ConstantOp::create(b, loc, b.getIntegerAttr(element, 0));
+  for (Value operand : getLoadedOperands()) {
+    auto type = cast<TileType>(operand.getType());
+    Value zero = arith::ConstantOp::create(b, loc, b.getZeroAttr(type.getElementType()));
     inits.push_back(SplatOp::create(b, loc, type, zero));
   }
   auto loop = scf::ForOp::create(b, loc, lower, upper, index(2), inits);
@@ -331,7 +410,7 @@ SmallVector<Value> SpecializedRoles::emitPairs(IRMapping &tile, Value lower, Val
       ReleaseOp::create(b, loc, barriers, retreat(position).stage, half ? Value() : hasPrevious,
                         sharers);
       accumulators = group.accumulators;
-      inFlight = group.metadata;
+      inFlight = group.operands;
       position = advance(position);
     }
     SmallVector<Value> results = accumulators;
@@ -362,7 +441,7 @@ static int64_t countSteps(Value lower, Value upper) {
 
 void SpecializedRoles::emitConsumers() {
   size_t numValues = pipeline.getInits().size();
-  emitRole(RoleKind::Consumer, /*firstParity=*/0, [&](IRMapping &tile, RingPosition begin) {
+  emitRole(RoleKind::Consumer, /*firstParity=*/0, {}, [&](IRMapping &tile, RingPosition begin) {
     SmallVector<Value> values = llvm::map_to_vector(
         pipeline.getInits(), [&](Value init) { return tile.lookupOrDefault(init); });
     llvm::append_range(values, begin.values());

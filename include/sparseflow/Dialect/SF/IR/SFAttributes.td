@@ -28,7 +28,8 @@ def SF_Atom : SF_I32Enum<"Atom", "Tensor-core instruction family", [
   I32EnumCase<"Mma", 0, "mma">,
   I32EnumCase<"MmaSp", 1, "mma_sp">,
   I32EnumCase<"Wgmma", 2, "wgmma">,
-  I32EnumCase<"WgmmaSp", 3, "wgmma_sp">
+  I32EnumCase<"WgmmaSp", 3, "wgmma_sp">,
+  I32EnumCase<"WgmmaSpRs", 4, "wgmma_sp_rs">
 ]>;
 
 def SF_Library : SF_I32Enum<"Library", "A library with dense products", [
@@ -131,6 +132,8 @@ def SF_TargetAttr : SF_Attr<"Target", "target"> {
     bool supportsFp8Mma() const { return getInfo().computeCapability >= 89; }
     /// Whether those instructions are the chip's own, not emulated.
     bool hasNativeFp8Mma() const { return getInfo().nativeFp8Mma; }
+    /// Whether kernels may begin while the one ahead on the stream ends, and wait for it themselves.
+    bool hasGridWait() const { return getInfo().computeCapability >= 90; }
     /// The feature string that makes the back end emit a PTX version with all that is used, "+ptx85".
     ::llvm::StringRef getPtxFeature() const { return getInfo().ptxFeature; }
   }];
@@ -159,10 +162,11 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config", [SF_VariantCo
     | `split_k` | blocks that share one tile's K | 1 |
     | `cluster` | blocks that share something, for `wgmma`: side by side along features the tokens they load; with `split_k` one tile's K, whose parts they add up | 1 |
     | `raster` | feature tiles that are walked before the next token tile, for the L2 | 8 |
-    | `atom` | `mma` or `wgmma` (dense), `mma_sp` or `wgmma_sp` (2:4) | |
+    | `atom` | `mma` or `wgmma` (dense), `mma_sp`, `wgmma_sp` or `wgmma_sp_rs` (2:4) | |
 
     The `wgmma` atoms work by warpgroups, four warps along features that share 64 of them, beside which one more
-    warp brings the operands: `warps` counts the four, not the one.
+    warp brings the operands: `warps` counts the four, not the one. They read both operands from shared memory, but
+    for `wgmma_sp_rs`, to which the weight's values go through registers.
 
     Preconditions: the tile's sizes are powers of two, its features and its k at least 64 (a packed chunk's
     128 bytes hold 64 elements of 16 bits or 128 of 8 bits; the matmul checks which); every warp gets a
@@ -211,6 +215,8 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config", [SF_VariantCo
     int64_t getFeatureCluster() const { return splitsInCluster() ? 1 : getCluster(); }
     /// Bytes of shared memory in which a block receives what the others of its cluster send.
     int64_t getInboxBytes(unsigned numWeights) const;
+    /// Whether a warpgroup's atom takes the weight's values from registers.
+    bool hasValuesInRegisters() const { return getAtom() == ::sparseflow::sf::Atom::WgmmaSpRs; }
     /// The same configuration with the depth of the ring decided.
     KernelConfigAttr withStages(int64_t stages) const;
     /// The same configuration for calls of at most so many tokens; none: any number.

@@ -35,6 +35,7 @@ def SFTile_KernelOp : SFTile_Op<"kernel", [
     Attributes: `threads` is the block size; `config` (optional) the `#sf.kernel_config` it was built from;
     `shared_bytes` is set by `sf-tile-allocate-smem`. A `persistent` kernel computes all tiles with any number of blocks,
     so it is launched with as many as the chip holds. With `cluster`, so many blocks reach each other's shared memory.
+    An argument with `sf_tile.constant` is a constant of the program, which no kernel writes.
 
     Example:
     ```mlir
@@ -62,6 +63,10 @@ def SFTile_KernelOp : SFTile_Op<"kernel", [
     ::llvm::ArrayRef<::mlir::Type> getArgumentTypes() { return getFunctionType().getInputs(); }
     ::llvm::ArrayRef<::mlir::Type> getResultTypes() { return getFunctionType().getResults(); }
     ::mlir::Region *getCallableRegion() { return &getBody(); }
+
+    static constexpr ::llvm::StringLiteral kConstantAttrName = "sf_tile.constant";
+    /// Whether `memref`, an argument or a view of one, shows a constant of the program.
+    bool isConstant(::mlir::Value memref);
   }];
 }
 
@@ -105,6 +110,25 @@ def SFTile_TileRangeOp : SFTile_Op<"tile_range", [Pure]> {
                        DefaultValuedAttr<I64Attr, "1">:$cluster);
   let results = (outs Index:$first, Index:$end, Index:$step);
   let assemblyFormat = "$tokens attr-dict";
+}
+
+def SFTile_GridWaitOp : SFTile_Op<"grid_wait", [MemoryEffects<[MemRead, MemWrite]>]> {
+  let summary = "waits until the kernels ahead on the stream have ended";
+  let description = [{
+    A kernel with this operation is launched while the one ahead of it on the stream ends (programmatic dependent launch,
+    sm_90), and each of its threads waits before it touches global memory that is no constant: then what was written is
+    visible, and what was read may be overwritten. It waits for one kernel, which has waited for the one ahead of it, so that all have ended.
+  }];
+  let assemblyFormat = "attr-dict";
+}
+
+def SFTile_LaunchDependentsOp : SFTile_Op<"launch_dependents", [MemoryEffects<[MemWrite]>]> {
+  let summary = "lets the kernel behind on the stream begin";
+  let description = [{
+    Once all blocks have come here or have ended, blocks of the next kernel that waits by itself are launched into what
+    room there is.
+  }];
+  let assemblyFormat = "attr-dict";
 }
 
 //===----------------------------------------------------------------------===//

@@ -70,8 +70,13 @@ def SFTileAssignRoles : Pass<"sf-tile-assign-roles", "::sparseflow::sf_tile::Ker
 
     A copy beyond the domain writes zeros, and its group is committed, so that the number of groups in flight stays the
     same and what is read ahead of the last step was written. After the loop all groups are waited for.
+
+    From sm_90 on every kernel, with a pipeline or without, also waits for the kernel ahead of it on the stream, before its
+    first access to global memory that is no constant, and lets the kernel behind it begin: so launches overlap. A producer of
+    its own fills the stages with constants, which weights are, before it waits.
   }];
-  let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect"];
+  let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect",
+                           "::sparseflow::sf::SFDialect"];
 }
 
 def SFTileAllocateSmem : Pass<"sf-tile-allocate-smem", "::sparseflow::sf_tile::KernelOp"> {

@@ -1,0 +1,166 @@
+"""What blocks of layers that run as one step have in common: see gated.py and siblings.py.
+
+The module of such a block keeps its layers, its state and its class; its forward is replaced by a `BlockForward`, which goes
+back to the module's own whenever somebody looks in between: a hook, a sharded weight, export, or a device without kernels.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..executable import Executable
+from . import ops
+from .linear import SparseLinear
+from .straight import StraightCall
+from .tensor import SparseWeight
+
+
+def listens(module: nn.Module) -> bool:
+    """Whether a hook sees the module's calls."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+class BlockForward:
+    """The forward of one module, some of whose layers read the same x and are computed together.
+
+    Args:
+        module: whose forward this is.
+        names: its layers, all 2:4.
+        others: names of the children that the step computes beside them, an activation.
+    """
+
+    def __init__(self, module: nn.Module, names: tuple[str, ...], others: tuple[str, ...] = ()):
+        self.module, self.names = module, names
+        self.others: dict[str, Any] = {name: module._modules[name] for name in others}
+        #: [first, last, first, last, …]: the token counts at which the layers one by one were measured to be faster. None
+        #: before a measurement: where a layer by itself goes dense.
+        self.apart: list[int] | None = None
+        self._recalled = False
+        self._straight: dict[Any, StraightCall] = {}
+
+    @property
+    def __code__(self) -> Any:  # by which torch.export names where a forward comes from
+        forward: Any = type(self.module).forward
+        return forward.__code__
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        own = inspect.signature(type(self.module).forward)
+        return own.replace(parameters=list(own.parameters.values())[1:])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what can be made again."""
+        return self.__dict__ | {"_straight": {}, "_recalled": False}
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers as they are now, which may be others than those that were found."""
+        children = self.module._modules
+        return [children[name] for name in self.names]
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        raise NotImplementedError
+
+    def key(self) -> str:
+        """By which blocks that are alike in time are told: what the step is, beside the first layer's shape and scheme."""
+        raise NotImplementedError
+
+    def timed(self, x: torch.Tensor) -> Any:
+        """What is timed to compare the ways in which the block can run."""
+        return self(x)
+
+    def example(self, tokens: int) -> torch.Tensor:
+        """Random activations [tokens, K] as the block takes them."""
+        weight = self.layers[0].weight
+        dtype = weight.dtype if weight.dtype in (torch.float16, torch.bfloat16) else torch.float16
+        return torch.randn(tokens, weight.shape[1], device=weight.device).to(dtype)
+
+    def goes_apart(self, layers: list[Any], tokens: int) -> bool:
+        """Whether the layers one by one are the faster way for so many tokens."""
+        if self.apart is not None:
+            return ops.within(tokens, self.apart)
+        return any(layer.dense_tokens and layer.prefers_dense(tokens) for layer in layers)
+
+    def fuses(self, layers: list[Any], x: Any) -> bool:
+        """Whether the layers can be one step: they are as they were found, have kernels, and nobody listens."""
+        if torch.compiler.is_exporting() or not isinstance(x, torch.Tensor):
+            return False
+        if any(type(layer) is not SparseLinear for layer in layers):
+            return False
+        weights = [layer.weight for layer in layers]
+        first = weights[0]
+        if not self._recalled and not torch.compiler.is_compiling() and first.device.type == "cuda":
+            from .dispatch import recall_block  # which knows this module
+
+            self._recalled = True
+            if self.apart is None:
+                recall_block(self)
+        if torch.compiler.is_compiling():  # a compiled graph must not depend on the number of tokens
+            goes_apart = any(layer.dense_tokens for layer in layers)
+        else:
+            goes_apart = x.dim() > 0 and self.goes_apart(layers, x.numel() // layers[0].in_features)
+        return (
+            not goes_apart
+            and all(
+                type(each) is SparseWeight
+                and each.scheme == first.scheme
+                and each.inner_size == first.inner_size
+                and each.order == first.order
+                and (each.packed is None) == (first.packed is None)
+                for each in weights
+            )
+            and first.target is not None
+            and x.dim() > 0
+            and x.shape[-1] == layers[0].in_features
+            and not (x.requires_grad and torch.is_grad_enabled())
+            and not any(listens(layer) for layer in layers)
+            and self._others_stand()
+        )
+
+    def _others_stand(self) -> bool:
+        children: dict[str, Any] = self.module._modules
+        return all(children[name] is each and not listens(each) for name, each in self.others.items())
+
+    def compile(self) -> None:
+        """Compiles what the block may run."""
+        self(self.example(1).zero_())
+
+    @staticmethod
+    def may_keep(weight: SparseWeight, x: torch.Tensor) -> bool:
+        """Whether calls like one with this x can go straight to a kernel: x is as it reads it, and the weight packed."""
+        return (
+            weight.packed is not None
+            and (weight.scheme.quantized or x.dtype is weight.scheme.storage)
+            and type(x) is torch.Tensor
+            and x.device == weight.device
+        )
+
+    def keep(self, form: Any, layers: list[Any], executable: Executable, biases: Sequence[torch.Tensor | None]) -> None:
+        """Has an executable that takes x, the weights, scales and biases at hand, under a name for what it does."""
+        known = self._straight.get(form)
+        if known is None or known.layers != layers or not known.holds():
+            weights = [layer.weight for layer in layers]
+            arguments = [*(each.packed for each in weights), *(each.scale for each in weights), *biases]
+            self._straight[form] = StraightCall(layers, executable, arguments)
+
+    def straight(self, form: Any, x: Any) -> StraightCall | None:
+        """The kernel that `form` names, when nothing has changed since it was `keep`-ed, and x is plain."""
+        call = self._straight.get(form)
+        if call is None or not call.takes(x):
+            return None
+        children: dict[str, Any] = self.module._modules
+        for name, layer in zip(self.names, call.layers, strict=True):
+            if children[name] is not layer or layer._forward_hooks or layer._forward_pre_hooks:
+                return None
+        return call if self._others_stand() else None
+
+
+def block_forwards(model: nn.Module) -> dict[str, BlockForward]:
+    """The blocks of a model that run as one step where they may, by the names of their modules."""
+    found = {name: module.__dict__.get("forward") for name, module in model.named_modules()}
+    return {name: each for name, each in found.items() if isinstance(each, BlockForward)}
