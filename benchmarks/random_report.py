@@ -59,10 +59,12 @@ def report(document: dict[str, Any]) -> str:
                 lines.append(f"| {dtype} | {title} | " + " | ".join(cells) + " |")
             below = end or 0
     scored = [(ratio, case) for case in timed if (ratio := _ratio(case, "cusparselt", "cublaslt")) is not None]
-    behind = [ratio for ratio, _ in scored if ratio * _BEHIND < 1]
+    behind = [case for ratio, case in scored if ratio * _BEHIND < 1]
+    sparse = sum(ratio * _BEHIND < 1 for ratio in _ratios(behind, "cusparselt"))
     lines += [
         "",
-        f"More than 3% behind the better of cuSPARSELt's and cuBLASLt's best: {len(behind)} of {len(scored)}.",
+        f"More than 3% behind the better of cuSPARSELt's and cuBLASLt's best: {len(behind)} of {len(scored)}; behind "
+        f"cuSPARSELt, which no dispatch to cuBLASLt mends: {sparse}.",
     ]
     if failed:
         lines.append(

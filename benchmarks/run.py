@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cases import PROTOCOLS, SUITES, SUSTAINED, Case, random_cases, scales_of, suite_cases
+from cases import PROTOCOLS, SUITES, SUSTAINED, Case, Shape, random_cases, scales_of, suite_cases
 from contenders import Contender, Scouts, Shortlists, build_contenders
 from programs import Programs, compile_program, compile_programs, key_of
 from report import report
@@ -35,6 +35,15 @@ _BATCH = 40
 _SUITE_PROTOCOLS = {"targets": ["flushed", "sustained"], "random": ["flushed"]}
 
 
+def shape_of(text: str) -> Shape:
+    """M, N and K of what --shape takes."""
+    try:
+        m, n, k = map(int, text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected MxNxK, such as 64x4096x4096, got {text}") from None
+    return m, n, k
+
+
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", type=Path, default="build/lib", help="folder with libsparseflow.so")
@@ -45,7 +54,9 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=1, help="of --random")
     parser.add_argument("--dtype", nargs="*", help="only these dtypes")
-    parser.add_argument("--shape", nargs="*", metavar="MxNxK", help="these shapes instead of the suite's")
+    parser.add_argument(
+        "--shape", nargs="*", type=shape_of, metavar="MxNxK", help="these shapes instead of the suite's"
+    )
     parser.add_argument(
         "--scales",
         choices=("both", "one"),
@@ -70,9 +81,8 @@ def choose_cases(options: argparse.Namespace) -> list[Case]:
         return [case for dtype in dtypes for case in random_cases(options.random, options.seed, dtype, options.scales)]
     cases = target_cases(options.scales) if options.suite == "targets" else suite_cases(options.suite, options.scales)
     if options.shape:
-        shapes = [tuple(map(int, text.split("x"))) for text in options.shape]
         dtypes = dict.fromkeys(options.dtype or [case.dtype for case in cases])
-        return [Case(dtype, *shape, scales_of(dtype, options.scales)) for dtype in dtypes for shape in shapes]
+        return [Case(dtype, *shape, scales_of(dtype, options.scales)) for dtype in dtypes for shape in options.shape]
     return [case for case in cases if not options.dtype or case.dtype in options.dtype]
 
 
@@ -97,7 +107,9 @@ def run_case(
             continue
         wanted = None
         if not contender.takes_default and (found := shortlists.get((contender.program, contender.product(case)))):
-            wanted, scan = found
+            shortlist, scan = found
+            # Of none, whatever the reason, all are tried here.
+            wanted = shortlist or None
             results[name] = {"candidates": scan.count, "crashed": scan.crashed}
         answer = contender.prepare(case, program["file"], wanted)
         results.setdefault(name, {}).update({key: value for key, value in program.items() if key != "file"} | answer)

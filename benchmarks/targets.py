@@ -86,17 +86,21 @@ def goals() -> Iterator[Goal]:
 
 
 def target_cases(scales: str) -> list[Case]:
-    """What has to be timed, each with the rivals that its goals name."""
+    """What has to be timed, each with the rivals that its goals name; few tokens last, and those of a weight together."""
     rivals: dict[tuple[str, Shape], set[str]] = {}
     for goal in goals():
         named = rivals.setdefault((goal.dtype, goal.shape), set())
         if goal.what in _RIVAL:
             named.add(_RIVAL[goal.what])
         if goal.what == CUSPARSELT:
-            named |= {"cusparselt default", "cublaslt f16"}
-    return [
+            named.add("cublaslt f16")
+    cases = [
         Case(dtype, *shape, scales_of(dtype, scales), tuple(sorted(named))) for (dtype, shape), named in rivals.items()
     ]
+    few = FEW_TOKENS + SOME_TOKENS
+    return sorted(
+        cases, key=lambda c: (c.m in few, (_DTYPES.index(c.dtype), LLAMA.index((c.n, c.k))) if c.m in few else ())
+    )
 
 
 def report(document: dict[str, Any]) -> str:

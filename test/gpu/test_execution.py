@@ -89,6 +89,37 @@ def test_inside_a_graph_of_torch(gpu: Device, exe: sf.Executable) -> None:
     assert is_close(out, expected(gpu, x * 2)) and torch.isclose(total, out.sum(), rtol=1e-2, atol=1)
 
 
+def test_chain_of_kernels(gpu: Device) -> None:
+    """Kernels begin while the one before them runs. Each of these reads what that one wrote and, as its residual, what an
+    earlier one did: the result has the bits of one product at a time, each waited for."""
+
+    def product(g: sf.Graph, x: sf.Value, residual: sf.Value, layer: int) -> sf.Value:
+        return g.matmul(x, gpu.weight("f16", N, N, rng=seed("chain", layer)), residual=residual)
+
+    layers = range(8)
+    g = sf.Graph()
+    values = [g.input("x", (None, N), sf.f16)]
+    for layer in layers:
+        values.append(product(g, values[-1], values[max(layer - 1, 0)], layer))
+    g.output(values[-1])
+    chain = gpu.compile(g)
+    single = []
+    for layer in layers:
+        g = sf.Graph()
+        g.output(product(g, g.input("x", (None, N), sf.f16), g.input("r", (None, N), sf.f16), layer))
+        single.append(gpu.compile(g))
+    for m in (1, 33, 200):
+        x = gpu.random("f16", m, N)
+        tensors = [x]
+        for layer in layers:
+            tensors.append(single[layer](tensors[-1], tensors[max(layer - 1, 0)]))
+            torch.cuda.synchronize()
+        captured = chain.capture(x)
+        results = [chain(x) for _ in range(100)] + [captured.launch()]
+        torch.cuda.synchronize()
+        assert all(torch.equal(y, tensors[-1]) for y in results)
+
+
 def test_ptx_for_an_older_chip(gpu: Device) -> None:
     """A program for sm_80 alone runs on any later chip, and gives the same bits there."""
     w = gpu.weight("f16", 200, 388)
@@ -110,6 +141,7 @@ FAMILIES = {
     "chosen": None,
     "wgmma": "tile = 128x128x64, warps = 8x1, atom = wgmma_sp",
     "wgmma_narrow": "tile = 64x16x64, warps = 4x1, atom = wgmma_sp",
+    "wgmma_registers": "tile = 64x32x64, warps = 4x1, atom = wgmma_sp_rs",
     "wgmma_split_k": "tile = 128x64x64, warps = 8x1, split_k = 4, atom = wgmma_sp",
     "mma": "tile = 128x64x64, warps = 2x2, stages = 3, atom = mma_sp",
     "mma_split_k": "tile = 64x64x128, warps = 1x4, split_k = 4, atom = mma_sp",

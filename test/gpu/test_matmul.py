@@ -111,6 +111,26 @@ def test_warpgroup_config(device: Device, dtype: str, config: str, sparse: bool)
         check_product(device, exe, w, dtype, m, strided=m == 333)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        "tile = 64x8x64, warps = 4x1",
+        "tile = 64x32x64, warps = 4x1, split_k = 3",
+        "tile = 128x64x64, warps = 8x1, stages = 3",
+        "tile = 192x48x64, warps = 12x1",
+    ],
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_in_registers(device: Device, dtype: str, config: str) -> None:
+    if device.name == "cuda" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("wgmma exists on sm_90a alone")
+    if dtype not in ("f16", "bf16"):
+        config = config.replace("x64,", "x128,")
+    exe, w = product(device, dtype, 520, 1104, config=f"{config}, atom = wgmma_sp_rs", target="sm_90a")
+    for m in (0, 5, 128, 333):
+        check_product(device, exe, w, dtype, m, strided=m == 333)
+
+
 def epilogue_case(device: Device, dtype: str, name: str, n: int, k: int) -> dict[str, Any]:
     """Arguments of Graph.matmul by the name of an epilogue; "residual" and "row_scale" become inputs."""
     rng = seed(name, dtype, n, k)

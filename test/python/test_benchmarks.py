@@ -168,6 +168,13 @@ def test_a_run_reports_every_contender(run, capsys):
     assert "cuSPARSELt's default" in page and "a scale for each feature and each token" in page
 
 
+def test_a_run_goes_on_from_batch_to_batch(run, monkeypatch, capsys):
+    monkeypatch.setattr("run._BATCH", 2)
+    document = run("--shape", "1x72x128", "9x72x128", "3x40x64", "--dtype", "f16", "--protocol", "flushed")
+    assert [case["m"] for case in document["cases"]] == [1, 9, 3] and "ended" not in document
+    assert capsys.readouterr().out.count("candidates found after") == 2
+
+
 def test_a_run_out_of_time_writes_what_it_has(run):
     document = run("--random", "3", "--seconds", "0")
     assert document["cases"] == [] and document["ended"] == "after 0 s, with 0 of 3 cases"
@@ -205,7 +212,7 @@ def test_the_report_of_random_shapes(benchmarks):
     assert "40 of 40 shapes, seed 1" in text
     mean = 1.1 / 1.2 ** (1 / 40)
     assert f"| f16 | all | {mean:.3f} (40) | {2 * mean:.3f} (40) |" in text
-    assert "cuBLASLt's best: 1 of 40." in text
+    assert "cuBLASLt's best: 1 of 40; behind cuSPARSELt, which no dispatch to cuBLASLt mends: 1." in text
     worst = cases[5]
     assert f"| f16 {worst.m},{worst.n},{worst.k} | 12.0 µs | 11.0 µs | 22.0 µs | 15.0 µs | 0.92 |" in text
 
@@ -259,20 +266,26 @@ def test_the_roofline_shows_every_contender(benchmarks):
     assert ours.intensity / dense.intensity == pytest.approx((2 + 2 + 2) / (2 + 2 + 1.125))
 
 
-def test_a_profile_becomes_a_table(benchmarks):
-    from kernel_profile import read_kernels, summarize, table
+# What ncu prints of a kernel, on its raw page as CSV.
+STALL = "smsp__average_warps_issue_stalled_{}_per_issue_active.ratio"
 
-    stall = "smsp__average_warps_issue_stalled_{}_per_issue_active.ratio"
+
+def raw_page():
     names = ["ID", "Kernel Name", "gpu__time_duration.sum", "lts__throughput.avg.pct_of_peak_sustained_elapsed"]
-    names += [stall.format("gmma"), stall.format("gmma_not_issued"), stall.format("sleeping")]
+    names += [STALL.format("gmma"), STALL.format("gmma_not_issued"), STALL.format("sleeping")]
     names += ["sm__pipe_tensor_op_gmma_cycles_active.avg.pct_of_peak_sustained_active"]
     rows = [
         names,
         ["", "", "us", "%", "inst", "inst", "inst", "%"],
         ["0", "main_matmul_0", "1,120.5", "41.2", "3.5", "9", "0.01", "79"],
     ]
-    text = "==PROF== Connected\n" + "\n".join(",".join(f'"{cell}"' for cell in row) for row in rows)
-    (kernel,) = read_kernels(text)
+    return "==PROF== Connected\n" + "\n".join(",".join(f'"{cell}"' for cell in row) for row in rows)
+
+
+def test_a_profile_becomes_a_table(benchmarks):
+    from kernel_profile import read_kernels, summarize, table
+
+    (kernel,) = read_kernels(raw_page())
     found = summarize(kernel)
     assert found == {
         "time, µs": 1120.5,
@@ -341,3 +354,36 @@ def test_whole_models_and_their_page(pytorch, benchmarks, tmp_path, monkeypatch)
     assert "There was no time for eager of 1 tokens; eager of 300 tokens." in page
     assert "There was no time for dinov2-large." in page and page.count("### eager") == 3
     xml.dom.minidom.parse(str(tmp_path / "pytorch.svg"))
+
+
+@pytest.fixture
+def profile(benchmarks, monkeypatch, tmp_path, capsys):
+    """kernel_profile.py as a command, on a small product, with an ncu that prints this; returns what it printed."""
+    import kernel_profile
+    from cases import Case
+
+    def go(page, code=0):
+        ncu = tmp_path / "ncu"
+        ncu.write_text(f"#!/bin/sh\ncat <<'END'\n{page}\nEND\nexit {code}\n")
+        ncu.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        monkeypatch.setattr(kernel_profile, "CASES", [Case("i8", 16, 72, 128, "both")])
+        emulated = partial(kernel_profile.compile_program, device="emulator", target="sm_90")
+        monkeypatch.setattr(kernel_profile, "compile_program", emulated)
+        monkeypatch.setattr(sys, "argv", ["kernel_profile.py", str(tmp_path)])
+        assert kernel_profile.main() == 0
+        return capsys.readouterr().out
+
+    return go
+
+
+def test_a_profile_is_printed_and_kept(profile, tmp_path):
+    assert "| stalled: gmma | 3.5 |" in profile(raw_page())
+    assert json.loads((tmp_path / "profile.json").read_text())["i8 16,72,128, both scales"]["L2, %"] == 41.2
+    assert (tmp_path / "profile-0.csv").read_text().startswith("==PROF==")
+
+
+def test_counters_that_may_not_be_read_are_no_error(profile, tmp_path):
+    text = profile("==ERROR== ERR_NVGPUCTRPERM - The user does not have permission", code=1)
+    assert "No kernel was profiled: the driver does not let this user read the GPU's counters" in text
+    assert not (tmp_path / "profile.json").exists()

@@ -15,8 +15,8 @@ CONFIG = "tile = 128x16x{k}, warps = 8x1, stages = 3, atom = {atom}"
 DTYPES = [sf.f16, sf.bf16, sf.i8, sf.e4m3, sf.e5m2]
 
 
-def configure(dtype, sparse=True, config=CONFIG):
-    return config.format(k=128 // dtype.itemsize, atom="wgmma_sp" if sparse else "wgmma")
+def configure(dtype, sparse=True, config=CONFIG, atom=None):
+    return config.format(k=128 // dtype.itemsize, atom=atom or ("wgmma_sp" if sparse else "wgmma"))
 
 
 def draw(rng, dtype, rows, columns):
@@ -56,13 +56,15 @@ def make_linear(dtype, w, sparse=True, config=None, **arguments):
 # ---- Dtypes
 
 
-@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
+@pytest.mark.parametrize("atom", ["wgmma_sp", "wgmma_sp_rs", "wgmma"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_dtype_with_ragged_edges(rng, dtype, sparse):
+def test_dtype_with_ragged_edges(rng, dtype, atom):
     # 200 features are one tile and a half, K ends inside of a chunk, 37 tokens inside of a tile.
     n, k = 200, 3 * 128 // dtype.itemsize + 16
+    sparse = atom != "wgmma"
     w = pruned(rng, dtype, n, k) if sparse else draw(rng, dtype, n, k)
-    exe = make_linear(dtype, w, sparse, out_dtype=sf.f32, row_scale=1.0 if dtype is sf.i8 else None)
+    config = configure(dtype, atom=atom)
+    exe = make_linear(dtype, w, sparse, config, out_dtype=sf.f32, row_scale=1.0 if dtype is sf.i8 else None)
     assert paths(exe) == ["sparse wgmma.sp" if sparse else "dense wgmma"]
     x = draw(rng, dtype, 37, k)
     y = exe(x)
@@ -100,11 +102,15 @@ def test_configurations_that_the_compiler_chooses(rng, dtype):
         "tile = 192x48x{k}, warps = 12x1",
         "tile = 192x176x{k}, warps = 12x1",
         "tile = 256x64x{k}, warps = 16x1",
+        "tile = 64x8x{k}, warps = 4x1, atom = wgmma_sp_rs",
+        "tile = 192x48x{k}, warps = 12x1, split_k = 2, atom = wgmma_sp_rs",
+        "tile = 128x64x{k}, warps = 8x1, cluster = 2, raster = 2, atom = wgmma_sp_rs",
     ],
 )
 def test_tile(rng, config):
-    w = pruned(rng, sf.f16, 264, 320)
-    exe = make_linear(sf.f16, w, config=configure(sf.f16, config=config + ", atom = {atom}"))
+    w = pruned(rng, sf.f16, 264 if "cluster" not in config else 256, 320)
+    config += "" if "atom" in config else ", atom = {atom}"
+    exe = make_linear(sf.f16, w, config=configure(sf.f16, config=config))
     x = draw(rng, sf.f16, 150, 320)
     check(exe(x), reference.matmul(x, w))
 

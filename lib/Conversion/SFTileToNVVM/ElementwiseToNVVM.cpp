@@ -28,7 +28,10 @@ struct LowerSplat : OpConversionPattern<SplatOp> {
                                 ConversionPatternRewriter &rewriter) const override {
     Emitter e(rewriter, op.getLoc());
     TileType tile = op.getResult().getType();
-    SmallVector<Value> scalars(getNumElements(tile), adaptor.getValue());
+    Value value = adaptor.getValue();
+    if (Type scalar = getScalarType(tile.getElementType()); value.getType() != scalar)
+      value = rewriter.createOrFold<arith::BitcastOp>(e.loc, scalar, value);
+    SmallVector<Value> scalars(getNumElements(tile), value);
     rewriter.replaceOpWithMultiple(op, {e.pack(scalars, tile.getElementType())});
     return success();
   }

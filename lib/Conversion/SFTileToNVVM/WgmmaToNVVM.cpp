@@ -34,6 +34,15 @@ public:
     operands.push_back(operand);
     return "$" + std::to_string(updated.size() + operands.size() - 1);
   }
+  /// A descriptor by its name, registers as a list of theirs.
+  std::string readAll(ValueRange operands) {
+    if (operands.size() == 1)
+      return read(operands.front());
+    std::string text;
+    for (Value operand : operands)
+      text += (text.empty() ? "{" : ", ") + read(operand);
+    return text + "}";
+  }
   SmallVector<Value> emit(StringRef text) {
     std::string outputs, inputs, ties;
     for (auto [i, value] : llvm::enumerate(updated)) {
@@ -120,7 +129,7 @@ struct LowerWgmma : OpConversionPattern<MmaOp> {
     InlineAssembly assembly(e, accumulators);
     std::string text =
         llvm::formatv(atom.instruction.data(), tokens).str() + " " + assembly.listUpdated();
-    text += ", " + assembly.read(adaptor.getA()[0]) + ", " + assembly.read(adaptor.getB()[0]);
+    text += ", " + assembly.readAll(adaptor.getA()) + ", " + assembly.read(adaptor.getB()[0]);
     if (atom.sparse) {
       // The register that holds this step, and which of its halves.
       int64_t step = op.getMetadataStart() / (atom.k / 4);
@@ -131,7 +140,7 @@ struct LowerWgmma : OpConversionPattern<MmaOp> {
     if (!atom.accumulatesIntegers())
       text += ", 1, 1"; // neither operand is negated
     if (atom.elementBytes() == 2)
-      text += ", 0, 0"; // both are k-major
+      text += atom.loadsA() ? ", 0" : ", 0, 0"; // what is in shared memory is k-major
     rewriter.replaceOpWithMultiple(op, {swapLowBits(assembly.emit(text + ";"))});
     return success();
   }

@@ -82,7 +82,6 @@ private:
   Type elementType;
   unsigned elementBytes;
   int64_t features, inner, numWeights;
-  const Atom *atom = nullptr;
 };
 
 LogicalResult MatmulSchedule::run() {
@@ -100,7 +99,6 @@ LogicalResult MatmulSchedule::run() {
            << multiple << " for a dense product of " << elementType << ", got " << inner
            << "; pad K of x and of the weight with zeros to " << llvm::alignTo(inner, multiple);
   }
-  atom = findAtom(*toDType(elementType), encoding.isSparse(), *encoding.getPackOrder());
 
   for (sf::KernelConfigAttr config : op.getKernelConfigs())
     if (featureTiles(config) % config.getCluster())
@@ -281,6 +279,8 @@ SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::Kerne
                                                  TileIdOp tile, Value firstToken) {
   int64_t tileF = config.getTileFeatures(), tileT = config.getTileTokens(),
           tileK = config.getTileK();
+  const Atom *atom = findAtom(*toDType(elementType), config.isSparse(), config.getPackOrder(),
+                              config.hasValuesInRegisters());
   int64_t keptRatio = atom->sparse ? 2 : 1;
   int64_t chunkK = packedChunkInner(elementBytes);
   int64_t chunksF = llvm::divideCeil(features, kPackedChunkFeatures);

@@ -138,3 +138,21 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+#bytes = #sf_tile.layout<register = [[0, 1], [0, 2]], lane = [[0, 4], [0, 8], [1, 0], [2, 0], [4, 0]], warps = [1], along = [0]>
+
+// An 8-bit float is its bits.
+// CHECK-LABEL: llvm.func @splat_of_float8
+// CHECK: %[[ONE:.*]] = arith.constant 56 : i8
+// CHECK-COUNT-4: llvm.insertelement %[[ONE]], %{{.*}} : vector<4xi8>
+gpu.module @kernels {
+  sf_tile.kernel @splat_of_float8(%y: memref<8x16xf8E4M3FN>) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %one = arith.constant 1.0 : f8E4M3FN
+    %t = sf_tile.splat %one : f8E4M3FN -> !sf_tile.tile<8x16xf8E4M3FN, #bytes>
+    sf_tile.store %t, %y[%c0, %c0] : !sf_tile.tile<8x16xf8E4M3FN, #bytes>, memref<8x16xf8E4M3FN>
+    sf_tile.return
+  }
+}

@@ -89,3 +89,45 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+#x = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [0, 8], [0, 16], [0, 32], [1, 8], [2, 16], [4, 32]]>
+#w = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [2, 0], [4, 0], [8, 0], [1, 0], [16, 0], [32, 0], [0, 8], [0, 16]]>
+#a = #sf_tile.layout<register = [[0, 1], [1, 0], [0, 8]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, -1]>
+#acc = #sf_tile.layout<register = [[1, 0], [0, 1]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, 1]>
+#e = #sf_tile.layout<register = [[0, 1], [0, 2], [1, 0]], lane = [[0, 4], [0, 8], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, -1]>
+
+// Values in registers: one ldmatrix brings a step's, a list of four takes the place of the descriptor, and only x can be transposed.
+// They, too, are kept until the wait.
+// CHECK-LABEL: llvm.func @values_in_registers
+// CHECK: %[[VALUES:.*]] = nvvm.ldmatrix {{.*}} num = 4
+// CHECK: %[[A0:.*]] = llvm.extractvalue %[[VALUES]][0]
+// CHECK: %[[A1:.*]] = llvm.extractvalue %[[VALUES]][1]
+// CHECK: %[[A2:.*]] = llvm.extractvalue %[[VALUES]][2]
+// CHECK: %[[A3:.*]] = llvm.extractvalue %[[VALUES]][3]
+// CHECK: nvvm.wgmma.fence.aligned
+// CHECK-NEXT: llvm.inline_asm has_side_effects {{.*}}"wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.f16.f16 {$0, $1, $2, $3}, {$4, $5, $6, $7}, $8, $9, 0, 1, 1, 1, 0;", "=f,=f,=f,=f,r,r,r,r,l,r,0,1,2,3" %[[A0]], %[[A1]], %[[A2]], %[[A3]],
+// CHECK: nvvm.wgmma.wait.group.sync.aligned 0
+// CHECK: llvm.inline_asm has_side_effects {{.*}}"", "=r,=r,=r,=r,0,1,2,3" %[[A0]], %[[A1]], %[[A2]], %[[A3]]
+gpu.module @kernels {
+  sf_tile.kernel @values_in_registers(%y: memref<?x64xf32>, %zero: f32) attributes {threads = 160 : i64} {
+    %c0 = arith.constant 0 : index
+    %nibble = arith.constant 4 : i4
+    %acc = sf_tile.splat %zero : f32 -> !sf_tile.tile<64x8xf32, #acc>
+    %e = sf_tile.splat %nibble : i4 -> !sf_tile.tile<64x16xi4, #e>
+    %xring = sf_tile.ring {offset = 0 : i64, stride = 8192 : i64} : !sf_tile.ring<2 x 8x64xf16, #x>
+    %wring = sf_tile.ring {offset = 1024 : i64, stride = 8192 : i64} : !sf_tile.ring<2 x 64x32xf16, #w>
+    %b = sf_tile.load %xring[%c0] : !sf_tile.ring<2 x 8x64xf16, #x> -> !sf_tile.tile<8x32xf16, #x>
+    %a = sf_tile.load %wring[%c0] : !sf_tile.ring<2 x 64x32xf16, #w> -> !sf_tile.tile<64x16xf16, #a>
+    sf_tile.mma_fence
+    %r = sf_tile.mma <"wgmma_sp_rs_m64k32_f16"> %a, %b, %acc metadata %e
+      : !sf_tile.tile<64x16xf16, #a>, !sf_tile.tile<8x32xf16, #x>, !sf_tile.tile<64x8xf32, #acc>, !sf_tile.tile<64x16xi4, #e>
+      -> !sf_tile.tile<64x8xf32, #acc>
+    sf_tile.mma_commit
+    %done:2 = sf_tile.mma_wait 0(%r, %a : !sf_tile.tile<64x8xf32, #acc>, !sf_tile.tile<64x16xf16, #a>)
+      -> !sf_tile.tile<64x8xf32, #acc>, !sf_tile.tile<64x16xf16, #a>
+    sf_tile.store %done#0, %y[%c0, %c0] dims [1, 0] : !sf_tile.tile<64x8xf32, #acc>, memref<?x64xf32>
+    sf_tile.return
+  }
+}

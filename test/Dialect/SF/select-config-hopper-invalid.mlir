@@ -6,7 +6,7 @@
 // Warpgroups exist on sm_90a alone, the dense atom does not take a 2:4 weight, and the copy engine takes rows of multiples of 16 bytes.
 // CHECK: 'sf.matmul' op expected sm_90a and rows of x of a multiple of 16 bytes for wgmma_sp, got sm_80 and 'tensor<?x64xf16>'; use mma_sp, or mma for dense weights
 // PLAIN: got sm_90 and 'tensor<?x64xf16>'
-// DENSE: 'sf.matmul' op expected atom mma_sp or wgmma_sp for a 2:4 weight, got wgmma in configuration 0
+// DENSE: 'sf.matmul' op expected atom mma_sp, wgmma_sp or wgmma_sp_rs for a 2:4 weight, got wgmma in configuration 0
 // ROWS: 'sf.matmul' op expected sm_90a and rows of x of a multiple of 16 bytes for wgmma_sp, got sm_90a and 'tensor<?x68xf16>'
 func.func @aligned(%x: tensor<?x64xf16>, %w: tensor<64x64xf16, #sf.weight<sp24>>) -> tensor<?x64xf16> {
   %0 = sf.matmul %x, %w : (tensor<?x64xf16>, tensor<64x64xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>

@@ -2,7 +2,7 @@
 // RUN: not sparseflow-opt %s --split-input-file --sf-select-config="target=sm_89 config='tile = 64x64x64, warps = 1x2, atom = mma'" 2>&1 | FileCheck %s
 
 // The dense atom cannot be forced on a 2:4 weight, nor 64 elements of 8 bits as a chunk.
-// CHECK: 'sf.matmul' op expected atom mma_sp or wgmma_sp for a 2:4 weight, got mma in configuration 0
+// CHECK: 'sf.matmul' op expected atom mma_sp, wgmma_sp or wgmma_sp_rs for a 2:4 weight, got mma in configuration 0
 func.func @f8(%x: tensor<?x4096xf8E4M3FN>, %w: tensor<4096x4096xf8E4M3FN, #sf.weight<sp24>>) -> tensor<?x4096xf16> {
   // expected-error@+1 {{'sf.matmul' op expected a chip with 8-bit floats (sm_89 or later) for 'f8E4M3FN', got sm_80; quantize to i8, or compile for another target}}
   %0 = sf.matmul %x, %w : (tensor<?x4096xf8E4M3FN>, tensor<4096x4096xf8E4M3FN, #sf.weight<sp24>>) -> tensor<?x4096xf16>

@@ -155,3 +155,27 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+// Values that the instruction takes in registers are a fragment of four, from the same stage of core matrices.
+// CHECK-DAG: #[[FRAGMENT:tile[0-9]*]] = #sf_tile.layout<register = {{\[\[}}0, 1], [1, 0], [0, 8]], lane = {{\[\[}}0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [8, 1], along = [0, -1]>
+// CHECK-DAG: #[[VALUES:stage[0-9]*]] = #sf_tile.layout<offset = {{\[\[}}0, 1], [0, 2], [0, 4], [2, 0], [4, 0], [8, 0], [1, 0], [16, 0], [32, 0], [0, 8], [0, 16], [64, 0]]>
+// CHECK-LABEL: sf_tile.kernel @values_in_registers
+// CHECK: sf_tile.ring : <2 x 128x32xf16, #[[VALUES]]>
+// CHECK: sf_tile.load {{.*}} -> <128x16xf16, #[[FRAGMENT]]>
+gpu.module @kernels {
+  sf_tile.kernel @values_in_registers(%i: index) attributes {config = #sf.kernel_config<tile = 128x32x64, warps = 8x1, atom = wgmma_sp_rs>, threads = 288 : i64} {
+    %zero = arith.constant 0.0 : f32
+    %acc = sf_tile.splat %zero : f32 -> !sf_tile.tile<128x32xf32>
+    %x = sf_tile.ring : !sf_tile.ring<2 x 32x64xf16>
+    %w = sf_tile.ring : !sf_tile.ring<2 x 128x32xf16>
+    %m = sf_tile.ring : !sf_tile.ring<2 x 128x16xi4>
+    %b = sf_tile.load %x[%i] start [0, 32] : !sf_tile.ring<2 x 32x64xf16> -> !sf_tile.tile<32x32xf16>
+    %e = sf_tile.load %m[%i] : !sf_tile.ring<2 x 128x16xi4> -> !sf_tile.tile<128x16xi4>
+    %a = sf_tile.load %w[%i] start [0, 16] : !sf_tile.ring<2 x 128x32xf16> -> !sf_tile.tile<128x16xf16>
+    %r = sf_tile.mma <"wgmma_sp_rs_m64k32_f16"> %a, %b, %acc metadata %e {metadata_start = 8 : i64}
+      : !sf_tile.tile<128x16xf16>, !sf_tile.tile<32x32xf16>, !sf_tile.tile<128x32xf32>, !sf_tile.tile<128x16xi4> -> !sf_tile.tile<128x32xf32>
+    sf_tile.return
+  }
+}

@@ -146,12 +146,14 @@ std::optional<PackOrder> WeightAttr::getPackOrder() const {
 // KernelConfigAttr
 //===----------------------------------------------------------------------===//
 
+static bool isWarpgroups(Atom atom) { return atom != Atom::Mma && atom != Atom::MmaSp; }
+
 bool KernelConfigAttr::isSparse() const {
-  return getAtom() == Atom::MmaSp || getAtom() == Atom::WgmmaSp;
+  return getAtom() != Atom::Mma && getAtom() != Atom::Wgmma;
 }
 
 PackOrder KernelConfigAttr::getPackOrder() const {
-  return getAtom() == Atom::Wgmma || getAtom() == Atom::WgmmaSp ? PackOrder::Wgmma : PackOrder::Mma;
+  return isWarpgroups(getAtom()) ? PackOrder::Wgmma : PackOrder::Mma;
 }
 
 // The limits exist so that a bad configuration is a sentence here and not a failure deep inside a
@@ -196,7 +198,7 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
                        << "; a chunk is 128 bytes: 64 elements of 16 bits, 128 of 8 bits";
   // Layouts are linear over GF(2), so sides are powers of two, except that of the accumulators of a
   // warpgroup and of the stages it reads the last bits may leave some out.
-  bool isWarpgroup = atom == Atom::Wgmma || atom == Atom::WgmmaSp;
+  bool isWarpgroup = isWarpgroups(atom);
   if (!llvm::isPowerOf2_64(tileK) ||
       (!isWarpgroup && (!llvm::isPowerOf2_64(tileFeatures) || !llvm::isPowerOf2_64(tileTokens))))
     return emitError() << "expected powers of two for the tile, got " << tileFeatures << "x"
@@ -314,7 +316,8 @@ Attribute KernelConfigAttr::parse(AsmParser &parser, Type) {
       atom = symbolizeAtom(name);
       if (!atom)
         return parser.emitError(nameLoc)
-               << "expected the atom to be mma, mma_sp, wgmma or wgmma_sp, got " << name;
+               << "expected the atom to be mma, mma_sp, wgmma, wgmma_sp or wgmma_sp_rs, got "
+               << name;
       return success();
     }
     return parser.emitError(loc) << "expected one of max_tokens, tile, warps, stages, split_k, "

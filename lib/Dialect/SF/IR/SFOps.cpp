@@ -233,7 +233,8 @@ static LogicalResult verifyKernelConfig(MatmulOp op, KernelConfigAttr config, Pa
                             << configuration;
   if (config.isSparse() != op.hasSparseWeights())
     return op.emitOpError() << "expected atom "
-                            << (op.hasSparseWeights() ? "mma_sp or wgmma_sp" : "mma or wgmma")
+                            << (op.hasSparseWeights() ? "mma_sp, wgmma_sp or wgmma_sp_rs"
+                                                      : "mma or wgmma")
                             << " for a " << (op.hasSparseWeights() ? "2:4" : "dense")
                             << " weight, got " << stringifyAtom(config.getAtom())
                             << " in configuration " << configuration;

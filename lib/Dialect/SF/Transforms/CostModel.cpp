@@ -41,8 +41,9 @@ constexpr double kFillClocks = 700, kEpilogueClocks = 0.05;
 constexpr double kDramEfficiency = 0.85;
 constexpr double kLaunchMicroseconds = 2.5;
 
-/// Registers beside the accumulators: fragments, addresses; warpgroups have no fragments.
-constexpr int64_t kOtherRegisters = 100, kOtherWarpgroupRegisters = 40;
+/// Registers beside the accumulators: fragments, addresses; warpgroups have no fragments, or those
+/// of one weight's values in two steps.
+constexpr int64_t kOtherRegisters = 100, kOtherWarpgroupRegisters = 40, kValueRegisters = 16;
 constexpr int64_t kMaxRegisters = 255;
 
 /// Features x tokens of a tile, and its warps. A warp's features are a whole packed chunk, 64.
@@ -91,7 +92,7 @@ double getStageClocks(const MatmulShape &shape, KernelConfigAttr config, const C
   double rowBytes = double(config.getTileK()) * shape.elementBits / 8;
   if (config.isWarpSpecialized()) {
     // wgmma takes half a clock a token, and where it is sparse 16 more to read 64 features from
-    // shared memory: measured.
+    // shared memory: measured. Values that come by registers pass the same port.
     double stepBytes = shape.isSparse ? 64 : 32, operandClocks = shape.isSparse ? 16 : 8;
     return shape.numWeights * (config.getTileFeatures() / double(kPackedChunkFeatures)) *
            (rowBytes / stepBytes) * (config.getTileTokens() / 2.0 + operandClocks);
@@ -144,6 +145,8 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   bool warpgroups = config.isWarpSpecialized();
   int64_t registers = getAccumulatorsPerThread(config, shape.numWeights) +
                       (warpgroups ? kOtherWarpgroupRegisters : kOtherRegisters);
+  if (config.hasValuesInRegisters())
+    registers += kValueRegisters * shape.numWeights;
   // Registers are given to whole warpgroups where there are any.
   int64_t threads = llvm::alignTo(config.getNumThreads(), warpgroups ? 128 : 32);
   if (stages < kMinPipelineStages || sharedBytes > chip.sharedMemoryPerBlock ||

@@ -3,8 +3,8 @@
 // Fragment conventions: PTX ISA, 9.7.14.5 (mma) and 9.7.14.6 (mma.sp): "Matrix Fragments for ...".
 // All instructions here share one pattern once k is counted in bytes: a 32-bit register holds 4
 // consecutive bytes of a row, 4 lanes make 16 bytes, the next register bits go to row + 8 (a only)
-// and to the next 16 bytes. wgmma (9.7.15.5): each of its four warps holds the accumulator and the
-// metadata of 16 rows as an m16 mma would.
+// and to the next 16 bytes. wgmma (9.7.15.5): each of its four warps holds the accumulator, the
+// metadata, and a where that is in registers, of 16 rows as an m16 mma would.
 //
 //===----------------------------------------------------------------------===//
 
@@ -59,6 +59,16 @@ static constexpr Atom kAtoms[] = {
      90, 4},
     {"wgmma_sp_m64k64_e5m2", DType::e5m2, true, 64, 8, 64, WGMMA(".sp", "k64.f32.e5m2.e5m2"), false,
      90, 4},
+    {"wgmma_sp_rs_m64k32_f16", DType::f16, true, 64, 8, 32, WGMMA(".sp", "k32.f32.f16.f16"), false,
+     90, 4, true},
+    {"wgmma_sp_rs_m64k32_bf16", DType::bf16, true, 64, 8, 32, WGMMA(".sp", "k32.f32.bf16.bf16"),
+     false, 90, 4, true},
+    {"wgmma_sp_rs_m64k64_s8", DType::i8, true, 64, 8, 64, WGMMA(".sp", "k64.s32.s8.s8"), false, 90,
+     4, true},
+    {"wgmma_sp_rs_m64k64_e4m3", DType::e4m3, true, 64, 8, 64, WGMMA(".sp", "k64.f32.e4m3.e4m3"),
+     false, 90, 4, true},
+    {"wgmma_sp_rs_m64k64_e5m2", DType::e5m2, true, 64, 8, 64, WGMMA(".sp", "k64.f32.e5m2.e5m2"),
+     false, 90, 4, true},
 };
 
 llvm::ArrayRef<Atom> sf_tile::getAtoms() { return kAtoms; }
@@ -68,9 +78,10 @@ const Atom *sf_tile::findAtom(llvm::StringRef name) {
   return atom == std::end(kAtoms) ? nullptr : atom;
 }
 
-const Atom *sf_tile::findAtom(DType type, bool sparse, PackOrder order) {
+const Atom *sf_tile::findAtom(DType type, bool sparse, PackOrder order, bool registerA) {
   const Atom *atom = llvm::find_if(kAtoms, [&](const Atom &a) {
-    return a.type == type && a.sparse == sparse && a.packOrder() == order;
+    return a.type == type && a.sparse == sparse && a.packOrder() == order &&
+           a.registerA == registerA;
   });
   return atom == std::end(kAtoms) ? nullptr : atom;
 }

@@ -280,9 +280,9 @@ private:
     accumulators = accumulators.withRegisters(accumulators.getNumRegisters() * tokens / countable);
     if (failed(assign(mma.getAcc(), accumulators)))
       return failure();
-    if (!atom.isWarpgroup() &&
-        (failed(assign(mma.getA(), layout(atom.aLayout(features), {0, -1}))) ||
-         failed(assign(mma.getB(), layout(atom.bLayout(tokens), {-1, 0})))))
+    if (atom.loadsA() && failed(assign(mma.getA(), layout(atom.aLayout(features), {0, -1}))))
+      return failure();
+    if (!atom.isWarpgroup() && failed(assign(mma.getB(), layout(atom.bLayout(tokens), {-1, 0}))))
       return failure();
     constexpr StringLiteral kChunks = "packed chunks";
     if (mma.getMetadata()) {
@@ -303,9 +303,12 @@ private:
     return atom.isWarpgroup() ? leaveInSharedMemory(mma) : success();
   }
 
-  /// A warpgroup's operands stay where they are.
+  /// What a warpgroup does not load stays where it is.
   static LogicalResult leaveInSharedMemory(MmaOp mma) {
-    for (Value operand : {mma.getA(), mma.getB()}) {
+    SmallVector<Value> operands = {mma.getB()};
+    if (!mma.getAtom().getAtom().loadsA())
+      operands.push_back(mma.getA());
+    for (Value operand : operands) {
       auto load = operand.getDefiningOp<LoadOp>();
       if (!load || !load.isFromRing())
         return mma.emitOpError(

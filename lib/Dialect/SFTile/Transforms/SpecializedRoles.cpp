@@ -8,9 +8,10 @@
 //     issue the copies                  wait until the group of step k-1 is done
 //                                       say that the stage of step k-1 is empty
 //
-// One group stays in flight while the next is issued. An instruction reads its metadata while it
-// runs, so the registers of two steps alternate: the loop takes two steps at a time, an odd one
-// goes first, and where the number of steps is not known nothing stays in flight.
+// One group stays in flight while the next is issued. An instruction reads its metadata, and its
+// values where those are in registers, while it runs, so the registers of two steps alternate: the
+// loop takes two steps at a time, an odd one goes first, and where the number of steps is not known
+// nothing stays in flight.
 //
 // Barriers flip their parity each time around the ring: a stage's first phase, empty, counts as
 // over, which is why the producer begins with the other parity than the consumers.
@@ -73,9 +74,9 @@ private:
   void emitAcquire(RingPosition position);
   /// Fills stages with the constants of the block's first tile, from its first step on.
   void fillAhead(TileRangeOp range);
-  /// The products of one step, issued.
+  /// The products of one step, issued, and the tiles in registers that they read.
   struct Group {
-    SmallVector<Value> accumulators, metadata;
+    SmallVector<Value> accumulators, operands;
   };
   Group issueStep(IRMapping &tile, Value step, RingPosition position, ValueRange accumulators);
   /// Waits for all groups but `pending`, and keeps registers until then.
@@ -85,14 +86,8 @@ private:
   SmallVector<Value> emitStep(IRMapping &tile, Value step, ValueRange carried);
   /// The same for an even number of steps, one of which stays in flight while the next is issued.
   SmallVector<Value> emitPairs(IRMapping &tile, Value lower, Value upper, ValueRange carried);
-  SmallVector<Type> metadataTypes() {
-    llvm::SmallSetVector<Value, 4> tiles;
-    pipeline.getConsumer().walk([&](MmaOp mma) {
-      if (mma.getMetadata())
-        tiles.insert(mma.getMetadata());
-    });
-    return llvm::map_to_vector(tiles, [](Value tile) { return tile.getType(); });
-  }
+  /// The tiles in registers that the products of a step read.
+  SmallVector<Value> getLoadedOperands();
 
   RingPosition advance(RingPosition position) {
     Value next = arith::AddIOp::create(b, loc, position.stage, index(1));
@@ -300,6 +295,17 @@ void SpecializedRoles::emitProducer() {
   });
 }
 
+SmallVector<Value> SpecializedRoles::getLoadedOperands() {
+  llvm::SmallSetVector<Value, 8> tiles;
+  pipeline.getConsumer().walk([&](MmaOp mma) {
+    if (Value metadata = mma.getMetadata())
+      tiles.insert(metadata);
+    if (mma.getAtom().getAtom().loadsA())
+      tiles.insert(mma.getA());
+  });
+  return tiles.takeVector();
+}
+
 SpecializedRoles::Group SpecializedRoles::issueStep(IRMapping &tile, Value step,
                                                     RingPosition position, ValueRange carried) {
   AwaitOp::create(b, loc, barriers, position.stage, position.parity);
@@ -320,11 +326,8 @@ SpecializedRoles::Group SpecializedRoles::issueStep(IRMapping &tile, Value step,
   Group group;
   for (Value value : body.getTerminator()->getOperands())
     group.accumulators.push_back(tile.lookupOrDefault(value));
-  body.walk([&](MmaOp mma) {
-    if (Value metadata = mma.getMetadata())
-      if (Value copy = tile.lookup(metadata); !llvm::is_contained(group.metadata, copy))
-        group.metadata.push_back(copy);
-  });
+  for (Value operand : getLoadedOperands())
+    group.operands.push_back(tile.lookup(operand));
   return group;
 }
 
@@ -338,7 +341,7 @@ SmallVector<Value> SpecializedRoles::emitStep(IRMapping &tile, Value step, Value
   RingPosition position = {carried[numValues], carried[numValues + 1]};
   Group group = issueStep(tile, step, position, carried.take_front(numValues));
   SmallVector<Value> registers = group.accumulators;
-  llvm::append_range(registers, group.metadata);
+  llvm::append_range(registers, group.operands);
   SmallVector<Value> results = wait(/*pending=*/0, registers);
   ReleaseOp::create(b, loc, barriers, position.stage, /*predicate=*/Value(), cluster);
   results.truncate(numValues);
@@ -349,11 +352,11 @@ SmallVector<Value> SpecializedRoles::emitStep(IRMapping &tile, Value step, Value
 SmallVector<Value> SpecializedRoles::emitPairs(IRMapping &tile, Value lower, Value upper,
                                                ValueRange carried) {
   size_t numValues = pipeline.getInits().size();
-  // The metadata of the group in flight; at first there is none.
+  // The operands of the group in flight; at first there is none.
   SmallVector<Value> inits(carried);
-  for (Type type : metadataTypes()) {
-    Type element = cast<TileType>(type).getElementType();
-    Value zero = arith::ConstantOp::create(b, loc, b.getIntegerAttr(element, 0));
+  for (Value operand : getLoadedOperands()) {
+    auto type = cast<TileType>(operand.getType());
+    Value zero = arith::ConstantOp::create(b, loc, b.getZeroAttr(type.getElementType()));
     inits.push_back(SplatOp::create(b, loc, type, zero));
   }
   auto loop = scf::ForOp::create(b, loc, lower, upper, index(2), inits);
@@ -375,7 +378,7 @@ SmallVector<Value> SpecializedRoles::emitPairs(IRMapping &tile, Value lower, Val
       ReleaseOp::create(b, loc, barriers, retreat(position).stage, half ? Value() : hasPrevious,
                         cluster);
       accumulators = group.accumulators;
-      inFlight = group.metadata;
+      inFlight = group.operands;
       position = advance(position);
     }
     SmallVector<Value> results = accumulators;

@@ -1,8 +1,8 @@
 //===- AtomsTest.cpp - Every row of the table of instructions -------------===//
 //
 // A new row is tested by being there: its fragments must be bijections, count the registers that
-// its instruction takes, and lie in the packed weight where the kernels read them. A warpgroup's
-// instruction reads its operands itself (SharedAccessTest); its accumulator and metadata are here.
+// its instruction takes, and lie in the packed weight where the kernels read them. What a
+// warpgroup's instruction reads itself is in SharedAccessTest; what it takes in registers is here.
 //
 //===----------------------------------------------------------------------===//
 
@@ -60,7 +60,7 @@ TEST_P(AtomTest, AccumulatorAndMetadataAreBijections) {
 TEST_P(AtomTest, IsFound) {
   const Atom &atom = GetParam();
   EXPECT_EQ(findAtom(atom.name)->name, atom.name);
-  EXPECT_EQ(findAtom(atom.type, atom.sparse, atom.packOrder())->name, atom.name);
+  EXPECT_EQ(findAtom(atom.type, atom.sparse, atom.packOrder(), atom.registerA)->name, atom.name);
 }
 
 TEST(AtomTable, UnknownNamesAreNotFound) {
@@ -197,6 +197,26 @@ TEST_P(WarpgroupAtomTest, TilesNeedNotBePowersOfTwo) {
   EXPECT_EQ(layout.slice({false, true}).getWarpTile(), (Extent{1, 96}));
   EXPECT_EQ(layout.slice({true, false}).getWarpTile(), (Extent{16, 1}));
   EXPECT_EQ(layout.withRegisters(64), all);
+}
+
+// PTX ISA, 9.7.15.5, "Register Fragments": a lane's register r holds 4 bytes of row lane / 4 +
+// 8 * (r % 2) from byte 4 * (lane % 4) + 16 * (r / 2) on; of a sparse row the bytes are kept ones.
+TEST_P(WarpgroupAtomTest, ValuesInRegistersAreTheInstructions) {
+  const Atom &atom = GetParam();
+  if (!atom.registerA)
+    GTEST_SKIP() << "the instruction reads values from shared memory";
+  LinearLayout layout = atom.aLayout(16);
+  EXPECT_TRUE(layout.isBijective()) << layout.toString();
+  EXPECT_EQ(countRegisters(layout, 8 * atom.elementBytes()), 4u);
+  for (uint64_t lane = 0; lane < 32; ++lane)
+    for (uint64_t byte = 0; byte < 16; byte += atom.elementBytes()) {
+      uint64_t r = byte / 4, row = lane / 4 + 8 * (r % 2);
+      uint64_t column = 4 * (lane % 4) + 16 * (r / 2) + byte % 4;
+      LinearLayout::Coords where =
+          layout.apply({{"register", byte / atom.elementBytes()}, {"lane", lane}});
+      EXPECT_EQ(where[0].second, 2 * (row % 8) + row / 8);
+      EXPECT_EQ(where[1].second, column / atom.elementBytes());
+    }
 }
 
 // PTX ISA, 9.7.15.6.1: 16-bit types take two of each four lanes, which the selector names: lane

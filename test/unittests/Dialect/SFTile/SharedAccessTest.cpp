@@ -76,6 +76,34 @@ TEST_F(SharedAccessTest, PackedWeightsAreSixteenContiguousBytesALane) {
   EXPECT_TRUE(plan.getBankConflicts().isFree());
 }
 
+// Core matrices, which descriptors find, are what ldmatrix reads: one instruction brings a lane the
+// 16 bytes that a product takes in registers. 8 rows further are 128 bytes, half a step 1024; a
+// warp has 16 rows, and the second warpgroup the next chunk.
+TEST_F(SharedAccessTest, CoreMatricesAreFragmentsByLdmatrix) {
+  const Atom &atom = *findAtom("wgmma_sp_rs_m64k32_f16");
+  LinearLayout chunk =
+      packedValuesLayout(PackOrder::Wgmma, /*sparse=*/true, 2).flattenIns("offset");
+  std::vector<LinearLayout::Basis> bases;
+  for (unsigned bit = 0; bit < chunk.getTotalInBits(); ++bit)
+    bases.push_back(
+        {chunk.getBasis("offset", bit, "feature"), chunk.getBasis("offset", bit, "kept")});
+  bases.push_back({64, 0});
+  LinearLayout stage({{"offset", bases}}, {{"dim0", 128}, {"dim1", 32}});
+  auto ring = RingType::get(2, {128, 32}, Float16Type::get(&context),
+                            LayoutAttr::fromLinearLayout(&context, stage, {}, {}));
+  auto tile =
+      TileType::get({128, 16}, Float16Type::get(&context),
+                    LayoutAttr::fromLinearLayout(&context, atom.aLayout(16), {8, 1}, {0, -1}));
+  SharedReadPlan plan = llvm::cantFail(planSharedRead(ring, tile, {0, 16}));
+  EXPECT_TRUE(plan.ldmatrix);
+  EXPECT_EQ(plan.vectorBytes, 16u);
+  EXPECT_EQ(plan.lane, (SmallVector<uint32_t, 5>{16, 32, 64, 128, 1024}));
+  EXPECT_TRUE(plan.instruction.empty());
+  EXPECT_EQ(plan.warp[0], (SmallVector<uint32_t, 4>{256, 512, 4096}));
+  EXPECT_EQ(plan.start, 2048u);
+  EXPECT_TRUE(plan.getBankConflicts().isFree());
+}
+
 //===----------------------------------------------------------------------===//
 // Descriptors
 //===----------------------------------------------------------------------===//

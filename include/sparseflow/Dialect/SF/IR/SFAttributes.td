@@ -28,7 +28,8 @@ def SF_Atom : SF_I32Enum<"Atom", "Tensor-core instruction family", [
   I32EnumCase<"Mma", 0, "mma">,
   I32EnumCase<"MmaSp", 1, "mma_sp">,
   I32EnumCase<"Wgmma", 2, "wgmma">,
-  I32EnumCase<"WgmmaSp", 3, "wgmma_sp">
+  I32EnumCase<"WgmmaSp", 3, "wgmma_sp">,
+  I32EnumCase<"WgmmaSpRs", 4, "wgmma_sp_rs">
 ]>;
 
 def SF_Library : SF_I32Enum<"Library", "A library with dense products", [
@@ -161,10 +162,11 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config", [SF_VariantCo
     | `split_k` | blocks that share one tile's K | 1 |
     | `cluster` | blocks, side by side along features, that share the tokens they load; for `wgmma` | 1 |
     | `raster` | feature tiles that are walked before the next token tile, for the L2 | 8 |
-    | `atom` | `mma` or `wgmma` (dense), `mma_sp` or `wgmma_sp` (2:4) | |
+    | `atom` | `mma` or `wgmma` (dense), `mma_sp`, `wgmma_sp` or `wgmma_sp_rs` (2:4) | |
 
     The `wgmma` atoms work by warpgroups, four warps along features that share 64 of them, beside which one more
-    warp brings the operands: `warps` counts the four, not the one.
+    warp brings the operands: `warps` counts the four, not the one. They read both operands from shared memory, but
+    for `wgmma_sp_rs`, to which the weight's values go through registers.
 
     Preconditions: the tile's sizes are powers of two, its features and its k at least 64 (a packed chunk's
     128 bytes hold 64 elements of 16 bits or 128 of 8 bits; the matmul checks which); every warp gets a
@@ -206,6 +208,8 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config", [SF_VariantCo
     bool isWarpSpecialized() const { return getPackOrder() == ::sparseflow::PackOrder::Wgmma; }
     /// The order in which the atom wants its weight.
     ::sparseflow::PackOrder getPackOrder() const;
+    /// Whether a warpgroup's atom takes the weight's values from registers.
+    bool hasValuesInRegisters() const { return getAtom() == ::sparseflow::sf::Atom::WgmmaSpRs; }
     /// The same configuration with the depth of the ring decided.
     KernelConfigAttr withStages(int64_t stages) const;
     /// The same configuration for calls of at most so many tokens; none: any number.

@@ -258,7 +258,7 @@ def SFPackWeightsPass : Pass<"sf-pack-weights"> {
   let summary = "puts every weight into the order in which the kernels read it";
   let description = [{
     Pass 6. Every weight of an `sf.matmul` gets the order that the atoms of its configurations read: `pack = wgmma`
-    for `wgmma` and `wgmma_sp`, else `pack = mma`. A constant is packed here, once for each order however many
+    for the atoms of warpgroups, else `pack = mma`. A constant is packed here, once for each order however many
     products use it, and dequantized first where it is the result of an `sf.dequantize` of constants; a run-time
     weight by an `sf.pack` right behind its definition. Nothing else of a configuration matters to the order.
 

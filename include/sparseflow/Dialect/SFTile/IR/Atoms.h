@@ -5,8 +5,8 @@
 // which chips have it. A new instruction of a known family is one more row in Atoms.cpp.
 //
 // Warp-wide atoms (mma) are synchronous and take operands in registers. Warpgroup-wide atoms
-// (wgmma) are asynchronous and take `a` and `b` in shared memory, found through descriptors;
-// metadata and accumulator stay in registers.
+// (wgmma) are asynchronous and take `b`, and most of them `a`, in shared memory, found through
+// descriptors; all else stays in registers.
 //
 // The features of `a` and of the accumulator are permuted as in Support/PackedLayout.h, so that a
 // lane owns contiguous ones: 8 of each 64 in a warp-wide atom, 2 of each 16 in the other.
@@ -35,9 +35,11 @@ struct Atom {
   bool halfVectors;              ///< a and b registers are <2 x half>, not i32.
   unsigned minComputeCapability; ///< 80 for sm_80.
   unsigned warps = 1;            ///< That execute the instruction together.
+  bool registerA = false;        ///< Of a warpgroup's: a is in registers, not in shared memory.
 
-  /// Asynchronous, with a and b in shared memory.
+  /// Asynchronous, with b in shared memory.
   bool isWarpgroup() const { return warps == 4; }
+  bool loadsA() const { return registerA || !isWarpgroup(); }
   /// Which packed weights it reads.
   PackOrder packOrder() const { return isWarpgroup() ? PackOrder::Wgmma : PackOrder::Mma; }
 
@@ -56,7 +58,7 @@ struct Atom {
   // Warp tiles, from (register, lane) to two coordinates named dim0 and dim1. `features` is a
   // multiple of featureStep(), for a warpgroup's atom that itself, `tokens` of 8, both powers of
   // two; a, b and metadata cover one k-step (metadata: the `selectors()` steps of its register).
-  LinearLayout aLayout(unsigned features) const; ///< dim0 feature, dim1 kept element; warp-wide
+  LinearLayout aLayout(unsigned features) const; ///< dim0 feature, dim1 kept element
   LinearLayout bLayout(unsigned tokens) const;   ///< dim0 token, dim1 k; warp-wide
   LinearLayout accLayout(unsigned features, unsigned tokens) const; ///< dim0 feature, dim1 token
   LinearLayout metadataLayout(unsigned features) const;             ///< dim0 feature, dim1 group
@@ -67,7 +69,7 @@ llvm::ArrayRef<Atom> getAtoms();
 /// Null if there is none of that name.
 const Atom *findAtom(llvm::StringRef name);
 /// The atom for operands of `type` that reads weights packed in `order`; null if none exists.
-const Atom *findAtom(DType type, bool sparse, PackOrder order);
+const Atom *findAtom(DType type, bool sparse, PackOrder order, bool registerA = false);
 
 } // namespace sparseflow::sf_tile
 
