@@ -1,12 +1,15 @@
 """Whole models in PyTorch, dense and 2:4, end to end on one GPU: time, memory and error.
 
-    python benchmarks/pytorch.py --out pytorch.json [--model llama-3.1-8b ...] [--scheme int8 ...] [--mode eager ...] [--tokens ...]
-                                 [--breakdown 2048]
+    python benchmarks/pytorch.py --out pytorch.json [--seconds 480] [--model llama-3.1-8b ...] [--scheme int8 ...] [--mode eager ...]
+                                 [--tokens ...] [--breakdown 2048]
 
 Models have random weights and the shapes of the real ones: four layers of Llama-3.1-8B, DINOv2-large, BERT-base. Contenders go in
 turn, round by round, since the chip's clock moves every figure; a figure is the median over the rounds. The error of a 2:4 model
 is taken against the same pruned and rounded weights in f32; that of the dense one against its own in f32. `torch-24` is PyTorch's own
-semi-structured tensor. A breakdown is the GPU's time of one call in eager mode by what the kernels do. Without a GPU the models are tiny and only their numbers mean something.
+semi-structured tensor. A breakdown is the GPU's time of one call in eager mode by what the kernels do. What matters most is
+measured first: every model as a CUDA graph and in eager mode at the token counts of `KEY_TOKENS`, breakdowns, torch.compile, then the
+other counts. With --seconds the run ends by then, and the result says what was left out. It is written after each measurement.
+Without a GPU the models are tiny and only their numbers mean something.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import argparse
 import contextlib
 import copy
 import datetime
+import functools
+import gc
 import json
 import re
 import statistics
@@ -22,7 +27,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +35,15 @@ import torch
 from torch import nn
 
 import sparseflow as sf
+from sparseflow.files import replacing
 
 TOKENS = [1, 16, 64, 256, 1024, 2048, 4096, 8192]
 SCHEMES = ["f16", "int8", "fp8"]
-MODES = ["eager", "graph", "compile"]
+MODES = ["graph", "eager", "compile"]
+KEY_TOKENS = [2048, 1, 8192, 256]
+COMPILE_SECONDS = 40  # what torch.compile may take of one model
+MIN_ROUNDS = 3
+ROUNDS_SECONDS = 4.0  # of one measurement: slow contenders have fewer rounds
 IMAGE_TOKENS = 257  # of a 224-pixel image in patches of 14, and one for the class
 TEXT_TOKENS = 512  # BERT's longest sequence
 CHECKED_TOKENS = 256
@@ -153,24 +163,40 @@ def weight_bytes(model: nn.Module) -> int:
     return total
 
 
-def contenders(
-    dense: nn.Module, schemes: list[str], device: torch.device
-) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """The models to compare, and why one is missing."""
-    models, missing = {"dense f16": dense}, {}
-    for scheme in schemes:
+class Allocation:
+    """What is allocated on a GPU from one look at it to the next; nothing elsewhere."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.before = device, 0
+        self.grown()
+
+    def grown(self) -> int:
+        gc.collect()
+        now = torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+        before, self.before = self.before, now
+        return now - before
+
+
+def contenders(dense: nn.Module, schemes: list[str]) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    """The models to compare, each to be made by a call. What is most asked for comes first."""
+
+    def sparse(scheme: str) -> nn.Module:
         model = copy.deepcopy(dense)
         sf.sparsify_model(model, scheme, show_progress=False)
-        models[f"2:4 {scheme}"] = model
+        return model
+
+    def dense_int8() -> nn.Module:
+        model = copy.deepcopy(dense)
+        sf.dense_int8(model, show_progress=False)
+        return model
+
+    yield "dense f16", lambda: dense
+    for scheme in sorted(schemes, key=lambda scheme: scheme != "int8"):
+        yield f"2:4 {scheme}", functools.partial(sparse, scheme)
     if "int8" in schemes:
-        models["dense int8"] = copy.deepcopy(dense)
-        sf.dense_int8(models["dense int8"], show_progress=False)
-    if device.type == "cuda":
-        try:
-            models["torch-24"] = torch_24(copy.deepcopy(dense))
-        except Exception as error:  # whatever its build lacks: the comparison goes on without it
-            missing["torch-24"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    return models, missing
+        yield "dense int8", dense_int8
+    if next(dense.parameters()).is_cuda:
+        yield "torch-24", lambda: torch_24(copy.deepcopy(dense))
 
 
 def torch_24(model: nn.Module) -> nn.Module:
@@ -227,12 +253,11 @@ def timed(call: Callable[[], Any], device: torch.device) -> float:
 def measure(calls: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, dict[str, float]]:
     """Median, 20th and 80th percentile of each call, in milliseconds; the calls take turns."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        for _ in range(2):
-            timed(call, device)
-    for _ in range(rounds):
+    once = {name: [timed(call, device) for _ in range(2)][-1] / 1000 for name, call in calls.items()}
+    for index in range(rounds):
         for name, call in calls.items():
-            times[name].append(timed(call, device))
+            if index < max(MIN_ROUNDS, ROUNDS_SECONDS / len(calls) / max(once[name], 1e-6)):
+                times[name].append(timed(call, device))
     found = {}
     for name, each in times.items():
         cuts = statistics.quantiles(each, n=5) if len(each) > 1 else [each[0]] * 4
@@ -243,7 +268,7 @@ def measure(calls: dict[str, Callable[[], Any]], rounds: int, device: torch.devi
 #: What a kernel does, by its name; the first that fits. SparseFlow's own are named after the graph and the step.
 PARTS = {
     "quantize": r"_quantize_\d",
-    "products": r"^(linear|gated)_matmul|gemm|nvjet|cutlass|xmma|cusparselt|splitK|_scaled_mm",
+    "products": r"^(linear|gated|siblings)_matmul|gemm|nvjet|cutlass|xmma|cusparselt|splitK|_scaled_mm",
     "attention": r"flash|fmha|attention|sdpa|cudnn",
     "norms, activations, sums": r"elementwise|reduce|vectorized|triton|CatArray|softmax|layer_norm|copy",
 }
@@ -263,75 +288,182 @@ def breakdown(call: Callable[[], Any], rounds: int) -> dict[str, float]:
     return found
 
 
-def run_model(name: str, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    torch.manual_seed(0)
-    dense = MODELS[name](device.type != "cuda").half().requires_grad_(False).eval().to(device)
-    models, missing = contenders(dense, options.scheme, device)
-    result: dict[str, Any] = {"missing": missing, "models": {}, "times": []}
-    say(f"{name}: {', '.join(models)}")
-    for label, model in models.items():
+class Budget:
+    """How much time is left. A step is begun only if one of its kind, as long as the longest so far, would end in time."""
+
+    def __init__(self, seconds: float | None):
+        self.seconds, self.begin = seconds, time.monotonic()
+        self.longest: dict[str, float] = {}
+
+    def spent(self) -> float:
+        return time.monotonic() - self.begin
+
+    def allows(self, kind: str, guess: float = 0) -> bool:
+        """`guess`: how long the first of a kind may take, in seconds."""
+        return self.seconds is None or self.spent() + self.longest.get(kind, guess) < self.seconds
+
+    @contextlib.contextmanager
+    def step(self, kind: str) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self.longest[kind] = max(self.longest.get(kind, 0), time.monotonic() - begin)
+
+
+class Subject:
+    """One model with its contenders, and what was found of them."""
+
+    def __init__(self, name: str, options: argparse.Namespace, device: torch.device):
+        torch.manual_seed(0)
+        self.name, self.options, self.device = name, options, device
+        self.result: dict[str, Any] = {"missing": {}, "left_out": [], "models": {}, "times": [], "breakdown": []}
+        self.models: dict[str, nn.Module] = {}
+        self.compiled: dict[str, Callable[..., Any]] = {}
+        allocation = Allocation(device)
+        self.dense = MODELS[name](device.type != "cuda").half().requires_grad_(False).eval().to(device)
+        for label, make in contenders(self.dense, options.scheme):
+            try:
+                self.models[label] = make()
+            except Exception as error:  # whatever a build of PyTorch lacks: the comparison goes on without it
+                self._misses(label, error)
+                continue
+            self.result["models"][label] = self._prepare(label, self.models[label], allocation)
+        say(f"{name}: {', '.join(self.models)}")
+
+    def _prepare(self, label: str, model: nn.Module, allocation: Allocation) -> dict[str, Any]:
+        """Warms a contender up: its memory, its error and its paths."""
         if label.startswith("2:4"):
-            sf.warmup(model, options.tokens, allow_dense=options.dense, show_progress=False)
-        x = dense.inputs(CHECKED_TOKENS).to(device, torch.float16)
+            sf.warmup(model, self.options.tokens, allow_dense=self.options.dense, show_progress=False)
         entry: dict[str, Any] = {"weight_bytes": weight_bytes(model)}
+        if self.device.type == "cuda":
+            entry["allocated_bytes"] = allocation.grown()
+        x = self.inputs(CHECKED_TOKENS)
         try:
             y = model(x)
-            exact = reference(model, dense, x)
+            exact = reference(model, self.dense, x)
             entry["error"] = float((y.float() - exact).norm() / exact.norm())
             if label.startswith("2:4"):
-                entry["paths"] = sf.explain(model, options.tokens, quiet=True).to_dicts()
+                entry["paths"] = sf.explain(model, self.options.tokens, quiet=True).to_dicts()
         except Exception as error:
-            missing[label] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        result["models"][label] = entry
-    for mode in options.mode:
-        for tokens in options.tokens:
-            if name == "dinov2-large" and tokens < IMAGE_TOKENS and tokens != options.tokens[0]:
-                continue  # one image is the least
-            x = dense.inputs(tokens).to(device, torch.float16)
-            row = run_mode(models, missing, mode, x, options, device)
-            seen = dense(x).shape[:-1].numel()
-            result["times"].append({"mode": mode, "tokens": seen, **row})
-            say(f"  {mode} {seen}: " + ", ".join(f"{label} {each['ms']:.3f}" for label, each in row["ms"].items()))
-    if device.type == "cuda":
-        result["breakdown"] = []
-        for tokens in options.breakdown:
-            x = dense.inputs(tokens).to(device, torch.float16)
-            parts = {
-                label: breakdown(lambda model=model, x=x: model(x), options.rounds)
-                for label, model in models.items()
-                if label not in missing
-            }
-            result["breakdown"].append({"tokens": dense(x).shape[:-1].numel(), "ms": parts})
-            for label, each in parts.items():
-                say(f"  {label} {tokens}: " + ", ".join(f"{part} {ms:.3f}" for part, ms in each.items()))
-    return result
+            self._misses(label, error)
+        del x
+        allocation.grown()  # what the first call keeps is no weight
+        return entry
 
+    def inputs(self, tokens: int) -> torch.Tensor:
+        return self.dense.inputs(tokens).to(self.device, torch.float16)
 
-def run_mode(
-    models: dict[str, nn.Module],
-    missing: dict[str, str],
-    mode: str,
-    x: torch.Tensor,
-    options: argparse.Namespace,
-    device: torch.device,
-) -> dict[str, Any]:
-    calls: dict[str, Callable[[], Any]] = {}
-    for label, model in models.items():
-        if label in missing or (mode == "compile" and label == "torch-24"):
-            continue
-        run = model
+    def tokens_of(self, x: torch.Tensor) -> int:
+        """How many tokens the model makes of an input: images have as many as they have."""
+        return self.dense(x).shape[:-1].numel()
+
+    def _misses(self, label: str, error: Exception) -> None:
+        self.result["missing"][label] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        with contextlib.suppress(Exception):
+            torch.cuda.synchronize()
+
+    def measure(self, mode: str, tokens: int, budget: Budget) -> None:
+        """One row: all contenders in one mode with so many tokens."""
+        x = self.inputs(tokens)
+        seen = self.tokens_of(x)
+        if any(row["mode"] == mode and row["tokens"] == seen for row in self.result["times"]):
+            return  # of images there are no fewer tokens than one has
+        calls: dict[str, Callable[[], Any]] = {}
+        for label, model in self.models.items():
+            if label in self.result["missing"] or (mode == "compile" and label == "torch-24"):
+                continue
+            if not budget.allows(f"{self.name} {mode} call", COMPILE_SECONDS if mode == "compile" else 0):
+                self.result["left_out"].append({"mode": mode, "tokens": seen, "model": label})
+                continue
+            with budget.step(f"{self.name} {mode} call"):
+                try:
+                    calls[label] = self._call(label, model, mode, x)
+                except Exception as error:
+                    self._misses(f"{label}, {mode}", error)
+        if not calls:
+            return
+        row = {"mode": mode, "tokens": seen, "ms": measure(calls, self.options.rounds, self.device)}
+        self.result["times"].append(row)
+        say(
+            f"{self.name} {mode} {seen}: " + ", ".join(f"{label} {each['ms']:.3f}" for label, each in row["ms"].items())
+        )
+
+    def _call(self, label: str, model: nn.Module, mode: str, x: torch.Tensor) -> Callable[[], Any]:
+        run: Callable[..., Any] = model
         if mode == "compile":
-            torch._dynamo.reset()
-            run = torch.compile(model, dynamic=False, fullgraph=False)
-        call: Callable[[], Any] = lambda run=run: run(x)  # noqa: E731
-        try:
-            call()
-            calls[label] = captured(call) if mode == "graph" else call
-        except Exception as error:
-            missing[f"{label}, {mode}"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            with contextlib.suppress(Exception):
-                torch.cuda.synchronize()
-    return {"ms": measure(calls, options.rounds, device)}
+            run = self.compiled.setdefault(label, torch.compile(model))
+        call = functools.partial(run, x)
+        call()
+        return captured(call) if mode == "graph" else call
+
+    def break_down(self, tokens: int) -> None:
+        """Where the GPU's time goes, of each contender."""
+        x = self.inputs(tokens)
+        parts = {
+            label: breakdown(functools.partial(model, x), MIN_ROUNDS)
+            for label, model in self.models.items()
+            if label not in self.result["missing"]
+        }
+        self.result["breakdown"].append({"tokens": self.tokens_of(x), "ms": parts})
+
+    def sort(self) -> None:
+        """Puts the rows into the order in which they are read."""
+        order = ["eager", "graph", "compile"]
+        self.result["times"].sort(key=lambda row: (order.index(row["mode"]), row["tokens"]))
+
+
+#: (a step's mode, or "breakdown", and its number of tokens)
+Step = tuple[str, int]
+
+
+def schedule(modes: list[str], tokens: list[int], breakdowns: list[int]) -> tuple[list[Step], list[Step]]:
+    """What is done of each model in turn, and what of all of them afterwards; the most important first."""
+    key = [count for count in KEY_TOKENS if count in tokens]
+    rest = [count for count in tokens if count not in key]
+    if not key:
+        key, rest = rest, []
+    quick = [mode for mode in modes if mode != "compile"]
+    first = [(mode, count) for mode in quick for count in key] + [("breakdown", count) for count in breakdowns]
+    then = [("compile", count) for count in key[:1]] + [(mode, count) for mode in quick for count in rest]
+    then += [("compile", count) for count in key[1:] + rest]
+    return first, [step for step in then if step[0] in modes]
+
+
+def run(options: argparse.Namespace, device: torch.device, write: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """All measurements that there is time for; `write` has the result after each."""
+    budget = Budget(options.seconds)
+    data: dict[str, Any] = {"environment": environment(device), "models": {}, "left_out": []}
+    first, then = schedule(options.mode, options.tokens, options.breakdown if device.type == "cuda" else [])
+    subjects = []
+
+    def take(subject: Subject, step: Step) -> None:
+        kind, tokens = step
+        if not budget.allows(f"{subject.name} {kind}"):
+            subject.result["left_out"].append({"mode": kind, "tokens": tokens})
+            return
+        with budget.step(f"{subject.name} {kind}"):
+            if kind == "breakdown":
+                subject.break_down(tokens)
+            else:
+                subject.measure(kind, tokens, budget)
+        subject.sort()
+        data["environment"]["seconds"] = round(budget.spent(), 1)
+        write(data)
+
+    for name in options.model:
+        if not budget.allows("subject"):
+            data["left_out"].append(name)
+            continue
+        with budget.step("subject"):
+            subject = Subject(name, options, device)
+        subjects.append(subject)
+        data["models"][name] = subject.result
+        for step in first:
+            take(subject, step)
+    for step in then:
+        for subject in subjects:
+            take(subject, step)
+    write(data)
+    return data
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -366,18 +498,23 @@ def main() -> int:
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
     parser.add_argument("--breakdown", nargs="*", type=int, default=[2048], metavar="TOKENS", help="default: 2048")
     parser.add_argument("--no-dense", dest="dense", action="store_false", help="2:4 layers hold no dense copy")
+    parser.add_argument("--seconds", type=float, help="ends by then, with the most important figures")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, help="where to write the JSON; default: stdout")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options.mode = options.mode or (MODES if device.type == "cuda" else ["eager"])
     warnings.filterwarnings("ignore", message=".*(sparse tensor cores|semi-structured|SparseSemiStructuredTensor).*")
-    data: dict[str, Any] = {"environment": environment(device), "models": {}}
+    # Each contender and number of tokens is a version of the same code.
+    torch._dynamo.config.recompile_limit = 256
+
+    def write(data: dict[str, Any]) -> None:
+        if options.out:
+            with replacing(options.out) as partial:
+                partial.write_text(json.dumps(data, indent=1) + "\n")
+
     with torch.inference_mode():
-        for name in options.model:
-            data["models"][name] = run_model(name, options, device)
-            if options.out:  # after each model: what was measured is kept
-                options.out.write_text(json.dumps(data, indent=1) + "\n")
+        data = run(options, device, write)
     if not options.out:
         print(json.dumps(data, indent=1))
     return 0

@@ -45,12 +45,28 @@ def breakdown(row: dict[str, Any]) -> str:
 def weights(model: dict[str, Any]) -> str:
     """Bytes of the linear weights and the error of the output."""
     base = model["models"][BASE]["weight_bytes"]
-    lines = ["| | linear weights, MiB | less | error against the same weights in f32 |", "|---|---:|---:|---:|"]
+    with_memory = "allocated_bytes" in model["models"][BASE]
+    lines = ["| | linear weights, MiB | less |", "|---|---:|---:|"]
+    lines[0] += (" whole model, allocated, MiB |" if with_memory else "") + " error against the same weights in f32 |"
+    lines[1] += "---:|" * (1 + with_memory)
     for name, entry in model["models"].items():
         error = f"{entry['error']:.2g}" if "error" in entry else "–"
         size = entry["weight_bytes"]
-        lines.append(f"| {name} | {size / 2**20:.0f} | {1 - size / base:.0%} | {error} |")
+        allocated = f" {entry['allocated_bytes'] / 2**20:.0f} |" if with_memory else ""
+        lines.append(f"| {name} | {size / 2**20:.0f} | {1 - size / base:.0%} |{allocated} {error} |")
     return "\n".join(lines)
+
+
+def left_out(steps: list[dict[str, Any]]) -> list[str]:
+    """What there was no time for: a mode and a number of tokens, and which contenders if it was not all of them."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for step in steps:
+        found.setdefault((step["mode"], step["tokens"]), []).extend([step["model"]] if "model" in step else [])
+    named = [
+        f"{_MODES.get(mode, mode)} of {tokens} tokens" + (f" ({', '.join(models)})" if models else "")
+        for (mode, tokens), models in found.items()
+    ]
+    return ["", f"There was no time for {'; '.join(named)}."] if named else []
 
 
 def page(data: dict[str, Any], picture: str) -> str:
@@ -72,6 +88,9 @@ def page(data: dict[str, Any], picture: str) -> str:
         for row in model.get("breakdown", []):
             lines += ["", f"### Where the GPU's time goes, {row['tokens']} tokens", "", breakdown(row)]
         lines += [f"\nMissing: {label}, {reason}" for label, reason in model["missing"].items()]
+        lines += left_out(model.get("left_out", []))
+    if data.get("left_out"):
+        lines += ["", f"There was no time for {', '.join(data['left_out'])}."]
     return "\n".join(lines) + "\n"
 
 
@@ -80,6 +99,8 @@ def svg(data: dict[str, Any]) -> str:
     panels, widest, y = [], 0, 0
     for name, model in data["models"].items():
         modes = {row["mode"] for row in model["times"]}
+        if not modes:
+            continue
         mode = "graph" if "graph" in modes else next(iter(modes))
         rows = [row for row in model["times"] if row["mode"] == mode and BASE in row["ms"]]
         names = [each for each in _COLOURS if any(each in row["ms"] for row in rows)]

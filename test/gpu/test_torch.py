@@ -288,33 +288,49 @@ def test_transformers_on_the_gpu(tmp_path):
         assert torch.equal(again(tokens).logits, model(tokens).logits)
 
 
-class Pair(torch.nn.Module):
+class Layers(torch.nn.Module):
+    """An attention's projections and a gated block, as they are shared out in Llama."""
+
     def __init__(self):
         super().__init__()
-        self.up, self.down = torch.nn.Linear(K, N), torch.nn.Linear(N, K)
+        self.q, self.k, self.v = torch.nn.Linear(K, N), torch.nn.Linear(K, N), torch.nn.Linear(K, N, bias=False)
+        self.o, self.feed = torch.nn.Linear(N, K), Gated()
 
     def forward(self, x):
-        return self.down(torch.relu(self.up(x)))
+        x = x + self.o(torch.sigmoid(self.q(x)) * self.k(x) + self.v(x))
+        return x + self.feed(x)
 
 
-def _parallel(rank, meeting):
-    """One of two processes with a GPU each."""
+def _parallel(rank, meeting, backend="nccl", kind="cuda"):
+    """One of two processes with a device each."""
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-    torch.cuda.set_device(rank)
-    dist.init_process_group("nccl", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    model, x = Pair().half().cuda(), torch.randn(96, K, device="cuda", dtype=torch.float16)
-    sf.sparsify_model(model, "int8")
-    with torch.no_grad():
-        expected = model(x)
-        plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
-        parallelize_module(model, init_device_mesh("cuda", (2,)), plan)
-        y = model(x)
-        assert model.up.local_weight.packed is not None
-    assert error(y, expected) < 1.5e-2
+    device = torch.device(kind, rank if kind == "cuda" else None)
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=2)
+    mesh = init_device_mesh(kind, (2,))
+    plan = {name: ColwiseParallel() for name in ("q", "k", "v", "feed.gate", "feed.up")}
+    plan |= {name: RowwiseParallel() for name in ("o", "feed.down")}
+    # Of int8 and fp8 a row-parallel layer quantizes each rank's part of a token with a scale of its own.
+    for scheme, tolerance in (("f16", 2e-3), ("int8", 1.5e-2), ("fp8", 5e-2)):
+        torch.manual_seed(0)
+        model, x = Layers().half().requires_grad_(False), torch.randn(2, 48, K).half()
+        model, x = model.to(device), x.to(device)
+        sf.sparsify_model(model, scheme)
+        with torch.no_grad():
+            expected = model(x)
+            parallelize_module(model, mesh, plan)
+            for _ in range(2):
+                y = model(x)
+                assert y.shape == x.shape and error(y, expected) < tolerance, (scheme, error(y, expected))
+            for name in plan:
+                weight = model.get_submodule(name).local_weight
+                assert weight.target is None or weight.packed is not None
+                assert weight.features * weight.inner_size == N * K // 2
+    dist.barrier()
     dist.destroy_process_group()
 
 

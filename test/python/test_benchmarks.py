@@ -2,6 +2,7 @@
 
 import json
 import sys
+import xml.dom.minidom
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -296,6 +297,63 @@ def test_a_profile_becomes_a_table(benchmarks):
     lines = table({"a product": found}).splitlines()
     assert lines[0] == "| | a product |" and lines[-1] == "| stalled: gmma | 3.5 |"
     assert read_kernels("==ERROR== nothing") == []
+
+
+@pytest.fixture
+def pytorch(benchmarks):
+    pytest.importorskip("transformers")
+    import pytorch  # benchmarks/pytorch.py
+
+    return pytorch
+
+
+def test_the_most_important_figures_come_first(pytorch):
+    first, then = pytorch.schedule(["graph", "eager", "compile"], [1, 16, 2048], [2048])
+    assert first == [("graph", 2048), ("graph", 1), ("eager", 2048), ("eager", 1), ("breakdown", 2048)]
+    assert then == [("compile", 2048), ("graph", 16), ("eager", 16), ("compile", 1), ("compile", 16)]
+    assert pytorch.schedule(["eager"], [16], []) == ([("eager", 16)], [])
+
+
+def test_no_step_is_begun_that_would_end_too_late(pytorch, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(pytorch.time, "monotonic", lambda: now[0])
+    budget = pytorch.Budget(60)
+    assert budget.allows("row") and not budget.allows("compile", 70)
+    with budget.step("row"):
+        now[0] += 25
+    assert budget.allows("row") and budget.spent() == 25
+    now[0] += 15
+    assert not budget.allows("row") and budget.allows("another")
+    assert pytorch.Budget(None).allows("row", 1e9)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_whole_models_and_their_page(pytorch, benchmarks, tmp_path, monkeypatch):
+    """Tiny models on the host; then a second run that has time for nothing more than one of them."""
+    import pytorch_report
+
+    out = tmp_path / "pytorch.json"
+    base = ["pytorch.py", "--out", str(out), "--scheme", "int8", "--tokens", "1", "300", "--rounds", "2"]
+    monkeypatch.setattr(sys, "argv", base)
+    assert pytorch.main() == 0
+    data = json.loads(out.read_text())
+    assert list(data["models"]) == ["llama-3.1-8b", "dinov2-large", "bert-base"] and not data["left_out"]
+    for name, model in data["models"].items():
+        assert list(model["models"]) == ["dense f16", "2:4 int8", "dense int8"] and not model["missing"]
+        assert [row["tokens"] for row in model["times"]] == ([5] if name == "dinov2-large" else [1, 300])
+        assert all(each["error"] < 0.02 for each in model["models"].values())
+    monkeypatch.setattr(sys, "argv", [*base, "--seconds", "0.01", "--model", "bert-base", "dinov2-large"])
+    assert pytorch.main() == 0
+    data["models"] = {"cut short": json.loads(out.read_text())["models"]["bert-base"]} | data["models"]
+    data |= {"left_out": json.loads(out.read_text())["left_out"]}
+    assert data["left_out"] == ["dinov2-large"] and len(data["models"]["cut short"]["left_out"]) == 2
+    out.write_text(json.dumps(data))
+    monkeypatch.setattr(sys, "argv", ["pytorch_report.py", str(out), str(tmp_path / "page.md")])
+    assert pytorch_report.main() == 0
+    page = (tmp_path / "page.md").read_text()
+    assert "There was no time for eager of 1 tokens; eager of 300 tokens." in page
+    assert "There was no time for dinov2-large." in page and page.count("### eager") == 3
+    xml.dom.minidom.parse(str(tmp_path / "pytorch.svg"))
 
 
 @pytest.fixture

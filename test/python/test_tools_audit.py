@@ -243,6 +243,60 @@ def test_measurements_of_this_machine_replace_those_built_in(tmp_path, monkeypat
     assert [point.microseconds for point in dense] == [99.0] and str(path) in table.sources
 
 
+@pytest.fixture
+def calibrates(monkeypatch, tmp_path):
+    """--calibrate as on a GPU of that name, with the emulator's and the host's times of a small product."""
+    pytest.importorskip("torch")
+    from sparseflow.tools import benchmark
+
+    real = benchmark.run_cases
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(cache))
+    monkeypatch.setattr(benchmark, "find_gpu", lambda device: True)
+    monkeypatch.setattr(audit, "_CALIBRATED_SIZES", [(128, 256)])
+    monkeypatch.setattr(audit, "_CALIBRATED_TOKENS", [16])
+    monkeypatch.setattr(
+        benchmark, "run_cases", lambda cases, rivals, on_gpu: real(cases, rivals, on_gpu=False, iterations=1, rounds=2)
+    )
+
+    def named(gpu):
+        monkeypatch.setattr(benchmark, "environment", lambda on_gpu: {"gpu": gpu, "driver": "1.2"})
+        return cache / "kernels.json"
+
+    return named
+
+
+def test_calibrate_writes_what_later_audits_use(calibrates, capsys, tmp_path):
+    path = calibrates("NVIDIA A10")
+    code, out, _ = run(capsys, "--calibrate")
+    assert (code, out) == (0, f"{path}: 2 products measured on A10\n")  # the host multiplies no dense products
+    written = json.loads(path.read_text())["measurements"]
+    assert [(group["gpu"], group["scheme"], group["library"]) for group in written] == [
+        ("a10", "sparse-f16", "SparseFlow"),
+        ("a10", "sparse-int8", "SparseFlow"),
+    ]
+    assert "2 rounds" in written[0]["how"] and "driver 1.2" in written[0]["how"]
+    (m, n, k, us) = written[0]["points"][0]
+    table = audit.load_table([])
+    estimate = table.predict(table.chips["a10"], "sparse-f16", m, n, k)
+    assert (m, n, k) == (16, 128, 256) and estimate.measured and estimate.mid == us
+    code, out, _ = run(capsys, *ASK, "--gpu", "a10")
+    assert code == 0 and str(path) in out
+    other = tmp_path / "mine.json"
+    code, out, _ = run(capsys, "--calibrate", "--output", other, "--json")
+    assert code == 0 and json.loads(out) == json.loads(other.read_text())
+
+
+def test_calibrating_says_why_it_cannot(calibrates, capsys, monkeypatch):
+    path = calibrates("NVIDIA GeForce 256")
+    code, _, err = run(capsys, "--calibrate")
+    assert code == 1 and "expected a GPU that is known" in err and not path.exists()
+    path = calibrates("NVIDIA A10")
+    monkeypatch.setattr(audit, "_CALIBRATED_SIZES", [])
+    code, _, err = run(capsys, "--calibrate")
+    assert code == 1 and "expected products to be measured on A10, got none" in err and not path.exists()
+
+
 # ---- Refusals
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import sparseflow as sf
+from sparseflow import checkpoints
 from sparseflow.tools import chips, inspect, layout_picture
 
 
@@ -139,12 +140,18 @@ def test_a_chip_that_nobody_knows_has_no_occupancy():
     assert chips.occupancy("sm_70", 128, 32, 0) is None
 
 
-def test_bad_input_is_a_sentence(compiled, capsys, tmp_path):
+def test_bad_input_is_a_sentence(compiled, capsys, tmp_path, rng):
     path, _ = compiled
     code, out, err = run(capsys, tmp_path / "none.sf")
     assert (code, out) == (1, "") and "does not exist" in err
     (tmp_path / "half.sf").write_bytes(path.read_bytes()[:1000])
     code, _, err = run(capsys, tmp_path / "half.sf")
     assert code == 1 and "sparseflow-inspect: " in err and "Traceback" not in err
+    checkpoint = tmp_path / "model.safetensors"
+    weight = sf.compress(sf.prune_24(rng.standard_normal((16, 32)).astype(np.float16)))
+    checkpoints.write_file(checkpoint, {"up.weight.values": weight.values, "up.weight.bitmask": weight.bitmask})
+    for given in (checkpoint, tmp_path):
+        code, _, err = run(capsys, given)
+        assert code == 1 and "a checkpoint with 1 compressed layers; sparseflow-convert --input" in err
     code, _, err = run(capsys, path, "nosuch")
     assert code == 1 and "expected a kernel 'nosuch', got none; the file holds main_matmul" in err

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparsef
 import sparseflow.torch as st  # noqa: E402
 from sparseflow.torch import kernels, layout, linear  # noqa: E402
 from sparseflow.torch.backend import rewrite  # noqa: E402
+from sparseflow.torch.linear import QuantizedLinear as quantized  # noqa: E402, N813
 
 SCHEMES = ("f16", "bf16", "int8", "fp8")
 #: Relative error in the norm that rounding x and y may bring, by scheme; 8-bit activations round x too.
@@ -511,3 +512,58 @@ def test_a_trace_sees_the_operator():
         layer(x)
         traced = torch.jit.trace(layer, x)
         assert torch.equal(traced(2 * x), layer(2 * x))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("scheme", ["f16", "int8", "fp8"])
+def test_what_is_not_finite_spoils_its_token_and_no_other(scheme, value):
+    """Rounded to an integer it would be a number like any other."""
+    _, layer = pair(scheme)
+    x = torch.randn(3, 136).half()
+    x[1, 5] = value
+    kinds = [layer(x)]
+    with st.emulation("sm_90a"):
+        kinds.append(layer(x))
+    for y in kinds:
+        assert y.isfinite().all(1).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("make", [sf.nn.SparseLinear.from_dense, quantized.from_dense])
+def test_inputs_that_are_none(make):
+    layer = make(torch.nn.Linear(64, 32).requires_grad_(False))
+    for given, message in (
+        (None, r"expected activations in a torch.Tensor, got NoneType"),
+        ([1.0], r"expected activations in a torch.Tensor, got list"),
+        (torch.tensor(1.0), r"expected activations \[\.\.\., 64\], got \[\]"),
+        (torch.ones(2, 60), r"expected activations \[\.\.\., 64\], got \[2, 60\]"),
+        (torch.ones(2, 64).double(), r"expected activations of float16, bfloat16 or float32, got torch.float64"),
+    ):
+        with pytest.raises(sf.InvalidArgumentError, match=message):
+            layer(given)
+    assert layer(torch.ones(64)).shape == (32,) and layer(torch.ones(2, 0, 64)).shape == (2, 0, 32)
+
+
+@pytest.mark.parametrize("make", [sf.nn.SparseLinear.from_dense, quantized.from_dense])
+def test_a_tangent_is_refused_and_not_dropped(make):
+    layer, x = make(torch.nn.Linear(64, 32).requires_grad_(False)), torch.randn(2, 64)
+    with pytest.raises(NotImplementedError, match="got an input with a tangent"):
+        torch.func.jvp(layer, (x,), (x,))
+    with torch.autograd.forward_ad.dual_level():
+        assert layer(x).shape == (2, 32)
+        with pytest.raises(NotImplementedError, match="got an input with a tangent"):
+            layer(torch.autograd.forward_ad.make_dual(x, x))
+
+
+def test_dense_8_bit_layers_go_straight_too():
+    layer = quantized.from_dense(torch.nn.Linear(136, 72).half().requires_grad_(False))
+    x = torch.randn(2, 4, 136).half()
+    with st.emulation(), torch.no_grad():
+        expected = layer(x)
+        layer._order, layer._packed = "mma", st.layout.pack_dense(layer.weight.data, "mma")  # as on a GPU
+        assert torch.equal(layer(x), expected)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            assert torch.equal(layer(x), expected)
+        assert not [event.key for event in profile.key_averages() if event.key.startswith("sparseflow::")]
+        assert torch.equal(copy.deepcopy(layer)(x), expected)
+        layer.scale = torch.nn.Parameter(2 * layer.scale, requires_grad=False)
+        assert not torch.equal(layer(x), expected)

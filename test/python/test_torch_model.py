@@ -136,6 +136,27 @@ def test_blocks_that_are_no_chain_are_calibrated_all_the_same():
     assert len(sf.sparsify_model(Twice(), "f16", "wanda", calibration=batches()).converted) == 9
 
 
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_inputs_that_were_never_seen_are_pruned_by_magnitude(method):
+    """Calibration says nothing of them, least of all that their weights may go."""
+    linear = torch.nn.Linear(64, 32).requires_grad_(False)
+    x = torch.randn(100, 64)
+    for unseen in (torch.arange(64) >= 0, torch.arange(64) >= 32, torch.arange(64) % 4 >= 2):
+        x[:, unseen] = 0
+        statistics = Statistics(64, method, torch.device("cpu"))
+        statistics.add(x)
+        pruned = prune(linear.weight, method, statistics=statistics)
+        assert st.layout.is_24(pruned) and int((pruned != 0).sum()) == 32 * 32
+        groups = unseen.reshape(-1, 4)
+        by_magnitude = prune(linear.weight)
+        for group in groups.all(1).nonzero().flatten().tolist():
+            columns = slice(4 * group, 4 * group + 4)
+            assert torch.equal(pruned[:, columns], by_magnitude[:, columns])
+        if not groups.all(1).any():
+            assert not pruned[:, unseen].any()  # where two of four were seen, these are worth more
+        x = torch.randn(100, 64)
+
+
 def test_a_layer_that_no_batch_reaches_stays_dense():
     model = Model()
     model.unused = torch.nn.Linear(64, 64)
@@ -242,6 +263,12 @@ def test_a_name_to_skip_that_fits_no_layer_is_refused(convert, skip, message):
 def test_names_to_skip(skip, left):
     report = sf.sparsify_model(Model(), "f16", skip=skip)
     assert [layer.name for layer in report if layer.reason == "skipped by name"] == left
+
+
+def test_a_layer_without_a_weight_yet_stays_dense():
+    model = torch.nn.Sequential(torch.nn.LazyLinear(64), torch.nn.Linear(64, 64))
+    report = sf.quantize_model_sparse(model)
+    assert report["0"].reason == "has no weight yet; run the model once" and not report["1"].reason
 
 
 def test_what_is_no_model_is_refused():
@@ -470,8 +497,9 @@ def test_warmup_compiles_and_explain_says_why(capsys):
         warm = sf.warmup(model, [1, 16])
         assert {row["path"] for row in warm.to_dicts()} == {"sparse"}
         assert model.head.weight.packed is not None
-    with pytest.raises(sf.InvalidArgumentError, match="at least 1"):
-        sf.warmup(model, [0])
+    for tokens in ([0], [], -1, 1.5, "a", None, [True]):
+        with pytest.raises(sf.InvalidArgumentError, match="expected token counts of at least 1, got "):
+            sf.warmup(model, tokens)
 
 
 # ---- Exported programs

@@ -129,6 +129,11 @@ FORWARDS = {
     "assert x.dim() == 3, x.shape; return self.q(x), self.k(x)": ["q", "k"],
     "q, k = self.q(x), self.k(x); x = q.add_(1); return x, k": [],
     "q, k = self.q(x), self.k(x); q.add_(1); return q, k": ["q", "k"],
+    "x = x.shape[0] + self.q(x) * self.k(x); return x": ["q", "k"],
+    "x = x + self.q(x) * self.k(x); return x": ["q", "k"],
+    "q = self.q(x); y[0] = q; return self.k(x)": [],
+    "q = self.q(x); other(x); return self.k(x)": [],
+    "q, mask[0] = self.q(x), 1; return q, self.k(x)": [],
 }
 
 

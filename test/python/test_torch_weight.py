@@ -109,6 +109,15 @@ def test_canonical_parts_are_checked(change, message):
         SparseWeight.from_canonical(**parts | change)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scales_are_finite(value):
+    layer = sf.nn.SparseLinear.from_dense(torch.nn.Linear(64, 32))
+    state = layer.state_dict()
+    state["weight.scale"][3] = value
+    with pytest.raises(RuntimeError, match=f"expected finite scales, got {value} in row 3"):
+        layer.load_state_dict(state)
+
+
 class Attention(torch.nn.Module):
     """Query, key and value on the same x: one step on one device, layers of their own when they are shared out."""
 

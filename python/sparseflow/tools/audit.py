@@ -390,6 +390,8 @@ def _calibrate(options: argparse.Namespace) -> int:
             if "median_us" in result and not result.get("wrong"):
                 scheme = f"{'sparse' if contender == 'sparseflow' else 'dense'}-{case['scheme']}"
                 groups.setdefault((scheme, library), []).append([case["m"], case["n"], case["k"], result["median_us"]])
+    if not groups:
+        raise cli.Failure(f"expected products to be measured on {chip.name}, got none; sparseflow-benchmark says why")
     how = f"{run['protocol']}; {', '.join(f'{key} {value}' for key, value in about.items())}"
     document = {
         "format": 1,

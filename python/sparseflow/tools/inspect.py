@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import _sparseflow, dtypes
+from ..checkpoints import open_checkpoint
 from ..checkpoints.compiled import summary
+from ..errors import Error
 from . import chips, cli
 
 NAME = "sparseflow-inspect"
@@ -57,10 +59,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return cli.run(NAME, lambda: _command(options))
 
 
+def _as_checkpoint(path: Path) -> str:
+    """What to do with a file that is no program but a checkpoint; empty for anything else."""
+    try:
+        with open_checkpoint(path) as checkpoint:
+            count = sum(entry.format != "dense" for entry in checkpoint.entries)
+    except (Error, OSError):
+        return ""
+    return (
+        f"expected a compiled .sf file, got {path}, a checkpoint with {count} compressed layers; "
+        f"sparseflow-convert --input {path} --output model.sf compiles them"
+    )
+
+
 def _command(options: argparse.Namespace) -> int:
     if not options.file.exists():
         raise cli.Failure(f"expected a .sf file, got {options.file}, which does not exist")
-    program = _sparseflow.open_file(str(options.file), options.verify)
+    try:
+        program = _sparseflow.open_file(str(options.file), options.verify)
+    except Error as error:
+        raise cli.Failure(_as_checkpoint(options.file) or str(error)) from None
     described = describe(program, options.kernel, options.target)
     kernels = [kernel for each in described["programs"] for kernel in each["kernels"]]
     if (options.kernel or options.target) and not kernels:

@@ -135,7 +135,7 @@ def model_named(name: str) -> Model:
         raise InvalidArgumentError(f"expected a config.json or one of {', '.join(BUILT_IN)}, got {name!r}")
     try:
         config = json.loads(file.read_text())
-        return from_config(file.parent.resolve().name if path.is_dir() else path.stem, config)
+        return from_config(file.parent.resolve().name if file.name == "config.json" else path.stem, config)
     except (ValueError, TypeError, AttributeError) as error:
         if isinstance(error, InvalidArgumentError):
             raise

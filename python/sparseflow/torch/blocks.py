@@ -146,7 +146,8 @@ class BlockForward:
         if known is None or known.layers != layers or not known.holds():
             weights = [layer.weight for layer in layers]
             arguments = [*(each.packed for each in weights), *(each.scale for each in weights), *biases]
-            self._straight[form] = StraightCall(layers, executable, arguments)
+            first = weights[0]
+            self._straight[form] = StraightCall(layers, first.inner_size, first.device, executable, arguments)
 
     def straight(self, form: Any, x: Any) -> StraightCall | None:
         """The kernel that `form` names, when nothing has changed since it was `keep`-ed, and x is plain."""

@@ -298,8 +298,8 @@ def warmup(
 
 def _counts(tokens: int | Sequence[int]) -> list[int]:
     """Token counts as a list, checked."""
-    counts = [tokens] if isinstance(tokens, int) else list(tokens)
-    if not counts or not all(isinstance(count, int) and count >= 1 for count in counts):
+    counts = [tokens] if isinstance(tokens, int) else list(tokens) if isinstance(tokens, Iterable) else []
+    if not counts or not all(type(count) is int and count >= 1 for count in counts):
         raise InvalidArgumentError(f"expected token counts of at least 1, got {tokens!r}")
     return counts
 

@@ -46,6 +46,16 @@ def _warn_once(device: torch.device, scheme: Scheme) -> None:
     )
 
 
+def _check(x: Any, inner: int) -> None:
+    """Refuses what is no matrix [..., inner], and an input with a tangent, which the operators would drop without a word."""
+    if not isinstance(x, torch.Tensor):
+        raise InvalidArgumentError(f"expected activations in a torch.Tensor, got {type(x).__name__}")
+    if x.dim() == 0 or x.shape[-1] != inner:
+        raise InvalidArgumentError(f"expected activations [..., {inner}], got {list(x.shape)}")
+    if not torch.compiler.is_compiling():
+        ops.refuse_tangent(x)
+
+
 class SparseLinear(nn.Linear):
     """``y = x @ weight.T + bias`` with a 2:4 weight; see `from_dense`. For inference.
 
@@ -151,7 +161,7 @@ class SparseLinear(nn.Linear):
         if given is not None and given[0] is input:
             object.__setattr__(self, "_given", None)  # for its memory
             return given[1]
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and type(input) is torch.Tensor:
             straight = self._straight.get(input.dtype)
             if straight is not None and straight.takes(input):
                 if not self.dense_tokens or not self.prefers_dense(input.numel() // self.in_features):
@@ -165,8 +175,7 @@ class SparseLinear(nn.Linear):
         if torch.compiler.is_exporting():  # the program keeps a linear with this very weight
             with torch._C.DisableTorchFunctionSubclass():
                 return F.linear(input, weight, self.bias)
-        if input.dim() == 0 or input.shape[-1] != self.in_features:
-            raise InvalidArgumentError(f"expected activations [..., {self.in_features}], got {list(input.shape)}")
+        _check(input, self.in_features)
         if not torch.compiler.is_compiling():
             self._prepare(weight, input)
         first = weight.packed
@@ -214,7 +223,8 @@ class SparseLinear(nn.Linear):
         key = kernels.LinearKey(
             weight.features, weight.inner_size, weight.scheme.name, dtype, held, target, device, sparse
         )
-        return StraightCall([self], kernels.linear_kernel(key), [packed, weight.scale, self.bias])
+        arguments = [packed, weight.scale, self.bias]
+        return StraightCall([self], weight.inner_size, weight.device, kernels.linear_kernel(key), arguments)
 
     # ---- State
 
@@ -338,6 +348,7 @@ class QuantizedLinear(nn.Linear):
     def _decide(self) -> None:
         """On a GPU the weight is kept in the order of the kernels, and [N, K] is let go."""
         self._packed = None
+        self._straight: dict[torch.dtype, StraightCall] = {}
         weight: Any = self._parameters["weight"]
         target = kernels.linear_target(self.scheme.name, self.in_features, weight.device)
         if weight.device.type == "cuda" and target:
@@ -352,12 +363,38 @@ class QuantizedLinear(nn.Linear):
         return layout.unpack_dense(self._packed, self.out_features, self.in_features, self.scheme.storage, self._order)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name
-        if input.shape[-1] != self.in_features:
-            raise InvalidArgumentError(f"expected activations [..., {self.in_features}], got {list(input.shape)}")
+        if not torch.compiler.is_compiling() and type(input) is torch.Tensor:
+            straight = self._straight.get(input.dtype)
+            if straight is not None and straight.takes(input):
+                return straight.run(input)
+        _check(input, self.in_features)
+        if not torch.compiler.is_compiling():
+            self._prepare(input)
         weight = self.weight if self._packed is None else self._packed
         return torch.ops.sparseflow.dense_linear(
             input, weight, self.scale, self.bias, self.out_features, self.scheme.name, self._order
         )
+
+    def _prepare(self, x: torch.Tensor) -> None:
+        """Has the kernel at hand for later calls in eager mode."""
+        known = self._straight.get(x.dtype)
+        device = self.scale.device
+        target = kernels.linear_target(self.scheme.name, self.in_features, device)
+        if self._packed is None or target is None or (known is not None and known.holds()):
+            return
+        if type(x) is torch.Tensor and x.device == device and x.dtype in kernels.ACTIVATION_DTYPES:
+            held = None if self.bias is None else self.bias.dtype
+            key = kernels.LinearKey(
+                self.out_features, self.in_features, self.scheme.name, x.dtype, held, target, device.type, sparse=False
+            )
+            arguments = [self._packed, self.scale, self.bias]
+            self._straight[x.dtype] = StraightCall(
+                [self], self.in_features, device, kernels.linear_kernel(key), arguments
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what can be made again."""
+        return self.__dict__ | {"_straight": {}}
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantizedLinear:
         """Moves; a cast reaches the bias alone."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import InvalidArgumentError
 from . import layout
@@ -90,6 +91,8 @@ def _why_dense(candidate: _Candidate, owners: dict[int, list[str]], skip: Sequen
         return "skipped by name"
     if isinstance(layer, (SparseLinear, QuantizedLinear)):
         return "converted already"
+    if is_lazy(weight):
+        return "has no weight yet; run the model once"
     if type(layer) is not nn.Linear:
         return f"is a {type(layer).__name__}, which may do more with its weight than nn.Linear does"
     if layer._parameters.get("weight") is None:
@@ -115,6 +118,8 @@ def _other_products(model: nn.Module) -> list[LayerReport]:
     rows = []
     for module_name, module in model.named_modules():
         for name, weight in module.named_parameters(module_name, recurse=False):
+            if is_lazy(weight):
+                continue
             reason, shape = "", list(weight.shape)
             if type(module).__name__ == "Conv1D" and weight.dim() == 2:
                 reason, shape = "is a Conv1D, whose weight stands as [K, N]; make it an nn.Linear first", shape[::-1]
@@ -184,7 +189,7 @@ def _convert(
     for name, candidate in candidates.items():
         if name not in rows:
             weight = candidate.layer.weight
-            held = weight.nbytes
+            held = 0 if is_lazy(weight) else weight.nbytes
             rows[name] = LayerReport(
                 name, candidate.layer.out_features, candidate.layer.in_features, "dense", candidate.reason,
                 bytes_before=held, bytes_after=held,

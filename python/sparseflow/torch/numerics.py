@@ -26,13 +26,13 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def quantize_rows(x: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor]:
     """[R, K] rounded to the scheme's 8 bits, one f32 scale [R, 1] a row: largest magnitude / largest value.
 
-    To nearest even. A row of zeros has scale 1.
+    To nearest even. A row of zeros has scale 1. A row with NaN or infinity has a scale that makes all its products NaN.
     """
     wide = x.float()
     largest = wide.abs().amax(dim=1, keepdim=True)
     # A row so small that its scale would vanish gets the smallest normal one.
     scale = (largest / scheme.largest).clamp_min(torch.finfo(torch.float32).tiny)
-    scale = torch.where(largest > 0, scale, torch.ones_like(scale))
+    scale = torch.where(largest == 0, torch.ones_like(scale), scale)
     rounded = (wide / scale).clamp(-scheme.largest, scheme.largest)
     return (rounded.round() if scheme.storage is torch.int8 else rounded).to(scheme.storage), scale
 

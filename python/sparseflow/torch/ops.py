@@ -19,6 +19,7 @@ from bisect import bisect_left
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from ..errors import InvalidArgumentError
 from . import kernels, layout, numerics
@@ -265,11 +266,21 @@ def _decompress_fake(values: torch.Tensor, bitmask: torch.Tensor) -> torch.Tenso
     return values.new_empty(values.shape[0], 2 * values.shape[1])
 
 
-def _refuse(context: Any, *gradients: Any) -> Any:
-    raise NotImplementedError(
-        "expected no gradient through a SparseFlow layer, which is for inference, got a call to backward; run the model "
-        "under torch.no_grad() or torch.inference_mode(), and train the dense model before it is sparsified"
+def _no_gradient(what: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"expected no gradient through a SparseFlow layer, which is for inference, got {what}; run the model under "
+        "torch.no_grad() or torch.inference_mode(), and train the dense model before it is sparsified"
     )
+
+
+def _refuse(context: Any, *gradients: Any) -> Any:
+    raise _no_gradient("a call to backward")
+
+
+def refuse_tangent(x: torch.Tensor) -> None:
+    """Raises NotImplementedError for forward-mode differentiation, whose tangent an operator would drop without a word."""
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
+        raise _no_gradient("an input with a tangent")
 
 
 def _register() -> None:

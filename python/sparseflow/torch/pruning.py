@@ -22,6 +22,7 @@ from .schemes import Scheme, scheme_named
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
 _BLOCK = 128  # columns that SparseGPT decides before it updates the rest of the matrix
+_UNSEEN = 1e-12  # the worth of an input that was zero in all calibration data, which says nothing of the others
 _DAMPING = 0.01  # of the mean of H's diagonal
 
 
@@ -85,7 +86,9 @@ def prune(
             f"expected calibration data for {method}, got none; pass calibration=batches, or use method='magnitude'"
         )
     if method == "wanda":
-        mask = _keep_two(wide.abs() * statistics.squares.to(wide.device).sqrt())
+        norms = statistics.squares.to(wide.device).sqrt()
+        # Inputs that were never seen rank last, by magnitude.
+        mask = _keep_two(wide.abs() * norms.clamp_min(_UNSEEN * float(norms.max()) or 1.0))
         return torch.where(mask, weight.detach(), torch.zeros_like(weight))
     if statistics.hessian is None:
         raise InvalidArgumentError("expected statistics for sparsegpt, got those for wanda; Statistics(K, 'sparsegpt')")
@@ -113,7 +116,6 @@ def _inverse_factor(statistics: Statistics, device: torch.device) -> tuple[torch
 
 def _sparsegpt(weight: torch.Tensor, statistics: Statistics, scheme: Scheme) -> torch.Tensor:
     upper, dead = _inverse_factor(statistics, weight.device)
-    weight[:, dead] = 0
     inner = weight.shape[1]
     scale = _row_scale(weight, scheme)
     for begin in range(0, inner, _BLOCK):
@@ -122,7 +124,9 @@ def _sparsegpt(weight: torch.Tensor, statistics: Statistics, scheme: Scheme) -> 
         mask = None
         for k in range(begin, end):
             if k % 4 == 0:
-                mask = _keep_two(weight[:, k : k + 4].square() / upper.diagonal()[k : k + 4].square())
+                # Inputs that were never seen rank last, by magnitude.
+                worth = torch.where(dead[k : k + 4], _UNSEEN, 1 / upper.diagonal()[k : k + 4].square())
+                mask = _keep_two(weight[:, k : k + 4].square() * worth)
             assert mask is not None
             column = weight[:, k]
             decided = _rounded(column, scale, scheme) * mask[:, k % 4]

@@ -173,7 +173,10 @@ def siblings_in(function: ast.FunctionDef, layers: set[str]) -> dict[str, list[s
         if len(set(children)) < 2 or len(set(children)) != len(children):
             continue
         last = calls[-1][0]
-        before = [node for each in function.body[: last + 1] for node in ast.walk(each)]
+        final: ast.AST = function.body[last]
+        if isinstance(final, (ast.Assign, ast.AnnAssign)) and final.value is not None:
+            final = final.value  # whatever it is bound to afterwards
+        before = [node for each in (*function.body[:last], final) for node in ast.walk(each)]
         uses = [node for node in before if isinstance(node, ast.Name) and node.id == name]
         leaves = any(isinstance(node, ast.Return) for each in function.body[:last] for node in ast.walk(each))
         if (
@@ -186,12 +189,14 @@ def siblings_in(function: ast.FunctionDef, layers: set[str]) -> dict[str, list[s
 
 
 def _is_harmless(name: ast.Name, parents: dict[ast.AST, ast.AST], owner: str, layers: set[str]) -> bool:
-    """Whether a use of x leaves it as it is: a layer reads it, or somebody asks for its shape."""
+    """Whether a use of x leaves it as it is: a layer or arithmetic reads it, or somebody asks for its shape."""
     parent = parents[name]
     if not isinstance(name.ctx, ast.Load):
         return False
     if isinstance(parent, ast.Attribute):
         return parent.attr in _HARMLESS
+    if isinstance(parent, (ast.BinOp, ast.UnaryOp, ast.Compare)):
+        return True
     call = _sibling_call(parent, owner)
     return call is not None and call[0] in layers
 

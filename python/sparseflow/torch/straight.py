@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from ..executable import Executable
 
@@ -38,6 +39,7 @@ def is_plain(x: torch.Tensor, inner: int, device: torch.device) -> bool:
         and not _autocast(device.type)
         and not (x.requires_grad and _gradients())
         and _transform() is None
+        and forward_ad._current_level < 0
     )
 
 
@@ -45,24 +47,31 @@ class StraightCall:
     """The kernel of some layers on an x [..., K]: `run(x)`, where `takes(x)`.
 
     Args:
-        layers: the `SparseLinear` layers; all have their K and their device from the first.
+        layers: the layers, whose weights are watched.
+        inner: K.
+        device: where the weights are, and x has to be.
         executable: takes x [rows, K], and then the arguments.
         arguments: packed weights, scales and biases, as the executable has them.
     """
 
-    def __init__(self, layers: Sequence[Any], executable: Executable, arguments: Sequence[torch.Tensor | None]):
+    def __init__(
+        self,
+        layers: Sequence[Any],
+        inner: int,
+        device: torch.device,
+        executable: Executable,
+        arguments: Sequence[torch.Tensor | None],
+    ):
         self.layers = list(layers)
-        self._held = [(layer, layer._parameters["weight"], layer._parameters["bias"]) for layer in layers]
-        weight = layers[0].local_weight
-        self.inner, self.device = weight.inner_size, weight.device
+        self._held = [(layer, name, each) for layer in layers for name, each in layer._parameters.items()]
+        self.inner, self.device = inner, device
         self._call: Callable[..., Any] = executable._call_on_rows
         self._arguments = [each for each in arguments if each is not None]
 
     def holds(self) -> bool:
         """Whether the layers have the weights that they had."""
-        for layer, weight, bias in self._held:
-            parameters = layer._parameters
-            if parameters["weight"] is not weight or parameters["bias"] is not bias:
+        for layer, name, each in self._held:  # noqa: SIM110 - all() of a generator takes three times as long
+            if layer._parameters[name] is not each:
                 return False
         return True
 

@@ -104,6 +104,9 @@ class SparseWeight(torch.Tensor):
             got = "none" if scale is None else f"{list(scale.shape)} of {scale.dtype}"
             wants = f"{features} scales of float32" if scheme.quantized else "no scale"
             raise InvalidArgumentError(f"expected {wants} for {scheme.name}, got {got}")
+        if scale is not None and not scale.is_meta and not bool(torch.isfinite(scale).all()):
+            row = int((~torch.isfinite(scale.reshape(-1))).nonzero()[0])
+            raise InvalidArgumentError(f"expected finite scales, got {float(scale.reshape(-1)[row])} in row {row}")
         if not bitmask.is_meta:
             masks = torch.stack([bitmask & 15, bitmask >> 4], dim=2).reshape(features, -1)[:, : inner // 4]
             legal = torch.zeros(16, dtype=torch.bool, device=bitmask.device)

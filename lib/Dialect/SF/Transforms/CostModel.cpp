@@ -27,9 +27,13 @@ constexpr double kSharedBytesPerClock = 128;
 /// Bytes that the L2 gives one multiprocessor in a clock when all ask: its threads, or its copy
 /// engine.
 constexpr double kL2BytesPerClock = 40, kCopyEngineBytesPerClock = 64;
-/// Clocks from a global load to its data, under load.
-constexpr double kLatencyClocks = 900;
-/// The tensor cores and the shared-memory port overlap but for this part of the lesser one's time.
+/// Clocks from a global load to its data, under load; those of the copy engine's come from DRAM.
+constexpr double kLatencyClocks = 900, kCopyEngineLatencyClocks = 2000;
+/// Clocks of a warpgroup's step that multiplies little: its barriers, and each product, which waits
+/// for the one before.
+constexpr double kStepClocks = 115, kProductClocks = 75;
+/// Two resources that work at once, as the tensor cores and the shared-memory port, or a kernel and
+/// DRAM, overlap but for this part of the lesser one's time.
 constexpr double kOverlapLoss = 0.1;
 /// Clocks that a block loses at the barrier of each stage; another resident block hides them.
 constexpr double kBarrierClocks = 100;
@@ -51,6 +55,8 @@ constexpr double kLaunchMicroseconds = 2.5;
 /// of one weight's values in two steps.
 constexpr int64_t kOtherRegisters = 100, kOtherWarpgroupRegisters = 40, kValueRegisters = 16;
 constexpr int64_t kMaxRegisters = 255;
+/// Accumulators a thread that most epilogues leave room for.
+constexpr int64_t kMostAccumulators = 128;
 
 /// Features x tokens of a tile, and its warps. A warp's features are a whole packed chunk, 64.
 /// Missing are tiles that four warps would fill with 128 accumulators a thread: with twice the
@@ -72,14 +78,17 @@ constexpr int64_t kSplits[] = {1, 2, 4, 8};
 /// Each copy holds addresses and a predicate; more than this spills.
 constexpr int64_t kMaxTokenCopiesPerThread = 8;
 
-SmallVector<TileShape> getTiles(bool warpgroups) {
+SmallVector<TileShape> getTiles(bool warpgroups, int64_t maxFeatures) {
   if (!warpgroups)
     return SmallVector<TileShape>(ArrayRef(kTiles));
   constexpr int64_t warpFeatures = 16;
   SmallVector<TileShape> tiles;
-  for (int64_t features : kWarpgroupFeatures)
+  for (int64_t features : kWarpgroupFeatures) {
+    if (features > maxFeatures)
+      continue;
     for (int64_t tokens : kWarpgroupTokens)
       tiles.push_back({features, tokens, features / warpFeatures, 1});
+  }
   return tiles;
 }
 
@@ -92,6 +101,13 @@ int64_t getTokenCopiesPerThread(const MatmulShape &shape, KernelConfigAttr confi
   return bytes / copyBytes / config.getNumThreads();
 }
 
+/// Products that a warpgroup issues in a step.
+double countProducts(const MatmulShape &shape, KernelConfigAttr config) {
+  double rowBytes = double(config.getTileK()) * shape.elementBits / 8,
+         productBytes = shape.isSparse ? 64 : 32;
+  return shape.numWeights * rowBytes / productBytes;
+}
+
 /// Clocks in which one multiprocessor computes one stage of one block.
 double getStageClocks(const MatmulShape &shape, KernelConfigAttr config, const ChipInfo &chip,
                       int64_t stageBytes) {
@@ -99,9 +115,10 @@ double getStageClocks(const MatmulShape &shape, KernelConfigAttr config, const C
   if (config.isWarpSpecialized()) {
     // wgmma takes half a clock a token, and where it is sparse 16 more to read 64 features from
     // shared memory: measured. Values that come by registers pass the same port.
-    double stepBytes = shape.isSparse ? 64 : 32, operandClocks = shape.isSparse ? 16 : 8;
-    return shape.numWeights * (config.getTileFeatures() / double(kPackedChunkFeatures)) *
-           (rowBytes / stepBytes) * (config.getTileTokens() / 2.0 + operandClocks);
+    double operandClocks = shape.isSparse ? 16 : 8;
+    return countProducts(shape, config) *
+           (config.getTileFeatures() / double(kPackedChunkFeatures)) *
+           (config.getTileTokens() / 2.0 + operandClocks);
   }
   double macs = double(shape.isSparse ? chip.sparseF16PerClock : chip.denseF16PerClock) * 16 /
                 shape.elementBits;
@@ -175,11 +192,17 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
     if (config.getCluster() > 2)
       multiprocessors *= kClusterOccupancy;
   }
+  // No row of x is copied that is not there.
+  double copiedBytes = stageBytes - std::max<int64_t>(config.getTileTokens() - tokens, 0) *
+                                        double(config.getTileK()) * shape.elementBits / 8;
+  double latency = (warpgroups ? kCopyEngineLatencyClocks : kLatencyClocks) / (stages - 1);
+  if (warpgroups)
+    latency = std::max(latency, kStepClocks + kProductClocks * countProducts(shape, config));
   auto waveClocks = [&](int64_t blocks) -> double {
     if (blocks == 0)
       return 0;
-    double step = std::max({blocks * busy + kBarrierClocks / blocks,
-                            blocks * stageBytes / l2BytesPerClock, kLatencyClocks / (stages - 1)});
+    double step = std::max(
+        {blocks * busy + kBarrierClocks / blocks, blocks * copiedBytes / l2BytesPerClock, latency});
     return steps * step + edgeClocks;
   };
   int64_t blocks = divideCeil(shape.features, config.getTileFeatures()) *
@@ -207,7 +230,8 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
                    shape.features * weightRow;
     memoryMicroseconds += again / (l2BytesPerClock * chip.multiprocessors * chip.clockGHz * 1e3);
   }
-  microseconds = std::max(microseconds, memoryMicroseconds) + kLaunchMicroseconds;
+  microseconds = std::max(microseconds, memoryMicroseconds) +
+                 kOverlapLoss * std::min(microseconds, memoryMicroseconds) + kLaunchMicroseconds;
 
   // The parts are written and read once more, in a kernel of its own.
   if (config.getSplitK() > 1 && !config.splitsInCluster()) {
@@ -228,19 +252,26 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
     maxAccumulators /= 2;
   // The smallest tile has to do for everything.
   constexpr int64_t fewestAccumulators = 16;
+  // Fewer are asked for where registers are short, and two warpgroups have the most for each
+  // thread.
+  int64_t maxFeatures = maxAccumulators < kMostAccumulators ? 128 : 256;
   maxAccumulators = std::max<int64_t>(maxAccumulators, fewestAccumulators * shape.numWeights);
   bool warpgroups = usesWarpgroups(shape, chip);
   Atom atom = warpgroups ? (shape.isSparse ? Atom::WgmmaSp : Atom::Wgmma)
                          : (shape.isSparse ? Atom::MmaSp : Atom::Mma);
-  for (const TileShape &tile : getTiles(warpgroups))
+  for (const TileShape &tile : getTiles(warpgroups, maxFeatures))
     for (int64_t chunks : {2, 1})
       for (int64_t split : kSplits) {
         // A part of K is at least a few steps, else the ring never fills.
         constexpr int64_t minSteps = 4;
         if (split > 1 && shape.inner < split * minSteps * chunks * chunk)
           continue;
-        // A warpgroup waits rarely enough with one chunk, and more stages are in flight.
-        if (chunks > 1 && (shape.inner <= chunk || warpgroups))
+        // A warpgroup waits rarely enough with one chunk, but for few tokens; rows of x then lie in
+        // two panels, which only powers of two can.
+        constexpr int64_t fewTokens = 64;
+        if (chunks > 1 &&
+            (shape.inner <= chunk ||
+             (warpgroups && (tile.tokens > fewTokens || !llvm::isPowerOf2_64(tile.tokens)))))
           continue;
         int64_t raster = warpgroups ? 16 : 8;
         auto makeConfig = [&](std::optional<int64_t> stages, int64_t cluster) {
@@ -248,10 +279,11 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
                                        tile.tokens, chunks * chunk, tile.warpsFeatures,
                                        tile.warpsTokens, stages, split, cluster, raster, atom);
         };
-        // Parts of K are added up inside of a cluster where its blocks can share the tokens.
-        constexpr int64_t atomTokens = 8;
+        // Two parts of K are added up inside of a cluster; more of its blocks find no room
+        // together.
+        constexpr int64_t pair = 2, atomTokens = 8;
         int64_t cluster =
-            warpgroups && tile.tokens % (split * atomTokens) == 0 ? split : int64_t(1);
+            warpgroups && split == pair && tile.tokens % (pair * atomTokens) == 0 ? pair : 1;
         KernelConfigAttr config = makeConfig(/*stages=*/std::nullopt, cluster);
         // Two chunks of k a stage need fewer barriers and more registers: fragments and addresses
         // of both.
@@ -267,9 +299,14 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
                 minStages) {
           candidates.push_back(config);
           // Shallower rings let one more small block be resident, which may save a wave.
-          constexpr int64_t fewTokens = 64, shallowStages = 5, pair = 2;
+          // Deeper ones hide what DRAM takes where few blocks ask.
+          constexpr int64_t shallowStages = 5, deepStages = 16;
           if (warpgroups && tile.tokens <= fewTokens)
             candidates.push_back(makeConfig(shallowStages, cluster));
+          if (warpgroups && tile.tokens <= fewTokens &&
+              config.getInboxBytes(shape.numWeights) + deepStages * stageBytes <
+                  chip.sharedMemoryPerBlock)
+            candidates.push_back(makeConfig(deepStages, cluster));
           if (warpgroups && tile.tokens > 2 * fewTokens && split == 1 &&
               divideCeil(shape.features, tile.features) % pair == 0)
             candidates.push_back(makeConfig(/*stages=*/std::nullopt, pair));
