@@ -13,11 +13,19 @@
 // CHECK-SAME: %[[X:[a-z0-9]+]]: memref<?x256xf16>, %[[W:[a-z0-9]+]]: memref<4x4x2048xf16>, %[[M:[a-z0-9]+]]: memref<4x4x128xi32>, %[[STEPS:[a-z0-9]+]]: index, %[[MAP:[a-z0-9]+]]: !sf_tile.tensor_map<8x64xf16, of = 0>
 // CHECK-SAME: attributes {persistent,
 // CHECK-NOT: sf_tile.tile_id
+// CHECK: %[[TOKENS:.*]] = memref.dim %[[X]]
 // CHECK: %[[INIT:.*]] = sf_tile.splat
 // CHECK: %[[XRING:.*]] = sf_tile.ring : <3 x 8x64xf16
 // CHECK: %[[WRING:.*]] = sf_tile.ring : <3 x 64x32xf16
 // CHECK: %[[MRING:.*]] = sf_tile.ring : <3 x 64x16xi4
 // CHECK: %[[BARRIERS:.*]] = sf_tile.barriers {consumers = 4 : i64} : <3>
+//
+// The bytes of a stage's three parts, 1024 + 4096 + 512, less 128 for each row of X's box that the matrix has not.
+// CHECK: %[[ROWS:.*]] = arith.minsi %[[TOKENS]], %c8{{.*}} : index
+// CHECK: %[[MISSING:.*]] = arith.subi %c8{{.*}}, %[[ROWS]] : index
+// CHECK: %[[LESS:.*]] = arith.muli %[[MISSING]], %c128 : index
+// CHECK: %[[LESS_I32:.*]] = arith.index_cast %[[LESS]] : index to i32
+// CHECK: %[[BYTES:.*]] = arith.subi %c5632_i32, %[[LESS_I32]] : i32
 //
 // The producer. Blocks stay and take one tile after the other; the position in the ring goes on from tile to tile. A stage's first
 // phase, empty, counts as over, hence parity 1.
@@ -27,8 +35,7 @@
 // CHECK-NEXT:   %[[FEATURE:.*]], %[[TOKEN:.*]], %{{.*}} = sf_tile.tile_id %{{.*}} number %[[TILE]] {feature_tiles = 4 : i64, raster = 2 : i64, splits = 1 : i64, tile_tokens = 8 : i64}
 // CHECK-NEXT:   %[[ROW:.*]] = arith.muli %[[TOKEN]], %{{.*}} : index
 //
-// In each step: wait until the stage is empty, announce the bytes of its three parts (1024 + 4096 + 512), issue the copies. The
-// parity flips where the stage returns to 0.
+// In each step: wait until the stage is empty, announce the bytes, issue the copies. The parity flips where the stage returns to 0.
 // CHECK:        %[[FILLED:.*]]:2 = scf.for %[[K:.*]] = %{{.*}} to %[[STEPS]] step %{{.*}} iter_args(%[[S:.*]] = %[[S0]], %[[P:.*]] = %[[P0]]) -> (index, i32) {
 // CHECK-NEXT:     sf_tile.acquire %[[BARRIERS]][%[[S]]] parity %[[P]] bytes %[[BYTES]] : <3>
 // CHECK-NEXT:     sf_tile.copy_async %[[MAP]][%[[ROW]], %[[K]]] [8, 64] to %[[XRING]][%[[S]]] signals %[[BARRIERS]] logical
