@@ -335,7 +335,7 @@ def test_a_weight_that_is_there_twice_is_refused(rng, tmp_path):
     weight = canonical.quantized(random_24(rng, (32, 64), np.float32), "f16")
     tensors = canonical.encode("a.weight", weight) | {"a.weight": weight.dense()}
     checkpoints.write_file(tmp_path / "model.safetensors", tensors)
-    with pytest.raises(sf.InvalidProgramError, match="expected 'a.weight' once, got it as dense and as sparseflow"):
+    with pytest.raises(sf.InvalidProgramError, match="expected 'a.weight' once, got it as sparseflow and as dense"):
         checkpoints.open_checkpoint(tmp_path)
 
 
