@@ -116,13 +116,15 @@ def _draw_config(product: Product, rng: np.random.Generator, device: Device) -> 
     split = f", split_k = {rng.integers(2, 5)}" if rng.random() < 0.3 else ""
     if has_warpgroups and product.k * size % 16 == 0:
         tile = str(rng.choice(WARPGROUP_TILES))
-        warps, atom = f"{int(tile.split('x')[0]) // 16}x1", "wgmma"
+        warps, atom = f"{int(tile.split('x')[0]) // 16}x1", "wgmma_sp" if product.sparse else "wgmma"
+        if product.sparse and rng.random() < 0.25:
+            atom += "_rs"  # values by registers
     else:
         tile, warps = WARP_TILES[int(rng.integers(len(WARP_TILES)))]
-        atom = "mma"
+        atom = "mma_sp" if product.sparse else "mma"
     features, tokens, inner = tile.split("x")
     tile = f"{features}x{tokens}x{int(inner) * 2 // size}"
-    return f"tile = {tile}, warps = {warps}, atom = {atom}{'_sp' if product.sparse else ''}{split}"
+    return f"tile = {tile}, warps = {warps}, atom = {atom}{split}"
 
 
 def _own(dtype: str) -> str:
@@ -137,7 +139,9 @@ def compile_product(device: Device, product: Product, model: Any, **options: Any
     try:
         return device.compile(model, config=product.config, **options)
     except sf.InvalidProgramError as error:
-        if not product.config or not any(reason in str(error) for reason in ("register spills", "shared memory")):
+        if not product.config or not any(
+            reason in str(error) for reason in ("register spills", "shared memory", "ptxas serialized")
+        ):
             raise
         return device.compile(model, **options)
 
