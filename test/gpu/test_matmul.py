@@ -94,6 +94,11 @@ WARPGROUP_CONFIGS = [
     "tile = 64x256x64, warps = 4x1",
     "tile = 64x64x64, warps = 4x1, stages = 3, split_k = 3",
     "tile = 64x8x64, warps = 4x1",
+    # The blocks of a cluster divide K and add up what they have.
+    "tile = 64x16x64, warps = 4x1, split_k = 2, cluster = 2",
+    "tile = 128x48x64, warps = 8x1, split_k = 2, cluster = 2",
+    "tile = 128x128x64, warps = 8x1, stages = 3, split_k = 4, cluster = 4",
+    "tile = 64x256x64, warps = 4x1, stages = 2, split_k = 8, cluster = 8",
 ]
 
 
@@ -109,6 +114,33 @@ def test_warpgroup_config(device: Device, dtype: str, config: str, sparse: bool)
     exe, w = product(device, dtype, 520, 1104, sparse=sparse, config=f"{config}, atom = {atom}", target="sm_90a")
     for m in (0, 5, 128, 333):
         check_product(device, exe, w, dtype, m, strided=m == 333)
+
+
+# Fewer tokens than a tile has, one more, and last tiles that move back; boxes of copies have as many rows as the matrix at most.
+RAGGED_TOKENS = [1, 7, 8, 15, 16, 63, 64, 65, 127, 129, 255, 257, 300]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "tile = 64x16x64, warps = 4x1",
+        "tile = 128x192x64, warps = 8x1",
+        "tile = 128x256x64, warps = 8x1",
+        "tile = 128x128x64, warps = 8x1, cluster = 2",
+        "tile = 64x64x64, warps = 4x1, split_k = 2",
+        "tile = 64x128x64, warps = 4x1, split_k = 2, cluster = 2",
+        "tile = 64x64x64, warps = 4x1, split_k = 8, cluster = 8",
+    ],
+)
+@pytest.mark.parametrize("dtype", ["f16", "i8", "e4m3"])
+def test_ragged_tokens(device: Device, dtype: str, config: str) -> None:
+    if device.name == "cuda" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("wgmma exists on sm_90a alone")
+    if dtype != "f16":
+        config = config.replace("x64,", "x128,")
+    exe, w = product(device, dtype, 256, 1104, config=f"{config}, atom = wgmma_sp", target="sm_90a")
+    for m in RAGGED_TOKENS:
+        check_product(device, exe, w, dtype, m, strided=m % 2 == 1)
 
 
 @pytest.mark.parametrize(
@@ -315,11 +347,20 @@ def test_guide(gpu: Device, shape: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("dtype", ["f16", "i8"])
 @pytest.mark.parametrize(
-    "config", [None, "tile = 64x64x128, warps = 1x4, split_k = 4, atom = mma_sp"], ids=["chosen", "split_k"]
+    "config",
+    [
+        None,
+        "tile = 64x64x128, warps = 1x4, split_k = 4, atom = mma_sp",
+        "tile = 64x64x128, warps = 4x1, split_k = 4, cluster = 4, atom = wgmma_sp",
+    ],
+    ids=["chosen", "split_k", "cluster"],
 )
 def test_same_input_same_bits(device: Device, dtype: str, config: str | None) -> None:
+    wgmma = config is not None and "wgmma" in config
+    if wgmma and device.name == "cuda" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("wgmma exists on sm_90a alone")
     n, k, m, runs = (1024, 2048, 700, 50) if device.name == "cuda" else (64, 1024, 20, 2)
-    exe, _ = product(device, dtype, n, k, config=config)
+    exe, _ = product(device, dtype, n, k, config=config, **({"target": "sm_90a"} if wgmma else {}))
     x = device.random(dtype, m, k)
     first = exe(x)
     for _ in range(runs):
