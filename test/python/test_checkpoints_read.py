@@ -293,6 +293,52 @@ def test_sparseflows_own(rng, tmp_path):
         assert (checkpoint.read(second).dense() == int4.dense()).all()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "part", "change", "message"),
+    [
+        (
+            "int8",
+            "scale",
+            None,
+            "'a.weight': expected scales beside values of int8, got none; the checkpoint is incomplete",
+        ),
+        ("fp8", "scale", None, "'a.weight': expected scales beside values of fp8, got none"),
+        ("int8", "scale", np.nan, "'a.weight': expected finite scales, got others in row 3"),
+        ("f16", "values", np.inf, "'a.weight': expected finite values, got others in row 3"),
+        ("bf16", "values", np.nan, "'a.weight': expected finite values, got others in row 3"),
+        ("fp8", "values", np.nan, "'a.weight': expected finite values, got others in row 3"),
+    ],
+)
+def test_what_is_incomplete_or_not_finite_names_its_layer(rng, tmp_path, scheme, part, change, message):
+    tensors = canonical.encode("a.weight", canonical.quantized(random_24(rng, (32, 64), np.float32), scheme))
+    array = tensors.pop(f"a.weight.{part}")
+    if change is not None:
+        array = array.copy()
+        array[3] = change
+        tensors[f"a.weight.{part}"] = array
+    checkpoints.write_file(tmp_path / "model.safetensors", tensors)
+    with checkpoints.open_checkpoint(tmp_path) as checkpoint, pytest.raises(sf.InvalidArgumentError, match=message):
+        checkpoint.read(entry_named(checkpoint, "a.weight"))
+
+
+def test_scales_of_another_dtype_are_read(rng, tmp_path):
+    weight = canonical.quantized(random_24(rng, (32, 64), np.float32), "int8")
+    tensors = canonical.encode("a.weight", weight)
+    tensors["a.weight.scale"] = tensors["a.weight.scale"].astype(np.float64)
+    checkpoints.write_file(tmp_path / "model.safetensors", tensors)
+    with checkpoints.open_checkpoint(tmp_path) as checkpoint:
+        (entry,) = checkpoint.entries
+        assert (checkpoint.read(entry).dense() == weight.dense()).all()
+
+
+def test_a_weight_that_is_there_twice_is_refused(rng, tmp_path):
+    weight = canonical.quantized(random_24(rng, (32, 64), np.float32), "f16")
+    tensors = canonical.encode("a.weight", weight) | {"a.weight": weight.dense()}
+    checkpoints.write_file(tmp_path / "model.safetensors", tensors)
+    with pytest.raises(sf.InvalidProgramError, match="expected 'a.weight' once, got it as sparseflow and as dense"):
+        checkpoints.open_checkpoint(tmp_path)
+
+
 def test_dense_with_zeros_is_told_by_scanning(rng, tmp_path):
     tensors = {
         "layers.0.up_proj.weight": random_24(rng, (32, 64), ml_dtypes.bfloat16),

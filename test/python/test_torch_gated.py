@@ -119,13 +119,19 @@ class OfTwoInputs(Block):
         return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x + 1))
 
 
+class OfItsSecond(Block):
+    def forward(self, mask=None, x=None):
+        return super().forward(x)
+
+
 class Branching(Block):
     def forward(self, x):
         return super().forward(x) if x.sum() > 0 else x
 
 
 @pytest.mark.parametrize(
-    ("kind", "is_found"), [(Block, True), (Swapped, True), (Clipped, False), (OfTwoInputs, False), (Branching, False)]
+    ("kind", "is_found"),
+    [(Block, True), (Swapped, True), (Clipped, False), (OfTwoInputs, False), (OfItsSecond, False), (Branching, False)],
 )
 def test_blocks_are_found_by_what_they_compute(kind, is_found):
     model = torch.nn.Sequential(kind()).half()
@@ -137,6 +143,14 @@ def test_blocks_are_found_by_what_they_compute(kind, is_found):
 
 def test_an_activation_that_kernels_lack_stays_apart():
     assert not gated.gated_blocks(make(act=torch.nn.Tanh()))
+
+
+def test_x_may_be_named():
+    model, x = make(), torch.randn(5, 64).half()
+    with torch.no_grad(), sf.torch.emulation():
+        assert torch.equal(model[0](x=x), model[0](x))
+        with pytest.raises(TypeError):
+            model[0](y=x)
 
 
 def test_another_activation_in_its_place_is_seen():

@@ -227,6 +227,23 @@ def test_threads_do_not_see_each_others_results():
     assert len(results) == 4 and all(all(each) for each in results.values())
 
 
+def test_vmap_goes_through_each_layer():
+    model, x = make("f16"), torch.randn(3, 2, 64).half()
+    with torch.no_grad(), sf.torch.emulation():
+        pack(model)
+        assert torch.equal(torch.vmap(model)(x), torch.stack([model(each) for each in x]))
+
+
+def test_a_layer_that_is_gone_is_missed_as_in_any_module():
+    model = make()
+    with torch.no_grad(), sf.torch.emulation():
+        pack(model)
+        model(torch.randn(2, 64).half())
+        del model[0].k
+        with pytest.raises(AttributeError, match="no attribute 'k'"):
+            model(torch.randn(2, 64).half())
+
+
 def test_copies_and_files_are_of_the_copied_module():
     model, x, file = make(), torch.randn(5, 64).half(), io.BytesIO()
     y = model(x)

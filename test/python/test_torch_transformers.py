@@ -7,6 +7,8 @@ import pytest
 import sparseflow as sf
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
+import safetensors.torch  # noqa: E402
+
 transformers = pytest.importorskip("transformers", reason="needs Transformers: pip install transformers")
 
 pytestmark = [
@@ -78,6 +80,38 @@ def test_load_save_and_load(name, scheme, tmp_path):
     again = type(model).from_pretrained(tmp_path / "sparse", dtype=torch.float16)
     assert again.config.quantization_config.quant_method == "sparseflow"
     assert torch.equal(logits(again, inputs), expected)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp8"])
+def test_dense_8_bit_layers_are_saved_and_loaded(scheme, tmp_path):
+    """Beside 2:4 ones. Without a note in the config, Transformers would read int8 into layers of floats."""
+    model, inputs = make("llama", torch.float16)
+    sf.dense_int8(model, scheme=scheme, skip=["mlp", "lm_head"])
+    sf.sparsify_model(model, skip="lm_head")
+    expected = logits(model, inputs)
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path, dtype=torch.float16)
+    assert all(torch.equal(each, again.state_dict()[name]) for name, each in model.state_dict().items())
+    assert error(logits(again, inputs), expected) < 1e-3  # the dense head's sum goes by where its weight lies
+    attention, mlp = again.model.layers[0].self_attn.q_proj, again.model.layers[0].mlp.up_proj
+    assert type(attention) is sf.nn.QuantizedLinear and type(mlp) is sf.nn.SparseLinear
+    assert attention.weight.element_size() == 1 and attention.scale.dtype is torch.float32
+    path = tmp_path / "model.safetensors"
+    state = {
+        name: each for name, each in safetensors.torch.load_file(path).items() if "1.self_attn.k_proj.sc" not in name
+    }
+    safetensors.torch.save_file(state, path, {"format": "pt"})
+    with pytest.raises(
+        sf.InvalidArgumentError, match="expected model.layers.1.self_attn.k_proj.scale in the checkpoint"
+    ):
+        type(model).from_pretrained(tmp_path)
+
+
+def test_a_config_that_is_none():
+    with pytest.raises(sf.InvalidArgumentError, match="expected layers to be schemes by name, got list"):
+        sf.SparseFlowConfig(layers=["q_proj"])
+    with pytest.raises(sf.InvalidArgumentError, match="'q': expected a scheme of f16, .*, dense fp8, got 'dense f16'"):
+        sf.SparseFlowConfig(layers={"q": "dense f16"})
 
 
 def test_names_to_skip_are_checked_and_kept(tmp_path):

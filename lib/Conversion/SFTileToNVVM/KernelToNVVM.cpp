@@ -206,6 +206,44 @@ struct LowerDim : OpConversionPattern<memref::DimOp> {
   }
 };
 
+struct LowerIsContiguous : OpConversionPattern<IsContiguousOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(IsContiguousOp op, OneToNOpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    Emitter e(rewriter, op.getLoc());
+    GlobalMemory memory(e, cast<MemRefType>(op.getSource().getType()), adaptor.getSource());
+    Value result = arith::ConstantOp::create(rewriter, e.loc, rewriter.getBoolAttr(true));
+    Value expected = e.i64(1);
+    for (size_t dim = memory.sizes.size(); dim-- > 0;) {
+      Value equal = arith::CmpIOp::create(rewriter, e.loc, arith::CmpIPredicate::eq,
+                                          memory.strides[dim], expected);
+      result = arith::AndIOp::create(rewriter, e.loc, result, equal);
+      expected = e.mul(expected, memory.sizes[dim]);
+    }
+    rewriter.replaceOp(op, result);
+    return success();
+  }
+};
+
+/// To the same memref with strides that its type tells.
+struct LowerCast : OpConversionPattern<memref::CastOp> {
+  using OpConversionPattern::OpConversionPattern;
+
+  LogicalResult matchAndRewrite(memref::CastOp op, OneToNOpAdaptor adaptor,
+                                ConversionPatternRewriter &rewriter) const override {
+    auto source = dyn_cast<MemRefType>(op.getSource().getType()),
+         result = dyn_cast<MemRefType>(op.getType());
+    if (!source || !result || source.getShape() != result.getShape() ||
+        !llvm::all_of(result.getStridesAndOffset().first,
+                      [](int64_t stride) { return !ShapedType::isDynamic(stride); }))
+      return rewriter.notifyMatchFailure(op, "expected a cast that only makes strides static");
+    ValueRange converted = adaptor.getSource();
+    rewriter.replaceOpWithMultiple(op, {converted.take_front(1 + result.getNumDynamicDims())});
+    return success();
+  }
+};
+
 struct LowerView : OpConversionPattern<ViewOp> {
   using OpConversionPattern::OpConversionPattern;
 
@@ -232,8 +270,8 @@ struct LowerGridDependency : OpConversionPattern<Op> {
 
 void sparseflow::populateKernelPatterns(const TileTypeConverter &converter,
                                         RewritePatternSet &patterns) {
-  patterns.add<LowerKernel, LowerReturn, LowerTileId, LowerTileRange, LowerDim, LowerView,
-               LowerGridDependency<GridWaitOp, NVVM::GridDepActionKind::wait>,
+  patterns.add<LowerKernel, LowerReturn, LowerTileId, LowerTileRange, LowerDim, LowerIsContiguous,
+               LowerCast, LowerView, LowerGridDependency<GridWaitOp, NVVM::GridDepActionKind::wait>,
                LowerGridDependency<LaunchDependentsOp, NVVM::GridDepActionKind::launch_dependents>>(
       converter, patterns.getContext());
 }

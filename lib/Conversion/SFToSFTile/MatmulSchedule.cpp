@@ -65,8 +65,11 @@ private:
                    Axis features, bool inBounds, Value from);
   /// A tile that would reach beyond the last token, as one that ends there.
   Axis moveInside(Axis tokens, Value numTokens);
-  /// Whether all of a tile lies in the result and is this tile's to store, an i1.
-  Value isWhole(Axis tokens, Value from, Value numTokens, Axis tileFeatures);
+  /// Whether all of a tile lies in the result and is this tile's to store, and what the epilogue
+  /// reads and writes, `edges`, is contiguous; an i1.
+  Value isPlain(Axis tokens, Value from, Value numTokens, Axis tileFeatures, ValueRange edges);
+  /// A matrix known to be contiguous.
+  Value castToContiguous(Value memory);
   /// Launches the kernel that adds each weight's parts, in order, and runs the epilogue.
   SmallVector<Value> buildReduction(Attribute config, StringRef suffix, ValueRange workspaces,
                                     ArrayRef<SmallVector<Part>> weights);
@@ -176,8 +179,6 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
   if (config.getCluster() > 1)
     kernel.setCluster(config.getCluster());
   SmallVector<Value> arguments(kernel.getBody().getArguments());
-  Value y = arguments.back();
-
   Value numTokens = memref::DimOp::create(s.b, s.loc, arguments[0], s.index(0));
   auto tile = TileIdOp::create(s.b, s.loc, numTokens, featureTiles(config), config.getTileTokens(),
                                config.getSplitK(), config.getRaster(), config.getCluster());
@@ -193,21 +194,24 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
   if (config.splitsInCluster())
     std::tie(accumulators, tokens) = addUp(accumulators, tokens, tile);
 
-  ValueRange operands = ValueRange(arguments).drop_front(1 + numWeights).drop_back();
-  auto store = [&](bool inBounds) {
+  SmallVector<Value> edges(arguments.begin() + 1 + numWeights, arguments.end());
+  auto store = [&](bool isPlain) {
     SmallVector<Axis> slices = sliceTokens(tokens, config);
-    Value below = inBounds ? Value() : from;
+    SmallVector<Value> memory =
+        isPlain ? llvm::map_to_vector(edges, [&](Value v) { return castToContiguous(v); }) : edges;
+    Value below = isPlain ? Value() : from;
     if (partial)
-      storePartial(accumulators, y, tile, slices, features, config, inBounds, below);
+      storePartial(accumulators, memory.back(), tile, slices, features, config, isPlain, below);
     else
-      storeResult(accumulators, operands, y, slices, features, inBounds, below);
+      storeResult(accumulators, ValueRange(memory).drop_back(), memory.back(), slices, features,
+                  isPlain, below);
   };
-  // A warpgroup's threads store to many rows: most tiles need not ask for each whether it is there.
-  // Beside a branch ptxas would serialize the products of two weights.
+  // A warpgroup's threads store to many rows: most tiles need not ask for each whether it is there
+  // and where. Beside a branch ptxas would serialize the products of two weights.
   if (config.isWarpSpecialized() && numWeights == 1)
-    s.branch(isWhole(tokens, from, numTokens, features), store);
+    s.branch(isPlain(tokens, from, numTokens, features, edges), store);
   else
-    store(/*inBounds=*/false);
+    store(/*isPlain=*/false);
   s.finishKernel();
   return kernel;
 }
@@ -232,15 +236,30 @@ Axis MatmulSchedule::moveInside(Axis tokens, Value numTokens) {
   return {arith::MinSIOp::create(s.b, s.loc, tokens.start, last), tokens.size};
 }
 
-Value MatmulSchedule::isWhole(Axis tokens, Value from, Value numTokens, Axis tileFeatures) {
+Value MatmulSchedule::castToContiguous(Value memory) {
+  auto type = cast<MemRefType>(memory.getType());
+  if (type.getLayout().isIdentity())
+    return memory;
+  Type contiguous = MemRefType::get(type.getShape(), type.getElementType());
+  return memref::CastOp::create(s.b, s.loc, contiguous, memory);
+}
+
+Value MatmulSchedule::isPlain(Axis tokens, Value from, Value numTokens, Axis tileFeatures,
+                              ValueRange edges) {
   auto isInside = [&](Axis axis, Value extent) -> Value {
     return arith::CmpIOp::create(s.b, s.loc, arith::CmpIPredicate::sle,
                                  s.add(axis.start, s.index(axis.size)), extent);
   };
   Value isOwn = arith::CmpIOp::create(s.b, s.loc, arith::CmpIPredicate::sge, tokens.start, from);
-  Value inside = arith::AndIOp::create(s.b, s.loc, isInside(tokens, numTokens),
-                                       isInside(tileFeatures, s.index(features)));
-  return arith::AndIOp::create(s.b, s.loc, inside, isOwn);
+  SmallVector<Value> conditions = {isInside(tokens, numTokens),
+                                   isInside(tileFeatures, s.index(features)), isOwn};
+  for (Value memory : edges)
+    if (!cast<MemRefType>(memory.getType()).getLayout().isIdentity())
+      conditions.push_back(IsContiguousOp::create(s.b, s.loc, s.b.getI1Type(), memory));
+  Value all = conditions[0];
+  for (Value condition : ArrayRef(conditions).drop_front())
+    all = arith::AndIOp::create(s.b, s.loc, all, condition);
+  return all;
 }
 
 SmallVector<Axis> MatmulSchedule::sliceTokens(Axis tokens, sf::KernelConfigAttr config) {

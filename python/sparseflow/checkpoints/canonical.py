@@ -92,6 +92,19 @@ class CanonicalWeight:
         wide *= scale
         return wide.reshape(features, inner)
 
+    def check(self, name: str) -> None:
+        """Raises InvalidArgumentError for 8 or 4 bits without a scale, and for values or scales that are not finite."""
+        if self.scale is None and self.weight.dtype.name not in ("f16", "bf16", "f32"):
+            raise InvalidArgumentError(
+                f"'{name}': expected scales beside values of {self.scheme}, got none; the checkpoint is incomplete"
+            )
+        for what, array in (("values", self.weight.values), ("scales", self.scale)):
+            if array is not None and array.dtype != np.int8:
+                wrong = ~np.isfinite(array.astype(np.float32))
+                if wrong.any():
+                    row = int(wrong.reshape(len(array), -1).any(axis=1).argmax())
+                    raise InvalidArgumentError(f"'{name}': expected finite {what}, got others in row {row}")
+
     def to_scheme(self, scheme: str) -> CanonicalWeight:
         """The same weight stored otherwise: cast for a float scheme, rounded with a scale a feature for int8 and fp8.
 
@@ -158,9 +171,13 @@ def decode(name: str, parts: Mapping[str, np.ndarray]) -> CanonicalWeight:
     if values.dtype == np.uint8:
         scheme, values = "int4", unpack_int4(values)
     shape = (values.shape[0], 2 * values.shape[1])
+    scale = parts.get("scale")
     try:
         return CanonicalWeight(
-            Weight24.from_arrays(values, bitmask, shape), parts.get("scale"), scheme, parts.get("input_scale")
+            Weight24.from_arrays(values, bitmask, shape),
+            None if scale is None else np.ascontiguousarray(scale, np.float32),
+            scheme,
+            parts.get("input_scale"),
         )
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"'{name}': {error}") from None

@@ -74,6 +74,13 @@ class Checkpoint:
         self.config = config
         #: What it holds, in the order of its files.
         self.entries = list(_group(source.specs, path))
+        formats: dict[str, str] = {}
+        for entry in self.entries:
+            if entry.name in formats:
+                raise InvalidProgramError(
+                    f"{path}: expected '{entry.name}' once, got it as {formats[entry.name]} and as {entry.format}; leave one out"
+                )
+            formats[entry.name] = entry.format
 
     @property
     def formats(self) -> dict[str, int]:
@@ -132,7 +139,8 @@ class Checkpoint:
     def read(self, entry: Entry) -> np.ndarray | CanonicalWeight:
         """The weight of a 2:4 format as a `CanonicalWeight`, any other tensor as an array (quantized: dequantized to f32).
 
-        Raises InvalidArgumentError for tensors that do not fit each other, such as a wrong bitmask.
+        Raises InvalidArgumentError for tensors that do not fit each other, such as a wrong bitmask, for 8 bits without a
+        scale, and for a 2:4 weight with NaN or infinity.
         """
         if entry.format == "dense":
             return self._source.read(entry.parts["weight"])
@@ -142,6 +150,11 @@ class Checkpoint:
             features, inner = values.shape
             dense = values.astype(np.float32).reshape(features, groups, -1) * scale.reshape(features, groups, 1)
             return dense.reshape(features, inner)
+        weight = self._read_sparse(entry)
+        weight.check(entry.name)
+        return weight
+
+    def _read_sparse(self, entry: Entry) -> CanonicalWeight:
         parts = {role: self._source.read(name) for role, name in entry.parts.items()}
         if entry.format == "sparseflow":
             return canonical.decode(entry.name, {role.removeprefix("weight."): part for role, part in parts.items()})

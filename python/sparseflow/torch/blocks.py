@@ -16,7 +16,7 @@ from torch import nn
 from ..executable import Executable
 from . import ops
 from .linear import SparseLinear
-from .straight import StraightCall
+from .straight import StraightCall, transforms
 from .tensor import SparseWeight
 
 
@@ -59,9 +59,9 @@ class BlockForward:
 
     @property
     def layers(self) -> list[Any]:
-        """The layers as they are now, which may be others than those that were found."""
+        """The layers as they are now, which may be others than those that were found, or None."""
         children = self.module._modules
-        return [children[name] for name in self.names]
+        return [children.get(name) for name in self.names]
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         raise NotImplementedError
@@ -89,6 +89,8 @@ class BlockForward:
     def fuses(self, layers: list[Any], x: Any) -> bool:
         """Whether the layers can be one step: they are as they were found, have kernels, and nobody listens."""
         if torch.compiler.is_exporting() or not isinstance(x, torch.Tensor):
+            return False
+        if not torch.compiler.is_compiling() and transforms():  # vmap knows what to do with one layer
             return False
         if any(type(layer) is not SparseLinear for layer in layers):
             return False
@@ -124,7 +126,7 @@ class BlockForward:
 
     def _others_stand(self) -> bool:
         children: dict[str, Any] = self.module._modules
-        return all(children[name] is each and not listens(each) for name, each in self.others.items())
+        return all(not listens(each) and children.get(name) is each for name, each in self.others.items())
 
     def compile(self) -> None:
         """Compiles what the block may run."""
@@ -156,7 +158,7 @@ class BlockForward:
             return None
         children: dict[str, Any] = self.module._modules
         for name, layer in zip(self.names, call.layers, strict=True):
-            if children[name] is not layer or layer._forward_hooks or layer._forward_pre_hooks:
+            if layer._forward_hooks or layer._forward_pre_hooks or children.get(name) is not layer:
                 return None
         return call if self._others_stand() else None
 

@@ -10,6 +10,7 @@ its forward is this expression and nothing else (Llama, Mistral, Qwen, Gemma and
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any
 
@@ -46,9 +47,9 @@ MERGED_TOKENS = [1, 256]
 class GatedForward(BlockForward):
     """The forward of one gated block."""
 
-    def __init__(self, module: nn.Module, gate: str, up: str, down: str, act: str, activation: str):
+    def __init__(self, module: nn.Module, gate: str, up: str, down: str, act: str, activation: str, parameter: str):
         super().__init__(module, (gate, up), (act,) if act else ())
-        self.down, self.activation = down, activation
+        self.down, self.activation, self.parameter = down, activation, parameter
         #: [first, last, …]: the token counts at which both products are one kernel, which reads x once.
         self.merged = list(MERGED_TOKENS)
 
@@ -57,6 +58,8 @@ class GatedForward(BlockForward):
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         module: Any = self.module
+        if not arguments and self.parameter in named:
+            arguments = (named.pop(self.parameter),)
         if named or len(arguments) != 1:
             return type(module).forward(module, *arguments, **named)
         x = arguments[0]
@@ -148,6 +151,7 @@ def _block(module: nn.Module) -> GatedForward | None:
     nodes = [node for node in nodes if node.users or node.op == "output"]  # without arguments that go unused
     if [node.op for node in nodes].count("placeholder") != 1 or len(nodes) != 7:
         return None
+    first = next(iter(inspect.signature(module.forward).parameters))
     down = nodes[-1].args[0]
     product = _argument_of(down, "call_module")
     if product is None or product.op != "call_function" or product.target not in _PRODUCTS:
@@ -158,13 +162,13 @@ def _block(module: nn.Module) -> GatedForward | None:
             continue
         x = _argument_of(gate, "call_module")
         layers = [children.get(str(each.target)) for each in (gate, up, down)]
-        if x is None or x.op != "placeholder" or not all(isinstance(each, SparseLinear) for each in layers):
+        if x is None or x.target != first or not all(isinstance(each, SparseLinear) for each in layers):
             continue
         is_module = activated.op == "call_module"
         name = activation_name(children[str(activated.target)]) if is_module else _FUNCTIONS.get(activated.target)
         if name:
             act = str(activated.target) if is_module else ""
-            return GatedForward(module, str(gate.target), str(up.target), str(down.target), act, name)
+            return GatedForward(module, str(gate.target), str(up.target), str(down.target), act, name, first)
     return None
 
 

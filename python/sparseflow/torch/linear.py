@@ -329,7 +329,7 @@ class QuantizedLinear(nn.Linear):
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
         self._packed: torch.Tensor | None = None
         self._order = ""
-        self._decide()
+        self.settle()
 
     @classmethod
     def from_dense(cls, linear: nn.Linear, scheme: str | Scheme = "int8") -> QuantizedLinear:
@@ -345,7 +345,7 @@ class QuantizedLinear(nn.Linear):
         bias = None if linear.bias is None else linear.bias.detach().clone()
         return cls(q, scale.reshape(-1).contiguous(), bias, scheme).train(linear.training)
 
-    def _decide(self) -> None:
+    def settle(self) -> None:
         """On a GPU the weight is kept in the order of the kernels, and [N, K] is let go."""
         self._packed = None
         self._straight: dict[torch.dtype, StraightCall] = {}
@@ -406,7 +406,7 @@ class QuantizedLinear(nn.Linear):
             target = fn(torch.empty(0, device=parameter.device)).device
             held[name] = nn.Parameter(parameter.data.to(target), requires_grad=False)
         self._parameters = held | self._parameters
-        self._decide()
+        self.settle()
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -418,7 +418,7 @@ class QuantizedLinear(nn.Linear):
             self.weight = nn.Parameter(self._plain_weight(), requires_grad=False)
             self._packed = None
         super()._load_from_state_dict(state, prefix, *arguments)
-        self._decide()
+        self.settle()
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, scheme={self.scheme.name}, dense"

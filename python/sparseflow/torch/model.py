@@ -272,11 +272,16 @@ def sparsify_model(
 
     report = _convert(model, make, scheme.name, True, calibration, method, skip, show_progress)
     fuse_blocks(model)
+    _note(model, scheme, method, skip)
+    return report
+
+
+def _note(model: nn.Module, scheme: Scheme, method: str, skip: Sequence[str]) -> None:
+    """A model of Transformers keeps in its config what became of it, for `save_pretrained`."""
     if any(each.__module__.startswith("transformers.") for each in type(model).__mro__):
         from .transformers import note_conversion
 
         note_conversion(model, scheme.name, method, skip)
-    return report
 
 
 def quantize_model_sparse(model: nn.Module, **options: Any) -> ModelReport:
@@ -304,7 +309,9 @@ def dense_int8(
     def make(candidate: _Candidate, inputs: LayerInputs | None) -> nn.Linear:
         return QuantizedLinear.from_dense(candidate.layer, scheme)
 
-    return _convert(model, make, f"dense {scheme.name}", False, calibration, "magnitude", skip, show_progress)
+    report = _convert(model, make, f"dense {scheme.name}", False, calibration, "magnitude", skip, show_progress)
+    _note(model, scheme, "magnitude", skip)
+    return report
 
 
 def fuse_blocks(model: nn.Module) -> None:

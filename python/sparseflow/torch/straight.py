@@ -23,6 +23,11 @@ _autocast = torch.is_autocast_enabled
 _gradients = torch.is_grad_enabled
 
 
+def transforms() -> bool:
+    """Whether a transform of torch.func is at work."""
+    return _transform() is not None
+
+
 def is_plain(x: torch.Tensor, inner: int, device: torch.device) -> bool:
     """Whether x is a matrix [..., inner] as kernels read it, and no mode, trace, gradient or autocast wants to see the operator."""
     if type(x) is not torch.Tensor or _trace() is not None:

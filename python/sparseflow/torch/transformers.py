@@ -10,7 +10,7 @@ and what `save_pretrained` then writes is loaded as it is, without going through
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,12 +21,13 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import InvalidArgumentError
-from .linear import SparseLinear
+from .linear import QuantizedLinear, SparseLinear
 from .model import fuse_blocks, matches, names_to_skip, sparsify_model
 from .schemes import SCHEMES, scheme_named
 from .tensor import SparseWeight
 
 QUANT_METHOD = "sparseflow"
+_DENSE = "dense "  # before the scheme of a layer that is quantized and not 2:4
 _HEAD = "lm_head"  # as Transformers calls it
 
 
@@ -39,7 +40,7 @@ class SparseFlowConfig(QuantizationConfigMixin):
         method: how a dense checkpoint is pruned as it is loaded. Only "magnitude" works without data; for the others load
             the model dense and call `sparseflow.sparsify_model` with calibration batches, which can be saved just so.
         skip: linear layers to leave dense, as for `sparseflow.sparsify_model`. A model may be without an "lm_head".
-        layers: filled in when a model is converted: each 2:4 layer's name and scheme.
+        layers: filled in when a model is converted: each converted layer's name and scheme, "dense int8" of `sparseflow.dense_int8`.
     """
 
     def __init__(
@@ -54,10 +55,13 @@ class SparseFlowConfig(QuantizationConfigMixin):
         self.scheme = scheme_named(scheme).name
         self.method = method
         self.skip = names_to_skip(skip)
+        if not isinstance(layers, Mapping | None):
+            raise InvalidArgumentError(f"expected layers to be schemes by name, got {type(layers).__name__}")
         self.layers = dict(layers or {})
+        known = [*SCHEMES, *(f"{_DENSE}{name}" for name, each in SCHEMES.items() if each.quantized)]
         for name, each in self.layers.items():
-            if each not in SCHEMES:
-                raise InvalidArgumentError(f"'{name}': expected a scheme of {', '.join(SCHEMES)}, got {each!r}")
+            if each not in known:
+                raise InvalidArgumentError(f"'{name}': expected a scheme of {', '.join(known)}, got {each!r}")
 
 
 class _Parts(nn.Module):
@@ -83,6 +87,13 @@ class _Skeleton(nn.Module):
         parts = {name: parameter.data for name, parameter in self.weight.named_parameters()}
         weight = SparseWeight.from_canonical(**parts, scheme=self.scheme, dtype=self.dtype)
         return SparseLinear(weight, None if self.bias is None else self.bias.data)
+
+
+def _awaiting(linear: nn.Linear, scheme: str, dtype: torch.dtype) -> nn.Module:
+    """What a layer of a checkpoint is read into, on the meta device."""
+    if scheme.startswith(_DENSE):
+        return QuantizedLinear.from_dense(linear.to("meta"), scheme.removeprefix(_DENSE))
+    return _Skeleton(linear, scheme, dtype)
 
 
 def _dtype_of(model: PreTrainedModel, name: str, linear: nn.Linear) -> torch.dtype:
@@ -128,7 +139,7 @@ class SparseFlowQuantizer(HfQuantizer):
                     f"says, got {'none' if module is None else type(module).__name__}"
                 )
             with torch.device("meta"):
-                model.set_submodule(name, _Skeleton(module, scheme, _dtype_of(model, name, module)))
+                model.set_submodule(name, _awaiting(module, scheme, _dtype_of(model, name, module)))
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
@@ -136,16 +147,18 @@ class SparseFlowQuantizer(HfQuantizer):
             loaded = "_is_hf_initialized"  # how Transformers marks what it read
             marks = any(hasattr(each, loaded) for each in model.parameters())
             for name, module in list(model.named_modules()):
+                if not isinstance(module, _Skeleton | QuantizedLinear):
+                    continue
+                parts = {key: each for key, each in module.named_parameters() if key != "bias"}
+                missing = [key for key, each in parts.items() if each.is_meta or (marks and not hasattr(each, loaded))]
+                if missing:
+                    raise InvalidArgumentError(
+                        f"expected {name}.{missing[0]} in the checkpoint, got none; a shard may be missing"
+                    )
                 if isinstance(module, _Skeleton):
-                    parts = dict(module.weight.named_parameters())
-                    missing = [
-                        key for key, each in parts.items() if each.is_meta or (marks and not hasattr(each, loaded))
-                    ]
-                    if missing:
-                        raise InvalidArgumentError(
-                            f"expected {name}.weight.{missing[0]} in the checkpoint, got none; a shard may be missing"
-                        )
                     model.set_submodule(name, module.finished().train(model.training))
+                else:
+                    module.settle()
             fuse_blocks(model)
         else:
             config = self.quantization_config
@@ -173,10 +186,13 @@ class SparseFlowQuantizer(HfQuantizer):
 
 
 def note_conversion(model: nn.Module, scheme: str, method: str, skip: Sequence[str]) -> None:
-    """Writes into a Transformers model's config which of its layers are 2:4, so that `save_pretrained` is enough."""
+    """Writes into a Transformers model's config which of its layers were converted, so that `save_pretrained` is enough."""
     if not isinstance(model, PreTrainedModel):
         return
     layers = {name: each.scheme.name for name, each in model.named_modules() if isinstance(each, SparseLinear)}
+    for name, each in model.named_modules():
+        if isinstance(each, QuantizedLinear):
+            layers[name] = f"{_DENSE}{each.scheme.name}"
     config = SparseFlowConfig(scheme, method, skip, layers)
     held: Any = model
     held.config.quantization_config = config

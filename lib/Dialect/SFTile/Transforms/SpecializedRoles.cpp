@@ -24,8 +24,8 @@
 // while the consumers store this one; only where K is divided in a cluster, which is for few tiles,
 // each takes one. What computes a tile's coordinates is copied into both roles.
 //
-// Where a kernel may begin while another one ends, the producer first fills as many stages as there
-// are with the parts that are constants: weights. What else belongs to them follows after the wait.
+// Where a kernel may begin while another one ends, the producer first brings the parts of a few
+// stages that are constants: weights. What else belongs to them follows after the wait.
 //
 //===----------------------------------------------------------------------===//
 
@@ -43,6 +43,10 @@ using namespace sparseflow::sf_tile;
 
 namespace {
 
+/// Stages that get their constants ahead. To issue those of a whole ring takes the producer up to a
+/// microsecond, which is lost where no kernel is ahead.
+constexpr int64_t kStagesAhead = 2;
+
 /// A position in the ring: the stage and the parity of its phase.
 struct RingPosition {
   Value stage, parity;
@@ -55,7 +59,8 @@ public:
   SpecializedRoles(PipelineOp pipeline)
       : pipeline(pipeline), kernel(pipeline->getParentOfType<KernelOp>()), b(pipeline),
         loc(pipeline.getLoc()), stages(*pipeline.getStages()),
-        consumerWarps(kernel.getThreads() / 32 - 1), cluster(kernel.getCluster().value_or(1)) {}
+        ahead(std::min(stages, kStagesAhead)), consumerWarps(kernel.getThreads() / 32 - 1),
+        cluster(kernel.getCluster().value_or(1)) {}
 
   LogicalResult run();
 
@@ -112,7 +117,7 @@ private:
   KernelOp kernel;
   OpBuilder b;
   Location loc;
-  int64_t stages, consumerWarps, cluster;
+  int64_t stages, ahead, consumerWarps, cluster;
   /// Blocks of the cluster that load each other's tokens.
   int64_t sharers = 1;
   TileIdOp tileId;
@@ -278,7 +283,7 @@ void SpecializedRoles::fillAhead(TileRangeOp range) {
   Value lower = tile.lookupOrDefault(pipeline.getLower()),
         upper = tile.lookupOrDefault(pipeline.getUpper());
   Value end =
-      arith::MinSIOp::create(b, loc, arith::AddIOp::create(b, loc, lower, index(stages)), upper);
+      arith::MinSIOp::create(b, loc, arith::AddIOp::create(b, loc, lower, index(ahead)), upper);
   Value hasTile =
       arith::CmpIOp::create(b, loc, arith::CmpIPredicate::slt, range.getFirst(), range.getEnd());
   end = arith::SelectOp::create(b, loc, hasTile, end, lower);
@@ -311,7 +316,7 @@ void SpecializedRoles::emitProducer() {
       Value number = tile.lookup(tileId.getFeature()).getDefiningOp<TileIdOp>().getNumber();
       Value laterTile = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, number, firstTile);
       Value laterStep = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::sge, step,
-                                              arith::AddIOp::create(b, loc, lower, index(stages)));
+                                              arith::AddIOp::create(b, loc, lower, index(ahead)));
       auto notAhead = scf::IfOp::create(b, loc, arith::OrIOp::create(b, loc, laterTile, laterStep),
                                         /*withElseRegion=*/false);
       OpBuilder::InsertionGuard guard(b);

@@ -214,6 +214,18 @@ def SFTile_ViewOp : SFTile_Op<"view", [Pure]> {
   let hasVerifier = 1;
 }
 
+def SFTile_IsContiguousOp : SFTile_Op<"is_contiguous", [Pure]> {
+  let summary = "whether a matrix's rows lie one behind the other";
+  let description = [{
+    Where they do, a `memref.cast` to the type without strides makes addresses of neighbouring rows differ by constants.
+
+    Example: `%c = sf_tile.is_contiguous %y : memref<?x64xf16, strided<[?, 1]>>`
+  }];
+  let arguments = (ins AnyMemRef:$source);
+  let results = (outs I1:$result);
+  let assemblyFormat = "$source attr-dict `:` type($source)";
+}
+
 def SFTile_LoadOp : SFTile_Op<"load", [MemoryEffects<[MemRead]>]> {
   let summary = "a tile from global memory or from a stage";
   let description = [{
