@@ -79,6 +79,8 @@ class SparseLinear(nn.Linear):
         self._dense: torch.Tensor | None = None
         self._has_kernels = True
         self._straight: dict[torch.dtype, StraightCall] = {}
+        #: The kernels of blocks of which this is the first layer, by the block; see blocks.py.
+        self.steps: dict[Any, dict[Any, StraightCall]] = {}
         self._straight_dense: dict[torch.dtype, Callable[[torch.Tensor], torch.Tensor]] = {}
         self._decide()
 
@@ -131,7 +133,7 @@ class SparseLinear(nn.Linear):
     def _forget(self) -> None:
         """Lets go of what was made of the weight, and can be made again."""
         self._dense = None
-        self._straight, self._straight_dense = {}, {}
+        self._straight, self._straight_dense, self.steps = {}, {}, {}
 
     def takes_dense(self, tokens: int) -> bool:
         """Whether a call with so many tokens takes the dense path, for want of kernels or because that is faster."""
@@ -230,7 +232,7 @@ class SparseLinear(nn.Linear):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are of the weight alone: what can be made again is left out."""
-        made: dict[str, Any] = {"_straight": {}, "_straight_dense": {}, "_dense": None}
+        made: dict[str, Any] = {"_straight": {}, "_straight_dense": {}, "steps": {}, "_dense": None}
         return {name: value for name, value in self.__dict__.items() if name != "_given"} | made
 
     def __setstate__(self, state: dict[str, Any]) -> None:
