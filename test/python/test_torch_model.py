@@ -376,7 +376,7 @@ def warmed(monkeypatch, tmp_path):
     def warm(model, tokens, table, ran, **options):
         for layer in model.modules():
             if isinstance(layer, sf.nn.SparseLinear):
-                layer._has_kernels = True
+                layer.has_kernels = True
         clock = FakeClock(table, ran)
         monkeypatch.setattr(dispatch, "_clock", lambda device: clock)
         sf.warmup(model, tokens, **options)

@@ -53,7 +53,7 @@ def pack(model):
     for layer in model.modules():
         if isinstance(layer, sf.nn.SparseLinear):
             layer.weight.pack_()
-            layer._has_kernels = True
+            layer.has_kernels = True
 
 
 def apart(model, x):

@@ -132,10 +132,12 @@ class BlockForward:
         self(self.example(1).zero_())
 
     @staticmethod
-    def may_keep(weight: SparseWeight, x: torch.Tensor) -> bool:
-        """Whether calls like one with this x can go straight to a kernel: x is as it reads it, and the weight packed."""
+    def may_keep(layer: SparseLinear, x: torch.Tensor) -> bool:
+        """Whether calls like one with this x can go straight to a kernel: x is as it reads it, and the weight packed, to stay so."""
+        weight = layer.weight
         return (
-            weight.packed is not None
+            layer.has_kernels
+            and weight.packed is not None
             and (weight.scheme.quantized or x.dtype is weight.scheme.storage)
             and type(x) is torch.Tensor
             and x.device == weight.device

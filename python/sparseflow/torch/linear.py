@@ -77,7 +77,8 @@ class SparseLinear(nn.Linear):
         #: [first, last, first, last, …]: the token counts that take the dense path where there are kernels for both.
         self.dense_tokens: list[int] = []
         self._dense: torch.Tensor | None = None
-        self._has_kernels = True
+        #: Whether the weight's device multiplies by it with kernels; not in the emulator, which comes and goes.
+        self.has_kernels = True
         self._straight: dict[torch.dtype, StraightCall] = {}
         #: The kernels of blocks of which this is the first layer, by the block; see blocks.py.
         self.steps: dict[Any, dict[Any, StraightCall]] = {}
@@ -124,11 +125,11 @@ class SparseLinear(nn.Linear):
         if weight.device.type == "cuda" and weight.target:
             from .dispatch import ranges_of, recall  # which knows this module
 
-            self._has_kernels = True
+            self.has_kernels = True
             weight.pack_()
             self.use_dense_for(ranges_of(recall(self)))
         else:
-            self._has_kernels, self.dense_tokens = False, []
+            self.has_kernels, self.dense_tokens = False, []
 
     def _forget(self) -> None:
         """Lets go of what was made of the weight, and can be made again."""
@@ -198,7 +199,7 @@ class SparseLinear(nn.Linear):
 
     def _prepare(self, weight: SparseWeight, x: torch.Tensor) -> None:
         """Makes what later calls in eager mode will use: the dense copy on a slow device, else the kernel at hand."""
-        if not self._has_kernels:
+        if not self.has_kernels:
             if self._dense is None and not kernels.emulating():
                 _warn_once(weight.device, weight.scheme)
                 self._dense = self._dense_copy()
