@@ -1,4 +1,4 @@
-// The named pipeline for sm_90a: warpgroups' products, X by tensor map (boxes of 128 bytes a row), the weight
+// The named pipeline for sm_90a: warpgroups' products, X by tensor map (boxes of 128 bytes a row, and no more rows than X), the weight
 // packed for them. K = 68, whose rows of 136 bytes have no tensor map, goes by mma.sp in the same program.
 // RUN: sparseflow-opt %s --sf-compile="target=sm_90a format=ptx" -o %t
 // RUN: FileCheck %s < %t
@@ -6,7 +6,7 @@
 
 // CHECK: sf.manifest = "
 // CHECK-SAME: \22dependent_launch\22:true
-// CHECK-SAME: {\22tensor_map\22:{\22box\22:[{{[0-9]+}},64],\22buffer\22:0,\22swizzle\22:128}}],\22kernel\22:\22main_matmul_0
+// CHECK-SAME: {\22tensor_map\22:{\22box\22:[{{[0-9]+}},64],\22buffer\22:0,\22fits\22:true,\22swizzle\22:128}}],\22kernel\22:\22main_matmul_0
 // CHECK-SAME: \22path\22:\22sparse wgmma.sp\22
 // CHECK-SAME: \22path\22:\22sparse mma.sp\22
 // CHECK: dense_resource<weight.wgmma> : tensor<68x64xf16, #sf.weight<sp24, pack = wgmma>>

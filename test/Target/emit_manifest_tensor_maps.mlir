@@ -3,8 +3,8 @@
 // RUN: sparseflow-opt %s --sf-emit-binary="target=sm_90a format=ptx" --sf-emit-manifest="target=sm_90a print=true" -o /dev/null | FileCheck %s
 // RUN: sparseflow-opt %s --sf-emit-binary="target=sm_90a format=ptx" | FileCheck %s --check-prefix=PTX
 
-// CHECK: "args":[{"buffer":0},{"dim":"M"},{"stride":0},{"buffer":[[H:[0-9]+]]},{"dim":"M"},{"stride":[[H]]},{"tensor_map":{"box":[64,32],"buffer":0,"swizzle":128}}],"kernel":"through_map"
-// CHECK: "args":[{"buffer":[[H]]},{"dim":"M"},{"stride":[[H]]},{"buffer":1},{"dim":"M"},{"stride":1},{"tensor_map":{"box":[64,32],"buffer":[[H]],"swizzle":128}}],"kernel":"through_map"
+// CHECK: "args":[{"buffer":0},{"dim":"M"},{"stride":0},{"buffer":[[H:[0-9]+]]},{"dim":"M"},{"stride":[[H]]},{"tensor_map":{"box":[64,32],"buffer":0,"fits":true,"swizzle":128}}],"kernel":"through_map"
+// CHECK: "args":[{"buffer":[[H]]},{"dim":"M"},{"stride":[[H]]},{"buffer":1},{"dim":"M"},{"stride":1},{"tensor_map":{"box":[64,32],"buffer":[[H]],"fits":true,"swizzle":128}}],"kernel":"through_map"
 
 // PTX: .param .align 64 .b8 through_map_param_6[128]
 module {

@@ -12,6 +12,10 @@ import sparseflow as sf
 
 # Two warpgroups and few tokens: more than one tile along each side, in little time.
 CONFIG = "tile = 128x16x{k}, warps = 8x1, stages = 3, atom = {atom}"
+# The blocks of a cluster divide K, and add up what they have.
+SPLIT = "tile = 64x{tokens}x{{k}}, warps = 4x1, stages = 3, split_k = {parts}, cluster = {parts}, atom = {{atom}}"
+# Both ways to the same epilogue.
+BOTH = pytest.mark.parametrize("config", [CONFIG, SPLIT.format(tokens=16, parts=2)], ids=["one block", "cluster"])
 DTYPES = [sf.f16, sf.bf16, sf.i8, sf.e4m3, sf.e5m2]
 
 
@@ -166,10 +170,11 @@ def test_saved_program_runs(linear, rng):
 # ---- Epilogues
 
 
+@BOTH
 @pytest.mark.parametrize("activation", reference.ACTIVATIONS, ids=str)
-def test_bias_and_activation(rng, activation):
+def test_bias_and_activation(rng, activation, config):
     w, bias = pruned(rng, sf.f16, 72, 64), rng.standard_normal(72).astype(np.float32)
-    exe = make_linear(sf.f16, w, bias=bias, activation=activation)
+    exe = make_linear(sf.f16, w, config=configure(sf.f16, config=config), bias=bias, activation=activation)
     x = draw(rng, sf.f16, 19, 64)
     check(exe(x), reference.matmul(x, w, bias=bias, activation=activation))
 
@@ -196,26 +201,28 @@ def test_gated_product_with_residual(rng, dtype, k, sparse):
     check(exe(array, r=residual), expected)
 
 
+@BOTH
 @pytest.mark.parametrize("dtype", [sf.i8, sf.e4m3], ids=str)
-def test_dynamic_quantization_with_both_scales(rng, dtype):
+def test_dynamic_quantization_with_both_scales(rng, dtype, config):
     w = sf.quantize_weight(pruned(rng, sf.f16, 72, 128), dtype)
     g = sf.Graph()
     q, s = g.quantize(g.input("x", (None, 128), sf.f16), dtype)
     g.output(g.matmul(q, w, row_scale=s))
     g.output(q, "q")
     g.output(s, "s")
-    exe = compile(g, config=configure(dtype))
+    exe = compile(g, config=configure(dtype, config=config))
     assert paths(exe) == ["sparse wgmma.sp"]
     y, q, s = exe(draw(rng, sf.f16, 11, 128))
     check(y, reference.matmul(q, w.values, row_scale=s, feature_scale=w.scale))
 
 
+@BOTH
 @pytest.mark.parametrize("dtype", [sf.i8, sf.e4m3], ids=str)
-def test_requantization(rng, dtype):
+def test_requantization(rng, dtype, config):
     w = pruned(rng, sf.f16, 72, 64)
     g = sf.Graph()
     g.output(g.quantize(g.matmul(g.input("x", (None, 64), sf.f16), w), dtype, scale=0.02))
-    exe = compile(g, config=configure(sf.f16))
+    exe = compile(g, config=configure(sf.f16, config=config))
     x = draw(rng, sf.f16, 9, 64)
     actual = exe(x).astype(np.float64)
     low = -128 if dtype is sf.i8 else -dtype.max
@@ -234,6 +241,114 @@ def test_split_k(rng, dtype):
         exe = make_linear(dtype, w, config=config, row_scale=2.0**-10 if dtype is sf.i8 else None, out_dtype=sf.f32)
         x = draw(rng, dtype, 19, k)
         check(exe(x), reference.matmul(x, w, row_scale=2.0**-10 if dtype is sf.i8 else 1.0))
+
+
+# ---- Split K inside of a cluster
+
+
+def split(tokens, parts, more=""):
+    return SPLIT.format(tokens=tokens, parts=parts) + more
+
+
+@pytest.mark.parametrize("tokens, parts", [(16, 2), (64, 4), (64, 8)])
+@pytest.mark.parametrize("dtype", [sf.f16, sf.bf16, sf.i8, sf.e4m3], ids=str)
+def test_split_k_in_a_cluster(rng, dtype, tokens, parts):
+    # Nine steps and a bit, which no number of parts divides; of eight parts three have nothing to add. Four tiles of features.
+    n, k = 200, 9 * 128 // dtype.itemsize + 16
+    w = pruned(rng, dtype, n, k)
+    scale = 2.0**-10 if dtype is sf.i8 else None
+    config = configure(dtype, config=split(tokens, parts))
+    exe = make_linear(dtype, w, config=config, row_scale=scale, out_dtype=sf.f32)
+    (step,) = exe.manifest["functions"][0]["programs"][0]["steps"]
+    assert [len(variant["launches"]) for variant in step["variants"]] == [1]  # no second kernel that adds
+    for m in (1, 7, 8, 63, 64, 65, 300):
+        x = draw(rng, dtype, m, k)
+        y = exe(x)
+        if dtype is sf.i8:
+            exact = (x.astype(np.int64) @ w.astype(np.int64).T).astype(np.float32)
+            np.testing.assert_array_equal(y, exact * np.float32(scale))
+        else:
+            check(y, reference.matmul(x, w))
+
+
+# As many steps for each part, so one group of products stays in flight: odd and even numbers of them.
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_equal_length(rng, parts, steps):
+    k = parts * steps * 64
+    w = pruned(rng, sf.f16, 72, k)
+    exe = make_linear(sf.f16, w, config=configure(sf.f16, config=split(8 * parts, parts)))
+    x = draw(rng, sf.f16, 37, k)
+    check(exe(x), reference.matmul(x, w))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "tile = 64x48x{k}, warps = 4x1, split_k = 2, cluster = 2",  # shares of 24 tokens
+        "tile = 192x96x{k}, warps = 12x1, split_k = 4, cluster = 4",
+        "tile = 128x160x{k}, warps = 8x1, split_k = 2, cluster = 2, raster = 1",
+        "tile = 64x256x{k}, warps = 4x1, split_k = 8, cluster = 8",
+        "tile = 64x64x{k}, warps = 4x1, split_k = 4, cluster = 4, atom = wgmma_sp_rs",
+        "tile = 128x32x{k}, warps = 8x1, split_k = 2, cluster = 2, atom = wgmma",
+    ],
+)
+def test_tile_of_a_cluster(rng, config):
+    w = pruned(rng, sf.f16, 264, 640)
+    config += "" if "atom" in config else ", atom = {atom}"
+    exe = make_linear(sf.f16, w, "wgmma_sp" in configure(sf.f16, config=config), configure(sf.f16, config=config))
+    for m in (5, 150):
+        x = draw(rng, sf.f16, m, 640)
+        check(exe(x), reference.matmul(x, w))
+
+
+@pytest.mark.parametrize("dtype", [sf.f16, sf.i8], ids=str)
+@pytest.mark.parametrize("parts", [2, 4])
+def test_gated_product_in_a_cluster(rng, dtype, parts):
+    k = 5 * 128 // dtype.itemsize
+    w, gate = (pruned(rng, dtype, 72, k) for _ in range(2))
+    scale = 2.0**-10 if dtype is sf.i8 else 1.0
+    g = sf.Graph()
+    x, r = g.input("x", (None, k), dtype), g.input("r", (None, 72), sf.f16)
+    g.output(g.matmul(x, w, gate=gate, activation="silu", residual=r, row_scale=scale, out_dtype=sf.f32))
+    exe = compile(g, config=configure(dtype, config=split(32, parts)))
+    for m in (9, 65):
+        array, residual = draw(rng, dtype, m, k), draw(rng, sf.f16, m, 72)
+        expected = reference.matmul(array, w, gate=gate, activation="silu", residual=residual, row_scale=scale)
+        check(exe(array, r=residual), expected)
+
+
+def test_a_cluster_gives_the_same_bits(rng):
+    w = pruned(rng, sf.f16, 72, 576)
+    exe = make_linear(sf.f16, w, config=configure(sf.f16, config=split(64, 8)))
+    x = draw(rng, sf.f16, 70, 576)
+    assert exe(x).tobytes() == exe(x).tobytes()
+
+
+@pytest.mark.parametrize("config", [CONFIG, split(16, 2), split(64, 8), CONFIG + ", split_k = 2"])
+def test_rows_of_the_result_that_are_not_the_call_s_stay_as_they_are(rng, config):
+    """The last tile of tokens moves back into the matrix, and fewer tokens than a tile has leave the rest of it unwritten."""
+    w = pruned(rng, sf.f16, 72, 320)
+    exe = make_linear(sf.f16, w, config=configure(sf.f16, config=config))
+    for m in (3, 17, 70):
+        x = draw(rng, sf.f16, m, 320)
+        out = np.full((m + 2, 72), 7, np.float16)
+        exe(x, out=out[1:-1])
+        check(out[1:-1], reference.matmul(x, w))
+        assert (out[[0, -1]] == 7).all()
+
+
+def test_not_a_number_of_one_token_stays_its_own(rng):
+    # Two tiles compute token 25: the last has moved back over it.
+    w = pruned(rng, sf.f16, 72, 320)
+    for config in (CONFIG, split(16, 2)):
+        exe = make_linear(sf.f16, w, config=configure(sf.f16, config=config))
+        x = draw(rng, sf.f16, 37, 320)
+        clean = exe(x)
+        x[25] = np.nan
+        y = exe(x)
+        assert np.isnan(y[25]).all()
+        np.testing.assert_array_equal(np.delete(y, 25, 0), np.delete(clean, 25, 0))
 
 
 def test_products_follow_each_other(rng):

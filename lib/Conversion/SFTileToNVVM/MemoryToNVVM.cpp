@@ -115,14 +115,17 @@ private:
 /// which they differ, so that it is computed once.
 class GlobalAccess {
 public:
-  GlobalAccess(Emitter &e, const GlobalMemory &memory, TileType tile, ArrayRef<int64_t> dims,
-               ValueRange indices, ArrayRef<Value> indexSources, bool inBounds,
+  /// `indices` are the operation's own.
+  GlobalAccess(Emitter &e, ConversionPatternRewriter &rewriter, const GlobalMemory &memory,
+               TileType tile, ArrayRef<int64_t> dims, ValueRange indices, bool inBounds,
                Value from = Value())
       : e(e), memory(memory), dims(dims), layout(tile.getLayout()) {
     registers = layout.getBases("register");
     for (unsigned i = 0; i < dims.size(); ++i) {
-      int64_t part = splitConstant(indexSources[i]).second;
-      Value index = e.add(e.toI64(indices[i]), e.i64(-part));
+      // Subtracted again, the constant would stay for LLVM, which does not know that indices never
+      // wrap.
+      auto [common, part] = splitConstant(indices[i]);
+      Value index = common ? e.toI64(rewriter.getRemappedValue(common)) : e.i64(0);
       bool moves = dims[i] >= 0;
       if (moves)
         index = e.add(index, arith::ExtUIOp::create(e.b, e.loc, e.b.getI64Type(),
@@ -130,7 +133,7 @@ public:
       start.push_back(index);
       constant.push_back(part);
       bool leaves = moves && !inBounds &&
-                    mayLeave(indexSources[i], tile.getShape()[dims[i]], memory.staticSizes[i]);
+                    mayLeave(indices[i], tile.getShape()[dims[i]], memory.staticSizes[i]);
       rest.push_back(leaves ? countRest(index, memory.sizes[i]) : Value());
     }
     if (from)
@@ -264,8 +267,8 @@ struct LowerGlobalLoad : OpConversionPattern<LoadOp> {
     Emitter e(rewriter, op.getLoc());
     TileType tile = op.getResult().getType();
     GlobalMemory memory(e, cast<MemRefType>(op.getSource().getType()), adaptor.getSource());
-    GlobalAccess access(e, memory, tile, op.getDimMap(), flatten(adaptor.getIndices()),
-                        SmallVector<Value>(op.getIndices()), op.getInBounds());
+    GlobalAccess access(e, rewriter, memory, tile, op.getDimMap(), op.getIndices(),
+                        op.getInBounds());
     unsigned vector = access.getVectorElements(), bits = memory.elementBits;
     if (vector * bits < 8)
       return op.emitOpError("expected a thread's contiguous elements to fill whole bytes");
@@ -308,9 +311,8 @@ struct LowerStore : OpConversionPattern<StoreOp> {
       rewriter.eraseOp(op);
       return success();
     }
-    GlobalAccess access(e, memory, tile, op.getDimMap(), flatten(adaptor.getIndices()),
-                        SmallVector<Value>(op.getIndices()), op.getInBounds(),
-                        op.getFrom() ? adaptor.getFrom()[0] : Value());
+    GlobalAccess access(e, rewriter, memory, tile, op.getDimMap(), op.getIndices(),
+                        op.getInBounds(), op.getFrom() ? adaptor.getFrom()[0] : Value());
     unsigned vector = access.getVectorElements(), bits = memory.elementBits;
     if (vector * bits < 8)
       return op.emitOpError("expected a thread's contiguous elements to fill whole bytes");

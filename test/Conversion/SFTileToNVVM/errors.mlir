@@ -80,3 +80,17 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+#acc = #sf_tile.layout<register = [[1, 0], [0, 1], [0, 8]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, 1]>
+#share = #sf_tile.layout<register = [[1, 0], [0, 1]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, 1]>
+gpu.module @kernels {
+  sf_tile.kernel @no_inbox(%v: f32) attributes {cluster = 2 : i64, threads = 160 : i64} {
+    %t = sf_tile.splat %v : f32 -> !sf_tile.tile<64x16xf32, #acc>
+    // expected-error @below {{expected barriers and scratch; run sf-tile-assign-roles and sf-tile-allocate-smem first}}
+    // expected-error @below {{failed to legalize operation 'sf_tile.reduce_scatter'}}
+    %s = sf_tile.reduce_scatter(%t) : (!sf_tile.tile<64x16xf32, #acc>) -> !sf_tile.tile<64x8xf32, #share>
+    sf_tile.return
+  }
+}

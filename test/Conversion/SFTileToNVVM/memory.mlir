@@ -89,3 +89,32 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+#rows = #sf_tile.layout<register = [[0, 1], [0, 2], [0, 4]], lane = [[0, 8], [0, 16], [0, 32], [1, 0], [2, 0]], warps = [1, 1], along = [0, 1]>
+
+// Rows before `from` are another tile's: of those from the first index on it says how many to leave out.
+// CHECK-LABEL: llvm.func @from(
+// CHECK-SAME: %[[X:[a-z0-9]+]]: !llvm.ptr<1>, %[[ROWS:[a-z0-9]+]]: i64
+// CHECK: %[[LEFT:.*]] = arith.subi %[[ROWS]], %[[ROW:.*]] : i64
+// CHECK: %[[REST_MIN:.*]] = arith.minsi %[[LEFT]]
+// CHECK: %[[REST:.*]] = arith.trunci %[[REST_MIN]] : i64 to i32
+// CHECK: %[[BEFORE:.*]] = arith.subi %[[FROM:.*]], %[[ROW]] : i64
+// CHECK: %[[BEFORE_MIN:.*]] = arith.minsi %[[BEFORE]]
+// CHECK: %[[SKIPPED:.*]] = arith.trunci %[[BEFORE_MIN]] : i64 to i32
+// CHECK: %[[BELOW:.*]] = arith.cmpi slt, %{{.*}}, %[[REST]] : i32
+// CHECK: %[[ABOVE:.*]] = arith.cmpi slt, %[[SKIPPED]], %{{.*}} : i32
+// CHECK: %[[INSIDE:.*]] = arith.andi %[[BELOW]], %[[ABOVE]] : i1
+// CHECK: scf.if %[[INSIDE]] {
+// CHECK-NEXT: llvm.store
+gpu.module @kernels {
+  sf_tile.kernel @from(%x: memref<?x64xf16>, %i: i32, %j: i32, %v: f16) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %row = arith.index_cast %i : i32 to index
+    %first = arith.index_cast %j : i32 to index
+    %t = sf_tile.splat %v : f16 -> !sf_tile.tile<4x64xf16, #rows>
+    sf_tile.store %t, %x[%row, %c0] from %first : !sf_tile.tile<4x64xf16, #rows>, memref<?x64xf16>
+    sf_tile.return
+  }
+}

@@ -2,7 +2,8 @@
 
 // One thread initializes a stage's two barriers, the full ones (one arrival, the producer's) before the empty ones (one for each of
 // 4 warps), and tells the copy engine; then the block may go on. 2 stages: empty ones begin 16 bytes behind full ones.
-// CHECK-LABEL: llvm.func @barriers
+// CHECK-LABEL: llvm.func @barriers(
+// CHECK-SAME: %{{[a-z0-9]+}}: i32, %{{[a-z0-9]+}}: i32, %[[BYTES:[a-z0-9]+]]: i32, %[[ON:[a-z0-9]+]]: i1
 // CHECK: %[[THREAD:.*]] = nvvm.read.ptx.sreg.tid.x
 // CHECK: %[[FIRST:.*]] = arith.cmpi eq, %[[THREAD]], %c0_i32
 // CHECK: scf.if %[[FIRST]] {
@@ -27,7 +28,7 @@
 // CHECK:     %[[DONE:.*]] = nvvm.mbarrier.try_wait %[[EMPTY]], %[[PARITY:.*]] : !llvm.ptr<3>, i32 -> i1
 // CHECK:     %[[AGAIN:.*]] = arith.xori %[[DONE]], %true : i1
 // CHECK:     scf.condition(%[[AGAIN]])
-// CHECK:   nvvm.mbarrier.arrive.expect_tx %[[FULL]], %c4096_i32
+// CHECK:   nvvm.mbarrier.arrive.expect_tx %[[FULL]], %[[BYTES]] :
 // CHECK: }
 //
 // Four warps consume: all wait for the full barrier, one thread of each arrives at the empty one. Their condition is the same in a
@@ -43,7 +44,7 @@
 // CHECK:   scf.if %[[ELECTED]] {
 // CHECK:     %[[EMPTY:.*]] = llvm.getelementptr %{{.*}}[16]
 // CHECK:     nvvm.mbarrier.arrive %[[EMPTY]]
-// CHECK:   %[[BOTH:.*]] = arith.andi %{{.*}}, %[[ON:.*]] : i1
+// CHECK:   %[[BOTH:.*]] = arith.andi %{{.*}}, %[[ON]] : i1
 // CHECK:   scf.if %[[BOTH]] {
 // CHECK:     nvvm.mbarrier.arrive
 gpu.module @kernels {
@@ -84,6 +85,62 @@ gpu.module @kernels {
       %feature, %token, %split = sf_tile.tile_id %tokens number %i {feature_tiles = 4, raster = 2, splits = 3, tile_tokens = 16}
       sf_tile.store %t, %x[%token, %feature] : !sf_tile.tile<1x64xf16, #row>, memref<?x64xf16>
     }
+    sf_tile.return
+  }
+}
+
+// -----
+
+#row = #sf_tile.layout<register = [[0, 1]], lane = [[0, 2], [0, 4], [0, 8], [0, 16], [0, 32]], warps = [1], along = [0]>
+
+// Blocks of a cluster that divide K: the split is a block's rank in its cluster, and a cluster's number is that of its tile. There are
+// 3 x ceil(tokens / 16) tiles, and a cluster goes on by as many as there are clusters.
+// CHECK-LABEL: llvm.func @splits_in_clusters
+// CHECK-SAME: nvvm.cluster_dim = array<i32: 4, 1, 1>
+// CHECK: %[[TILES:.*]] = arith.muli %{{.*}}, %c3_i32
+// CHECK: %[[BLOCK:.*]] = nvvm.read.ptx.sreg.ctaid.x
+// CHECK: %[[CLUSTER:.*]] = arith.divui %[[BLOCK]], %c4_i32
+// CHECK: %[[BLOCKS:.*]] = nvvm.read.ptx.sreg.nctaid.x
+// CHECK: %[[CLUSTERS:.*]] = arith.divui %[[BLOCKS]], %c4_i32
+// CHECK: %[[FIRST:.*]] = arith.index_cast %[[CLUSTER]]
+// CHECK: %[[END:.*]] = arith.index_cast %[[TILES]]
+// CHECK: %[[STEP:.*]] = arith.index_cast %[[CLUSTERS]]
+// CHECK: scf.for %{{.*}} = %[[FIRST]] to %[[END]] step %[[STEP]] {
+// CHECK:   %[[RANK:.*]] = nvvm.read.ptx.sreg.cluster.ctarank
+// CHECK:   %[[SPLIT:.*]] = arith.index_cast %[[RANK]]
+// CHECK:   arith.index_cast %[[SPLIT]]
+gpu.module @kernels {
+  sf_tile.kernel @splits_in_clusters(%x: memref<?x64xf16>) attributes {cluster = 4 : i64, threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %zero = arith.constant 0.0 : f16
+    %t = sf_tile.splat %zero : f16 -> !sf_tile.tile<1x64xf16, #row>
+    %tokens = memref.dim %x, %c0 : memref<?x64xf16>
+    %first, %end, %step = sf_tile.tile_range %tokens {cluster = 4, feature_tiles = 3, splits = 4, tile_tokens = 16}
+    scf.for %i = %first to %end step %step {
+      %feature, %token, %split = sf_tile.tile_id %tokens number %i {cluster = 4, feature_tiles = 3, raster = 2, splits = 4, tile_tokens = 16}
+      %row = arith.addi %token, %feature : index
+      sf_tile.store %t, %x[%row, %split] : !sf_tile.tile<1x64xf16, #row>, memref<?x64xf16>
+    }
+    sf_tile.return
+  }
+}
+
+// -----
+
+// An inbox is one barrier more, behind the empty ones; with it the whole cluster waits until all are initialized.
+// CHECK-LABEL: llvm.func @inbox
+// CHECK:   %[[FULL0:.*]] = llvm.getelementptr %{{.*}}[1024]
+// CHECK:   nvvm.mbarrier.init %{{.*}}, %c4_i32
+// CHECK:   %[[INBOX:.*]] = llvm.getelementptr %[[FULL0]][32]
+// CHECK:   nvvm.mbarrier.init %[[INBOX]], %c12_i32
+// CHECK:   nvvm.fence.mbarrier.init
+// CHECK: }
+// CHECK-NOT: nvvm.barrier
+// CHECK: nvvm.cluster.arrive
+// CHECK-NEXT: nvvm.cluster.wait
+gpu.module @kernels {
+  sf_tile.kernel @inbox() attributes {cluster = 4 : i64, threads = 160 : i64} {
+    %barriers = sf_tile.barriers {consumers = 4, offset = 1024, senders = 12} : !sf_tile.barriers<2>
     sf_tile.return
   }
 }

@@ -65,6 +65,41 @@ module attributes {a = #sf.kernel_config<tile = 64x64x64, warps = 2x2, atom = wg
 
 // -----
 
+// expected-error@+1 {{expected no cluster for mma_sp, got 2}}
+module attributes {a = #sf.kernel_config<tile = 64x32x64, warps = 2x1, split_k = 2, cluster = 2, atom = mma_sp>} {}
+
+// -----
+
+// expected-error@+1 {{expected a cluster of 1, 2 or 4 blocks that divides raster and the tile's tokens into multiples of 8, got 8 for raster 8 and 64 tokens}}
+module attributes {a = #sf.kernel_config<tile = 64x64x64, warps = 4x1, cluster = 8, atom = wgmma_sp>} {}
+
+// -----
+
+// expected-error@+1 {{got 2 for raster 3 and 64 tokens}}
+module attributes {a = #sf.kernel_config<tile = 64x64x64, warps = 4x1, cluster = 2, raster = 3, atom = wgmma_sp>} {}
+
+// -----
+
+// expected-error@+1 {{expected a cluster with split_k to have a block for each of 2, 4 or 8 parts, and to divide the tile's tokens into multiples of 8, got 2 blocks for 4 parts and 64 tokens}}
+module attributes {a = #sf.kernel_config<tile = 64x64x64, warps = 4x1, split_k = 4, cluster = 2, atom = wgmma_sp>} {}
+
+// -----
+
+// expected-error@+1 {{got 3 blocks for 3 parts and 48 tokens}}
+module attributes {a = #sf.kernel_config<tile = 64x48x64, warps = 4x1, split_k = 3, cluster = 3, atom = wgmma_sp>} {}
+
+// -----
+
+// expected-error@+1 {{got 16 blocks for 16 parts and 128 tokens}}
+module attributes {a = #sf.kernel_config<tile = 64x128x64, warps = 4x1, split_k = 16, cluster = 16, atom = wgmma_sp>} {}
+
+// -----
+
+// expected-error@+1 {{got 8 blocks for 8 parts and 32 tokens}}
+module attributes {a = #sf.kernel_config<tile = 64x32x64, warps = 4x1, split_k = 8, cluster = 8, atom = wgmma_sp>} {}
+
+// -----
+
 // expected-error@+1 {{expected 'warps' once, got it twice}}
 module attributes {a = #sf.kernel_config<warps = 2x2, warps = 2x2>} {}
 

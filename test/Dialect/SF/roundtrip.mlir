@@ -3,11 +3,13 @@
 
 // CHECK: sf.config = #sf.kernel_config<max_tokens = 64, tile = 256x128x64, warps = 4x2, stages = 4, split_k = 2, raster = 16, atom = mma_sp>
 // CHECK-SAME: sf.defaults = #sf.kernel_config<tile = 64x16x128, warps = 1x2, split_k = 1, raster = 8, atom = mma>
+// CHECK-SAME: sf.parts = #sf.kernel_config<tile = 64x64x64, warps = 4x1, split_k = 8, cluster = 8, raster = 1, atom = wgmma_sp>
 // CHECK-SAME: sf.target = #sf.target<"sm_90a">
 module attributes {
   sf.target = #sf.target<"sm_90a">,
   sf.config = #sf.kernel_config<atom = mma_sp, raster = 16, split_k = 2, stages = 4, warps = 4x2, tile = 256x128x64, max_tokens = 64>,
-  sf.defaults = #sf.kernel_config<tile = 64x16x128, warps = 1x2, atom = mma>
+  sf.defaults = #sf.kernel_config<tile = 64x16x128, warps = 1x2, atom = mma>,
+  sf.parts = #sf.kernel_config<tile = 64x64x64, warps = 4x1, split_k = 8, cluster = 8, raster = 1, atom = wgmma_sp>
 } {
 
 // CHECK-LABEL: @encodings

@@ -2,11 +2,12 @@
 // RUN: sparseflow-opt %s --sf-select-config=target=sm_90 --split-input-file | FileCheck %s --check-prefix=PLAIN
 // RUN: sparseflow-opt %s --sf-select-config="target=sm_90a max-accumulators=64" --split-input-file | FileCheck %s --check-prefix=ROOMY
 
-// sm_90a has wgmma: a warpgroup for each 64 features, narrow tiles for few tokens, the widest for many. sm_90 has not.
+// sm_90a has wgmma: a warpgroup for each 64 features, narrow tiles for few tokens, whose K the blocks of a cluster divide, the
+// widest for many. sm_90 has not.
 // CHECK: module attributes {sf.target = #sf.target<"sm_90a">}
 // CHECK-LABEL: @sparse
 // CHECK-SAME: tensor<?x4096xf16>
-// CHECK: configs = [#sf.kernel_config<max_tokens = {{[0-9]+}}, tile = 64x{{8|16|32}}x64, warps = 4x1, split_k = 1, raster = 16, atom = wgmma_sp>
+// CHECK: configs = [#sf.kernel_config<max_tokens = {{[0-9]+}}, tile = 64x{{[0-9]+x[0-9]+}}, warps = 4x1, {{(stages = [0-9]+, )?}}split_k = 2, cluster = 2, raster = 16, atom = wgmma_sp>
 // CHECK-SAME: #sf.kernel_config<tile = 128x256x64, warps = 8x1, split_k = 1, raster = 16, atom = wgmma_sp>]
 // PLAIN-LABEL: @sparse
 // PLAIN-NOT: wgmma

@@ -89,3 +89,28 @@ gpu.module @kernels attributes {sf.target = #sf.target<"sm_90a">} {
     sf_tile.return
   }
 }
+
+// -----
+
+#wide = #sf_tile.layout<register = [[0, 1], [1, 0]], lane = [[0, 2], [0, 4], [0, 8], [0, 16], [0, 32]], warps = [1, 2], along = [0, 1]>
+#narrow = #sf_tile.layout<register = [[1, 0]], lane = [[0, 0], [0, 0], [0, 0], [0, 0], [0, 0]], warps = [1, 2], along = [0, -1]>
+
+// What the other three blocks of a cluster send, 64 x 8 and 64 x 16 words each, has a place of its own behind the stages and the
+// scratch of reductions: another block may be ahead. Behind it the barriers, of which the inbox takes 8 bytes more.
+// CHECK-LABEL: sf_tile.kernel @inbox
+// CHECK-SAME: shared_bytes = 21032 : i64
+// CHECK: sf_tile.barriers {consumers = 4 : i64, offset = 20992 : i64, senders = 12 : i64} : <2>
+// CHECK: sf_tile.reduce add %{{.*}} {dim = 1 : i64, scratch_offset = 2048 : i64}
+// CHECK: sf_tile.reduce_scatter(%{{.*}}, %{{.*}}) {scratch_offset = 2560 : i64}
+gpu.module @kernels attributes {sf.target = #sf.target<"sm_90a">} {
+  sf_tile.kernel @inbox(%x: memref<2x128xf32>, %i: index, %v: f32) attributes {cluster = 4 : i64, threads = 64 : i64} {
+    %ring = sf_tile.ring : !sf_tile.ring<2 x 8x64xf16>
+    %b = sf_tile.barriers {consumers = 4 : i64, senders = 12 : i64} : !sf_tile.barriers<2>
+    %t = sf_tile.load %x[%i, %i] : memref<2x128xf32> -> !sf_tile.tile<2x128xf32, #wide>
+    %s = sf_tile.reduce add %t {dim = 1} : !sf_tile.tile<2x128xf32, #wide> -> !sf_tile.tile<2x1xf32, #narrow>
+    %p = sf_tile.splat %v : f32 -> !sf_tile.tile<64x32xf32>
+    %q = sf_tile.splat %v : f32 -> !sf_tile.tile<64x64xf32>
+    %sums:2 = sf_tile.reduce_scatter(%p, %q) : (!sf_tile.tile<64x32xf32>, !sf_tile.tile<64x64xf32>) -> (!sf_tile.tile<64x8xf32>, !sf_tile.tile<64x16xf32>)
+    sf_tile.return
+  }
+}

@@ -179,3 +179,35 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+// What a block of a cluster gets of the accumulators, 24 tokens of 48, has their layout with half of the registers; what follows
+// is derived from that.
+// CHECK-DAG: #[[ACC:tile[0-9]*]] = #sf_tile.layout<register = {{\[\[}}1, 0], [0, 1], [0, 8], [0, 16], [0, 32]], lane = {{\[\[}}0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [8, 1], along = [0, 1], used = 24>
+// CHECK-DAG: #[[SHARE:tile[0-9]*]] = #sf_tile.layout<register = {{\[\[}}1, 0], [0, 1], [0, 8], [0, 16]], lane = {{\[\[}}0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [8, 1], along = [0, 1], used = 12>
+// CHECK-DAG: #[[SLICE:tile[0-9]*]] = #sf_tile.layout<register = {{\[\[}}1, 0], [0, 1]], lane = {{\[\[}}0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [8, 1], along = [0, 1]>
+// CHECK-LABEL: sf_tile.kernel @shares
+// CHECK: sf_tile.reduce_scatter({{.*}}) : (!sf_tile.tile<128x48xf32, #[[ACC]]>, !sf_tile.tile<128x48xf32, #[[ACC]]>) -> (!sf_tile.tile<128x24xf32, #[[SHARE]]>, !sf_tile.tile<128x24xf32, #[[SHARE]]>)
+// CHECK: sf_tile.slice %{{.*}}[0, 8] : <128x24xf32, #[[SHARE]]> -> <128x8xf32, #[[SLICE]]>
+gpu.module @kernels {
+  sf_tile.kernel @shares(%i: index)
+      attributes {cluster = 2 : i64, config = #sf.kernel_config<tile = 128x48x64, warps = 8x1, split_k = 2, cluster = 2, atom = wgmma>, threads = 288 : i64} {
+    %zero = arith.constant 0.0 : f32
+    %acc = sf_tile.splat %zero : f32 -> !sf_tile.tile<128x48xf32>
+    %x = sf_tile.ring : !sf_tile.ring<2 x 48x64xf16>
+    %w = sf_tile.ring : !sf_tile.ring<2 x 128x64xf16>
+    %v = sf_tile.ring : !sf_tile.ring<2 x 128x64xf16>
+    %b = sf_tile.load %x[%i] start [0, 0] : !sf_tile.ring<2 x 48x64xf16> -> !sf_tile.tile<48x16xf16>
+    %a = sf_tile.load %w[%i] start [0, 0] : !sf_tile.ring<2 x 128x64xf16> -> !sf_tile.tile<128x16xf16>
+    %c = sf_tile.load %v[%i] start [0, 0] : !sf_tile.ring<2 x 128x64xf16> -> !sf_tile.tile<128x16xf16>
+    %r = sf_tile.mma <"wgmma_m64k16_f16"> %a, %b, %acc
+      : !sf_tile.tile<128x16xf16>, !sf_tile.tile<48x16xf16>, !sf_tile.tile<128x48xf32> -> !sf_tile.tile<128x48xf32>
+    %q = sf_tile.mma <"wgmma_m64k16_f16"> %c, %b, %acc
+      : !sf_tile.tile<128x16xf16>, !sf_tile.tile<48x16xf16>, !sf_tile.tile<128x48xf32> -> !sf_tile.tile<128x48xf32>
+    %s:2 = sf_tile.reduce_scatter(%r, %q)
+      : (!sf_tile.tile<128x48xf32>, !sf_tile.tile<128x48xf32>) -> (!sf_tile.tile<128x24xf32>, !sf_tile.tile<128x24xf32>)
+    %t = sf_tile.slice %s#0[0, 8] : !sf_tile.tile<128x24xf32> -> !sf_tile.tile<128x8xf32>
+    sf_tile.return
+  }
+}

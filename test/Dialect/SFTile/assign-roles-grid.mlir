@@ -35,19 +35,21 @@ module attributes {sf.target = #sf.target<"sm_90">} {
 // CHECK-NEXT: sf_tile.launch_dependents
 // CHECK-NEXT: sf_tile.store
 //
-// Threads with roles wait in them, before the first tile.
+// Threads with roles wait in them, before the first tile. The kernel behind may begin when the producer has brought everything.
 // CHECK-LABEL: sf_tile.kernel @specialized
 // CHECK: sf_tile.barriers
 // CHECK: sf_tile.role producer {
 // CHECK-NEXT: sf_tile.tile_range
 // CHECK: sf_tile.grid_wait
-// CHECK-NEXT: sf_tile.launch_dependents
 // CHECK-NEXT: scf.for
-// CHECK: sf_tile.role consumer {
+// CHECK: sf_tile.launch_dependents
+// CHECK-NEXT: } {consumers = 4 : i64}
+// CHECK-NEXT: sf_tile.role consumer {
 // CHECK-NEXT: sf_tile.tile_range
 // CHECK: sf_tile.grid_wait
-// CHECK-NEXT: sf_tile.launch_dependents
 // CHECK-NEXT: scf.for
+// CHECK-NOT: sf_tile.launch_dependents
+// CHECK: sf_tile.return
 #acc = #sf_tile.layout<register = [[1, 0], [0, 1]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, 1]>
 module attributes {sf.target = #sf.target<"sm_90a">} {
   gpu.module @kernels {
@@ -96,7 +98,8 @@ module attributes {sf.target = #sf.target<"sm_90a">} {
 // CHECK: %[[C4:.*]] = arith.constant 4 : index
 // CHECK: %[[XRING:.*]] = sf_tile.ring : <2 x 8x64xf16
 // CHECK: %[[WRING:.*]] = sf_tile.ring : <2 x 64x64xf16
-// CHECK: sf_tile.role producer {
+// CHECK: %[[BYTES:.*]] = arith.subi %c9216_i32, %{{.*}} : i32
+// CHECK-NEXT: sf_tile.role producer {
 // CHECK-NEXT: %[[FIRST:.*]], %[[END:.*]], %{{.*}} = sf_tile.tile_range
 // CHECK-NEXT: %[[FEATURE:.*]], %{{.*}}, %{{.*}} = sf_tile.tile_id %{{.*}} number %[[FIRST]]
 // CHECK:      %[[AHEAD:.*]] = arith.minsi %{{.*}}, %[[C4]]
@@ -104,7 +107,7 @@ module attributes {sf.target = #sf.target<"sm_90a">} {
 // CHECK-NEXT: %[[UNTIL:.*]] = arith.select %[[HAS]], %[[AHEAD]], %c0
 // CHECK:      scf.for %[[K:.*]] = %c0{{.*}} to %[[UNTIL]]
 // CHECK-NEXT:   %[[S:.*]] = arith.subi %[[K]], %c0
-// CHECK:        sf_tile.acquire %{{.*}}[%[[S]]] parity %c1_i32{{.*}} {bytes = 9216 : i64}
+// CHECK:        sf_tile.acquire %{{.*}}[%[[S]]] parity %c1_i32{{.*}} bytes %[[BYTES]] :
 // CHECK-NEXT:   sf_tile.copy_async %[[W]][%[[FEATURE]], %[[K]], %c0] [1, 1, 4096] to %[[WRING]][%[[S]]] signals
 // CHECK-NOT:    sf_tile.copy_async
 // CHECK:      sf_tile.grid_wait
@@ -116,7 +119,7 @@ module attributes {sf.target = #sf.target<"sm_90a">} {
 // CHECK:          %[[STEP_LATER:.*]] = arith.cmpi sge, %[[K]], %{{.*}}
 // CHECK-NEXT:     %[[LATER:.*]] = arith.ori %[[TILE_LATER]], %[[STEP_LATER]]
 // CHECK-NEXT:     scf.if %[[LATER]] {
-// CHECK-NEXT:       sf_tile.acquire %{{.*}}[%[[S]]] parity %[[P]] {bytes = 9216 : i64}
+// CHECK-NEXT:       sf_tile.acquire %{{.*}}[%[[S]]] parity %[[P]] bytes %[[BYTES]] :
 // CHECK-NEXT:       sf_tile.copy_async %[[W]]
 // CHECK-NEXT:     }
 // CHECK-NEXT:     sf_tile.copy_async %{{.*}}[%{{.*}}, %[[K]]] [8, 64] to %[[XRING]][%[[S]]] signals

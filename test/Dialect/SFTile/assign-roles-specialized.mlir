@@ -13,11 +13,19 @@
 // CHECK-SAME: %[[X:[a-z0-9]+]]: memref<?x256xf16>, %[[W:[a-z0-9]+]]: memref<4x4x2048xf16>, %[[M:[a-z0-9]+]]: memref<4x4x128xi32>, %[[STEPS:[a-z0-9]+]]: index, %[[MAP:[a-z0-9]+]]: !sf_tile.tensor_map<8x64xf16, of = 0>
 // CHECK-SAME: attributes {persistent,
 // CHECK-NOT: sf_tile.tile_id
+// CHECK: %[[TOKENS:.*]] = memref.dim %[[X]]
 // CHECK: %[[INIT:.*]] = sf_tile.splat
 // CHECK: %[[XRING:.*]] = sf_tile.ring : <3 x 8x64xf16
 // CHECK: %[[WRING:.*]] = sf_tile.ring : <3 x 64x32xf16
 // CHECK: %[[MRING:.*]] = sf_tile.ring : <3 x 64x16xi4
 // CHECK: %[[BARRIERS:.*]] = sf_tile.barriers {consumers = 4 : i64} : <3>
+//
+// The bytes of a stage's three parts, 1024 + 4096 + 512, less 128 for each row of X's box that the matrix has not.
+// CHECK: %[[ROWS:.*]] = arith.minsi %[[TOKENS]], %c8{{.*}} : index
+// CHECK: %[[MISSING:.*]] = arith.subi %c8{{.*}}, %[[ROWS]] : index
+// CHECK: %[[LESS:.*]] = arith.muli %[[MISSING]], %c128 : index
+// CHECK: %[[LESS_I32:.*]] = arith.index_cast %[[LESS]] : index to i32
+// CHECK: %[[BYTES:.*]] = arith.subi %c5632_i32, %[[LESS_I32]] : i32
 //
 // The producer. Blocks stay and take one tile after the other; the position in the ring goes on from tile to tile. A stage's first
 // phase, empty, counts as over, hence parity 1.
@@ -27,8 +35,7 @@
 // CHECK-NEXT:   %[[FEATURE:.*]], %[[TOKEN:.*]], %{{.*}} = sf_tile.tile_id %{{.*}} number %[[TILE]] {feature_tiles = 4 : i64, raster = 2 : i64, splits = 1 : i64, tile_tokens = 8 : i64}
 // CHECK-NEXT:   %[[ROW:.*]] = arith.muli %[[TOKEN]], %{{.*}} : index
 //
-// In each step: wait until the stage is empty, announce the bytes of its three parts (1024 + 4096 + 512), issue the copies. The
-// parity flips where the stage returns to 0.
+// In each step: wait until the stage is empty, announce the bytes, issue the copies. The parity flips where the stage returns to 0.
 // CHECK:        %[[FILLED:.*]]:2 = scf.for %[[K:.*]] = %{{.*}} to %[[STEPS]] step %{{.*}} iter_args(%[[S:.*]] = %[[S0]], %[[P:.*]] = %[[P0]]) -> (index, i32) {
 // CHECK-NEXT:     sf_tile.acquire %[[BARRIERS]][%[[S]]] parity %[[P]] bytes %[[BYTES]] : <3>
 // CHECK-NEXT:     sf_tile.copy_async %[[MAP]][%[[ROW]], %[[K]]] [8, 64] to %[[XRING]][%[[S]]] signals %[[BARRIERS]] logical
@@ -144,6 +151,67 @@ gpu.module @kernels {
         : !sf_tile.tile<128x32xi8, #w>, !sf_tile.tile<8x32xi8, #x>, !sf_tile.tile<128x8xi32, #acc> -> !sf_tile.tile<128x8xi32, #acc>
       sf_tile.yield %r : !sf_tile.tile<128x8xi32, #acc>
     } {stages = 2 : i64} -> !sf_tile.tile<128x8xi32, #acc>
+    sf_tile.return
+  }
+}
+
+// -----
+
+#x = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [0, 8], [0, 16], [0, 32], [1, 8], [2, 16], [4, 32], [8, 0]]>
+#w = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [2, 0], [4, 0], [8, 0], [1, 0], [16, 0], [32, 0], [0, 8], [0, 16], [0, 32]]>
+#acc = #sf_tile.layout<register = [[1, 0], [0, 1], [0, 8]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, 1]>
+#share = #sf_tile.layout<register = [[1, 0], [0, 1]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, 1]>
+
+// Blocks of a cluster that divide K share no stage: boxes are whole, copies go to the block alone, and stages are released to it
+// alone. The four warps of the other block send their sums. There is one inbox, so a block takes one tile and the kernel is not
+// persistent. Three steps are known to be three: one, then two with a group in flight.
+// CHECK-LABEL: sf_tile.kernel @parts
+// CHECK-SAME: !sf_tile.tensor_map<16x64xf16, of = 0>
+// CHECK-NOT: persistent
+// CHECK-SAME: attributes {cluster = 2 : i64, threads = 160 : i64}
+// CHECK: %[[BARRIERS:.*]] = sf_tile.barriers {consumers = 4 : i64, senders = 4 : i64} : <3>
+// CHECK: sf_tile.role producer {
+// CHECK: sf_tile.tile_range %{{.*}} {cluster = 2 : i64, feature_tiles = 4 : i64, splits = 2 : i64, tile_tokens = 16 : i64}
+// CHECK: sf_tile.copy_async {{.*}} logical :
+// CHECK: sf_tile.role consumer {
+// CHECK: scf.for
+// CHECK: %{{.*}}, %{{.*}}, %[[SPLIT:.*]] = sf_tile.tile_id %{{.*}} number %{{.*}} {cluster = 2 : i64
+// CHECK: %[[LOWER:.*]] = arith.muli %[[SPLIT]], %c3
+// CHECK: sf_tile.mma_wait 0
+// CHECK: sf_tile.release %[[BARRIERS]][%{{.*}}] : <3>
+// CHECK: %[[NEXT:.*]] = arith.addi %[[LOWER]], %c1
+// CHECK: scf.for %{{.*}} = %[[NEXT]] to %{{.*}} step %c2
+// CHECK: sf_tile.mma_wait 1
+// CHECK: sf_tile.mma_wait 1
+// CHECK: %[[SUM:.*]] = sf_tile.mma_wait 0
+// CHECK: sf_tile.reduce_scatter(%[[SUM]]) signals %[[BARRIERS]] : !sf_tile.barriers<3> :
+gpu.module @kernels {
+  sf_tile.kernel @parts(%x: memref<?x384xf16>, %w: memref<4x6x4096xf16>) attributes {cluster = 2 : i64, threads = 160 : i64} {
+    %c0 = arith.constant 0 : index
+    %c3 = arith.constant 3 : index
+    %tokens = memref.dim %x, %c0 : memref<?x384xf16>
+    %feature, %token, %split = sf_tile.tile_id %tokens {cluster = 2, feature_tiles = 4, tile_tokens = 16, splits = 2, raster = 2}
+    %lower = arith.muli %split, %c3 : index
+    %upper = arith.addi %lower, %c3 : index
+    %zero = arith.constant 0.0 : f32
+    %init = sf_tile.splat %zero : f32 -> !sf_tile.tile<64x16xf32, #acc>
+    %xring = sf_tile.ring : !sf_tile.ring<3 x 16x64xf16, #x>
+    %wring = sf_tile.ring : !sf_tile.ring<3 x 64x64xf16, #w>
+    %sum = sf_tile.pipeline %lower to %upper init(%init : !sf_tile.tile<64x16xf32, #acc>)
+        rings(%xring, %wring : !sf_tile.ring<3 x 16x64xf16, #x>, !sf_tile.ring<3 x 64x64xf16, #w>) producer {
+    ^bb0(%step: index, %stage: index):
+      sf_tile.copy_async %x[%token, %step] [16, 64] to %xring[%stage] logical : memref<?x384xf16> to <3 x 16x64xf16, #x>
+      sf_tile.copy_async %w[%feature, %step, %c0] [1, 1, 4096] to %wring[%stage] storage : memref<4x6x4096xf16> to <3 x 64x64xf16, #w>
+      sf_tile.yield
+    } consumer {
+    ^bb0(%step: index, %stage: index, %carried: !sf_tile.tile<64x16xf32, #acc>):
+      %b = sf_tile.load %xring[%stage] start [0, 0] : !sf_tile.ring<3 x 16x64xf16, #x> -> !sf_tile.tile<16x16xf16, #x>
+      %a = sf_tile.load %wring[%stage] start [0, 0] : !sf_tile.ring<3 x 64x64xf16, #w> -> !sf_tile.tile<64x16xf16, #w>
+      %r = sf_tile.mma <"wgmma_m64k16_f16"> %a, %b, %carried
+        : !sf_tile.tile<64x16xf16, #w>, !sf_tile.tile<16x16xf16, #x>, !sf_tile.tile<64x16xf32, #acc> -> !sf_tile.tile<64x16xf32, #acc>
+      sf_tile.yield %r : !sf_tile.tile<64x16xf32, #acc>
+    } {stages = 3 : i64} -> !sf_tile.tile<64x16xf32, #acc>
+    %share = sf_tile.reduce_scatter(%sum) : (!sf_tile.tile<64x16xf32, #acc>) -> !sf_tile.tile<64x8xf32, #share>
     sf_tile.return
   }
 }

@@ -141,6 +141,30 @@ func.func @tile_id(%tokens: index) {
 
 // -----
 
+func.func @tile_id_cluster_of_features(%tokens: index) {
+  // expected-error @below {{expected a cluster that divides 3 feature tiles or, where there are splits, has a block for each of 1, got 2}}
+  sf_tile.tile_id %tokens {cluster = 2, feature_tiles = 3, tile_tokens = 8, splits = 1, raster = 2}
+  return
+}
+
+// -----
+
+func.func @tile_id_cluster_of_splits(%tokens: index) {
+  // expected-error @below {{has a block for each of 4, got 2}}
+  sf_tile.tile_id %tokens {cluster = 2, feature_tiles = 2, tile_tokens = 8, splits = 4, raster = 2}
+  return
+}
+
+// -----
+
+func.func @tile_id_no_cluster(%tokens: index) {
+  // expected-error @below {{expected a cluster that divides 2 feature tiles or, where there are splits, has a block for each of 1, got 0}}
+  sf_tile.tile_id %tokens {cluster = 0, feature_tiles = 2, tile_tokens = 8, splits = 1, raster = 2}
+  return
+}
+
+// -----
+
 // Memory.
 
 func.func @copy_rank(%x: memref<8x8xf16>, %i: index, %ring: !sf_tile.ring<2 x 8x8xf16>) {
@@ -361,6 +385,14 @@ func.func @store_rank(%t: !sf_tile.tile<8xf16>, %x: memref<8x8xf16>, %i: index) 
 func.func @store_packed_rank(%t: !sf_tile.tile<2x2xf16>, %x: memref<1x1x4xf16>, %i: index) {
   // expected-error @below {{expected 3 indices, got 1}}
   sf_tile.store %t, %x[%i] packing <offset = [[0, 1], [1, 0]]> : !sf_tile.tile<2x2xf16>, memref<1x1x4xf16>
+  return
+}
+
+// -----
+
+func.func @store_packed_from(%t: !sf_tile.tile<2x2xf16>, %x: memref<1x1x4xf16>, %i: index) {
+  // expected-error @below {{expected no `from` beside a packing, which is stored as a whole}}
+  sf_tile.store %t, %x[%i, %i, %i] from %i packing <offset = [[0, 1], [1, 0]]> : !sf_tile.tile<2x2xf16>, memref<1x1x4xf16>
   return
 }
 
@@ -825,4 +857,70 @@ func.func @dispatch_empty(%x: tensor<?x8xf16>) {
   ^bb0:
   }) : (tensor<?x8xf16>) -> ()
   return
+}
+
+// -----
+
+// Sums over a cluster.
+
+func.func @reduce_scatter_nothing() {
+  // expected-error @below {{expected as many results as tiles, at least one, got 0 for 0}}
+  sf_tile.reduce_scatter() : () -> ()
+  return
+}
+
+// -----
+
+func.func @reduce_scatter_results(%t: !sf_tile.tile<64x16xf32>) {
+  // expected-error @below {{expected as many results as tiles, at least one, got 1 for 2}}
+  %0 = sf_tile.reduce_scatter(%t, %t) : (!sf_tile.tile<64x16xf32>, !sf_tile.tile<64x16xf32>) -> !sf_tile.tile<64x8xf32>
+  return
+}
+
+// -----
+
+func.func @reduce_scatter_without_a_cluster(%t: !sf_tile.tile<64x16xf32>) {
+  // expected-error @below {{expected a cluster of blocks, and tiles of 32-bit elements whose last dimension it divides into multiples of 8, got '!sf_tile.tile<64x16xf32>' to '!sf_tile.tile<64x8xf32>' in a cluster of 1}}
+  %0 = sf_tile.reduce_scatter(%t) : (!sf_tile.tile<64x16xf32>) -> !sf_tile.tile<64x8xf32>
+  return
+}
+
+// -----
+
+gpu.module @kernels {
+  sf_tile.kernel @share_of_a_token(%t: !sf_tile.tile<64x24xf32>) attributes {cluster = 2 : i64, threads = 160 : i64} {
+    // expected-error @below {{got '!sf_tile.tile<64x24xf32>' to '!sf_tile.tile<64x12xf32>' in a cluster of 2}}
+    %0 = sf_tile.reduce_scatter(%t) : (!sf_tile.tile<64x24xf32>) -> !sf_tile.tile<64x12xf32>
+    sf_tile.return
+  }
+}
+
+// -----
+
+gpu.module @kernels {
+  sf_tile.kernel @another_share(%t: !sf_tile.tile<64x32xf32>) attributes {cluster = 2 : i64, threads = 160 : i64} {
+    // expected-error @below {{got '!sf_tile.tile<64x32xf32>' to '!sf_tile.tile<64x8xf32>' in a cluster of 2}}
+    %0 = sf_tile.reduce_scatter(%t) : (!sf_tile.tile<64x32xf32>) -> !sf_tile.tile<64x8xf32>
+    sf_tile.return
+  }
+}
+
+// -----
+
+gpu.module @kernels {
+  sf_tile.kernel @another_type(%t: !sf_tile.tile<64x32xf32>) attributes {cluster = 2 : i64, threads = 160 : i64} {
+    // expected-error @below {{got '!sf_tile.tile<64x32xf32>' to '!sf_tile.tile<64x16xi32>' in a cluster of 2}}
+    %0 = sf_tile.reduce_scatter(%t) : (!sf_tile.tile<64x32xf32>) -> !sf_tile.tile<64x16xi32>
+    sf_tile.return
+  }
+}
+
+// -----
+
+gpu.module @kernels {
+  sf_tile.kernel @half_precision(%t: !sf_tile.tile<64x32xf16>) attributes {cluster = 2 : i64, threads = 160 : i64} {
+    // expected-error @below {{tiles of 32-bit elements whose last dimension it divides into multiples of 8, got '!sf_tile.tile<64x32xf16>'}}
+    %0 = sf_tile.reduce_scatter(%t) : (!sf_tile.tile<64x32xf16>) -> !sf_tile.tile<64x16xf16>
+    sf_tile.return
+  }
 }

@@ -59,7 +59,7 @@ gpu.module @kernels attributes {sf.target = #sf.target<"sm_90a">} {
   sf_tile.kernel @beside_barriers(%init: !sf_tile.tile<64x256xi32>, %steps: index) attributes {threads = 160 : i64} {
     %c0 = arith.constant 0 : index
     %x = sf_tile.ring : !sf_tile.ring<? x 256x512xi8>
-    // expected-error @below {{expected two stages to fit in the 232192 bytes of shared memory of sm_90a, got stages of 131072; choose a smaller tile}}
+    // expected-error @below {{expected two stages to fit in the 232184 bytes of shared memory of sm_90a, got stages of 131072; choose a smaller tile}}
     %sum = sf_tile.pipeline %c0 to %steps init(%init : !sf_tile.tile<64x256xi32>) rings(%x : !sf_tile.ring<? x 256x512xi8>) producer {
     ^bb0(%step: index, %stage: index):
       sf_tile.yield

@@ -138,3 +138,24 @@ gpu.module @kernels attributes {sf.target = #sf.target<"sm_90a">} {
     sf_tile.return
   }
 }
+
+// -----
+
+// Of the three stages of 64 KiB that fit, one makes room for what the other block of the cluster sends: 128 x 128 words.
+// CHECK-LABEL: sf_tile.kernel @inbox
+// CHECK: } {stages = 2 : i64}
+gpu.module @kernels attributes {sf.target = #sf.target<"sm_90a">} {
+  sf_tile.kernel @inbox(%init: !sf_tile.tile<128x256xf32>, %steps: index) attributes {cluster = 2 : i64, threads = 288 : i64} {
+    %c0 = arith.constant 0 : index
+    %x = sf_tile.ring : !sf_tile.ring<? x 256x128xf16>
+    %sum = sf_tile.pipeline %c0 to %steps init(%init : !sf_tile.tile<128x256xf32>) rings(%x : !sf_tile.ring<? x 256x128xf16>) producer {
+    ^bb0(%step: index, %stage: index):
+      sf_tile.yield
+    } consumer {
+    ^bb0(%step: index, %stage: index, %carried: !sf_tile.tile<128x256xf32>):
+      sf_tile.yield %carried : !sf_tile.tile<128x256xf32>
+    } -> !sf_tile.tile<128x256xf32>
+    %s = sf_tile.reduce_scatter(%sum) : (!sf_tile.tile<128x256xf32>) -> !sf_tile.tile<128x128xf32>
+    sf_tile.return
+  }
+}

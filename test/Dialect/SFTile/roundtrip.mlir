@@ -129,6 +129,25 @@ gpu.module @kernels {
     } {stages = 4 : i64}
     sf_tile.return
   }
+
+  // CHECK-LABEL: sf_tile.kernel @cluster
+  sf_tile.kernel @cluster(%x: memref<?x64xf32>, %barriers: !sf_tile.barriers<2>, %f: !sf_tile.tile<64x64xf32>, %i: !sf_tile.tile<64x32xi32>)
+      attributes {cluster = 4 : i64, threads = 160 : i64} {
+    %c0 = arith.constant 0 : index
+    %tokens = memref.dim %x, %c0 : memref<?x64xf32>
+    // CHECK: sf_tile.tile_id %{{.*}} {cluster = 4 : i64, feature_tiles = 3 : i64, raster = 2 : i64, splits = 4 : i64, tile_tokens = 64 : i64}
+    %feature, %token, %split = sf_tile.tile_id %tokens {cluster = 4, feature_tiles = 3, raster = 2, splits = 4, tile_tokens = 64}
+    // CHECK: %[[SUM:.*]] = sf_tile.reduce_scatter(%{{.*}}) : (!sf_tile.tile<64x64xf32>) -> !sf_tile.tile<64x16xf32>
+    %sum = sf_tile.reduce_scatter(%f) : (!sf_tile.tile<64x64xf32>) -> !sf_tile.tile<64x16xf32>
+    // CHECK: sf_tile.reduce_scatter(%{{.*}}, %{{.*}}) signals %{{.*}} : !sf_tile.barriers<2> {scratch_offset = 1024 : i64} : (!sf_tile.tile<64x64xf32>, !sf_tile.tile<64x32xi32>) -> (!sf_tile.tile<64x16xf32>, !sf_tile.tile<64x8xi32>)
+    %sums:2 = sf_tile.reduce_scatter(%f, %i) signals %barriers : !sf_tile.barriers<2> {scratch_offset = 1024}
+      : (!sf_tile.tile<64x64xf32>, !sf_tile.tile<64x32xi32>) -> (!sf_tile.tile<64x16xf32>, !sf_tile.tile<64x8xi32>)
+    // CHECK: sf_tile.store %[[SUM]], %{{.*}}[%[[TOKEN:.*]], %{{.*}}] from %[[TOKEN]] dims [1, 0] : <64x16xf32>, memref<?x64xf32>
+    sf_tile.store %sum, %x[%token, %c0] from %token dims [1, 0] : !sf_tile.tile<64x16xf32>, memref<?x64xf32>
+    // CHECK: sf_tile.store %{{.*}} dims [1, 0] {in_bounds} : <64x16xf32>
+    sf_tile.store %sum, %x[%token, %c0] dims [1, 0] {in_bounds} : !sf_tile.tile<64x16xf32>, memref<?x64xf32>
+    sf_tile.return
+  }
 }
 
 // CHECK-LABEL: func.func @roles
@@ -140,6 +159,8 @@ func.func @roles(%map: !sf_tile.tensor_map<16x64xf16, of = 0>, %w: memref<1x4x20
   %barriers = sf_tile.barriers {consumers = 4} : !sf_tile.barriers<2>
   // CHECK: sf_tile.barriers {consumers = 8 : i64, offset = 1024 : i64} : <5>
   %placed = sf_tile.barriers {consumers = 8, offset = 1024} : !sf_tile.barriers<5>
+  // CHECK: sf_tile.barriers {cluster = 2 : i64, consumers = 4 : i64, senders = 12 : i64} : <2>
+  %inbox = sf_tile.barriers {cluster = 2, consumers = 4, senders = 12} : !sf_tile.barriers<2>
   // CHECK: sf_tile.role producer {
   sf_tile.role producer {
     // CHECK-NEXT: sf_tile.acquire %[[BARRIERS]][%{{.*}}] parity %{{.*}} bytes %{{.*}} : <2>

@@ -209,6 +209,92 @@ TEST(Cluster, multicast_reports) {
       << release.report->str();
 }
 
+enum class Missing { Nothing, Arrival, Wait, InitBarrier };
+
+/// As `sf_tile.reduce_scatter` does it: each block of four sends a word of each thread to the three
+/// others, whose warps wait for `senders` warps' arrivals and add what came.
+std::string scatter(int senders, Missing missing = Missing::Nothing) {
+  ClusterWriter w;
+  std::string rank = w.rank();
+  std::string inbox = w.shared(barrierOffset);
+  w.whenThread(0, [&] {
+    w.initBarrier(inbox, senders);
+    w.fenceInit();
+  });
+  if (missing != Missing::InitBarrier)
+    w.clusterBarrier();
+  std::string number = w.add(w.mul(rank, 1000), "%tid64");
+  for (int block = 0; block != blocks; ++block)
+    w.when(w.compare("ne", rank, w.constant(block)), [&] {
+      std::string slot = w.mask(w.add(rank, w.constant(blocks - 1 - block)), blocks - 1);
+      std::string sent = w.truncate(w.add(number, w.constant(10000 * block)));
+      std::string to = w.map(w.word(w.add(w.mul(slot, words), "%tid64")), w.constant(block));
+      w.line("llvm.store " + sent + ", " + to + " : i32, !llvm.ptr<7>");
+    });
+  w.line("nvvm.bar.warp.sync " + w.i32(-1) + " : i32");
+  std::string lane = w.mask("%tid64", 31);
+  auto arrive = [&] {
+    w.when(w.compare("ult", lane, w.constant(blocks)), [&] {
+      w.when(w.compare("ne", lane, rank), [&] {
+        w.Writer::call("mbarrier.arrive.scope.cluster.space.cluster",
+                       {w.map(inbox, lane), clusterPtr, w.i32(1), "i32"});
+      });
+    });
+  };
+  if (missing == Missing::Arrival)
+    w.when(w.compare("uge", "%tid64", w.constant(32)), arrive);
+  else
+    arrive();
+  if (missing != Missing::Wait)
+    w.wait(inbox, w.i32(0), "cluster");
+  std::string sum = w.truncate(w.add(number, w.mul(rank, 10000)));
+  for (unsigned slot = 0; slot + 1 != blocks; ++slot) {
+    std::string got =
+        w.value("llvm.load " + w.word(w.add(w.constant(slot * words), "%tid64")) +
+                " : !llvm.ptr<3> -> i32");
+    sum = w.value("llvm.add " + sum + ", " + got + " : i32");
+  }
+  w.storeOut(sum);
+  return w.text;
+}
+
+/// Of three blocks, each with so many warps.
+constexpr int senders = (blocks - 1) * words / 32;
+const char *const wholeGrid = "4, 1, 1";
+
+TEST(Cluster, sums_without_a_barrier_at_the_end) {
+  // A block waits for all that is sent to it, so nobody writes to one that has returned.
+  Execution run(scatter(senders), wholeGrid);
+  expectNoReport(run.report);
+  for (unsigned block = 0; block != blocks; ++block)
+    for (unsigned thread = 0; thread != words; ++thread)
+      EXPECT_EQ(run.out[block * words + thread], 6000 + blocks * (thread + 10000 * block));
+}
+
+TEST(Cluster, a_warp_that_does_not_arrive_is_a_deadlock) {
+  expectReport(Execution(scatter(senders, Missing::Arrival), wholeGrid).report, Kind::Deadlock,
+               "3 of 24 arrivals and 0 bytes of copies are outstanding");
+}
+
+TEST(Cluster, wrong_number_of_senders) {
+  expectReport(Execution(scatter(senders + 1), wholeGrid).report, Kind::Deadlock,
+               "1 of 25 arrivals and 0 bytes of copies are outstanding");
+  Execution fewer(scatter(senders - 1), wholeGrid);
+  ASSERT_TRUE(fewer.report);
+  EXPECT_EQ(stringifyKind(fewer.report->kind), stringifyKind(Kind::SharedRace))
+      << fewer.report->str();
+}
+
+TEST(Cluster, sums_report) {
+  Execution wait(scatter(senders, Missing::Wait), wholeGrid);
+  ASSERT_TRUE(wait.report);
+  EXPECT_TRUE(wait.report->kind == Kind::SharedRace ||
+              wait.report->kind == Kind::UninitializedShared)
+      << wait.report->str();
+  expectReport(Execution(scatter(senders, Missing::InitBarrier), wholeGrid).report,
+               Kind::MbarrierMisuse, "there is no mbarrier");
+}
+
 TEST(Cluster, grid_of_whole_clusters) {
   auto launchOf = [](const char *clusterDim) {
     auto module = compileOrFail("llvm.func @k() attributes {gpu.kernel, nvvm.kernel, "

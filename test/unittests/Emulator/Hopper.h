@@ -39,12 +39,13 @@ public:
     call("i64", "mbarrier.arrive.expect.tx.scope.cta.space.cta",
          {barrier, sharedPtr, i32(bytes), "i32"});
   }
-  /// Spins, as kernels do. `parity` is an i32.
-  void wait(const std::string &barrier, const std::string &parity) {
+  /// Spins, as kernels do. `parity` is an i32; the scope is "cta" or "cluster".
+  void wait(const std::string &barrier, const std::string &parity,
+            const std::string &scope = "cta") {
     std::string spin = label(), done = label();
     line("llvm.br " + spin);
     line(spin + ":");
-    std::string complete = call("i1", "mbarrier.try.wait.parity.scope.cta.space.cta",
+    std::string complete = call("i1", "mbarrier.try.wait.parity.scope." + scope + ".space.cta",
                                 {barrier, sharedPtr, parity, "i32"});
     line("llvm.cond_br " + complete + ", " + done + ", " + spin);
     line(done + ":");

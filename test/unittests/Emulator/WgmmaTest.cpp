@@ -199,6 +199,8 @@ struct Defects {
   bool addAgain = false;
   /// XORed into A's descriptor.
   uint64_t descriptorBits = 0;
+  /// Of B only the first rows are copied to shared memory; 0: all.
+  unsigned rowsOfB = 0;
   /// Threads store the operands, rather than that they are copied.
   bool storedOperands = false, proxyFence = true;
   /// A is overwritten before the wait.
@@ -212,14 +214,16 @@ std::string makeKernelText(const Problem &problem, Defects with = {}) {
   const Case &test = problem.test;
   HopperWriter w;
   std::string barrier = w.shared(offsetBarrier);
+  // Rows follow each other where a swizzle is as long as one.
+  size_t bytesB = with.rowsOfB ? with.rowsOfB * test.swizzleB : problem.sharedB.size();
   w.whenThread(0, [&] {
     w.initBarrier(barrier, 1);
     w.fenceInit();
-    w.arriveExpect(barrier, problem.sharedA.size() + problem.sharedB.size());
+    w.arriveExpect(barrier, problem.sharedA.size() + bytesB);
     // Where the threads will store, nothing else may lie; the bytes go elsewhere.
     unsigned to = with.storedOperands ? offsetUnused : 0;
     w.load(w.shared(to), barrier, "%a", problem.sharedA.size());
-    w.load(w.shared(to + offsetB), barrier, "%b", problem.sharedB.size());
+    w.load(w.shared(to + offsetB), barrier, "%b", bytesB);
   });
   w.line(blockBarrier);
   if (with.storedOperands) {
@@ -355,30 +359,43 @@ struct Result {
 
 class Wgmma : public testing::TestWithParam<Case> {};
 
-TEST_P(Wgmma, equals_float64) {
-  Problem problem(GetParam());
+/// `each` gets the exact sum of every element of d, the sum of its products' magnitudes, and its
+/// bits.
+template <typename Callable>
+void forEachElement(const Problem &problem, const Result &result, Callable each) {
   const Case &test = problem.test;
-  auto module = compileOrFail(makeKernelText(problem));
-  ASSERT_TRUE(module);
-  Result result(*module, problem);
-  ASSERT_FALSE(result.report) << result.report->str();
   for (unsigned thread = 0; thread != 128; ++thread)
     for (unsigned i = 0; i != test.n / 2; ++i) {
       unsigned row = thread / 32 * 16 + thread % 32 / 4 + (i & 2 ? 8 : 0);
       unsigned column = i / 4 * 8 + thread % 4 * 2 + (i & 1);
+      SCOPED_TRACE("row " + std::to_string(row) + " column " + std::to_string(column));
       double expected = 0, magnitude = 0;
       for (unsigned k = 0; k != problem.k(); ++k) {
         double product = problem.a[row * problem.k() + k] * problem.b[column * problem.k() + k];
         expected += product;
         magnitude += std::fabs(product);
       }
-      uint32_t bits = result.d[thread * test.n / 2 + i];
-      double actual = test.isInteger() ? double(int32_t(bits)) : llvm::bit_cast<float>(bits);
-      if (test.isInteger())
-        ASSERT_EQ(actual, expected) << "row " << row << " column " << column;
-      else
-        ASSERT_NEAR(actual, expected, magnitude * 1e-6) << "row " << row << " column " << column;
+      each(column, expected, magnitude, result.d[thread * test.n / 2 + i]);
     }
+}
+
+void expectSum(const Case &test, double expected, double magnitude, uint32_t bits) {
+  if (test.isInteger())
+    EXPECT_EQ(int32_t(bits), expected);
+  else
+    EXPECT_NEAR(llvm::bit_cast<float>(bits), expected, magnitude * 1e-6);
+}
+
+TEST_P(Wgmma, equals_float64) {
+  Problem problem(GetParam());
+  auto module = compileOrFail(makeKernelText(problem));
+  ASSERT_TRUE(module);
+  Result result(*module, problem);
+  ASSERT_FALSE(result.report) << result.report->str();
+  forEachElement(problem, result,
+                 [&](unsigned, double expected, double magnitude, uint32_t bits) {
+                   expectSum(problem.test, expected, magnitude, bits);
+                 });
 }
 
 using D = DType;
@@ -415,6 +432,34 @@ std::optional<Report> runWith(const Case &test, Defects defects) {
   if (!module)
     return std::nullopt;
   return Result(*module, problem).report;
+}
+
+TEST(Wgmma, rows_of_b_that_nobody_wrote_spoil_their_own_columns) {
+  for (DType type : {D::f16, D::bf16, D::e4m3, D::i8}) {
+    Problem problem({type, type, 64, true, false, 0, 128});
+    constexpr unsigned present = 37;
+    Defects defects;
+    defects.rowsOfB = present;
+    auto module = compileOrFail(makeKernelText(problem, defects));
+    ASSERT_TRUE(module);
+    Result result(*module, problem);
+    ASSERT_FALSE(result.report) << result.report->str();
+    unsigned spoilt = 0, integersThatDiffer = 0;
+    forEachElement(problem, result,
+                   [&](unsigned column, double expected, double magnitude, uint32_t bits) {
+                     if (column < present)
+                       expectSum(problem.test, expected, magnitude, bits);
+                     else if (problem.test.isInteger())
+                       integersThatDiffer += int32_t(bits) != expected;
+                     else
+                       spoilt += std::isnan(llvm::bit_cast<float>(bits));
+                   });
+    unsigned missing = 64 * (64 - present);
+    if (problem.test.isInteger())
+      EXPECT_GT(integersThatDiffer, missing * 9 / 10);
+    else
+      EXPECT_EQ(spoilt, missing);
+  }
 }
 
 TEST(WgmmaReport, dropped_wgmma_fence) {

@@ -90,6 +90,29 @@ TEST_F(TensorMapTest, maps_say_where_the_buffers_lie) {
   EXPECT_EQ(y.swizzleBytes, 0u);
 }
 
+TEST_F(TensorMapTest, a_box_that_fits_has_no_more_rows_than_the_matrix) {
+  Manifest manifest = makeMapManifest();
+  manifest.functions[0].programs[0].steps[0].variants[0].launches[0].args[0].box.fits = true;
+  load(manifest);
+  ASSERT_EQ(run(10), "");
+  auto [x, w, workspace, y] = device->maps;
+  EXPECT_EQ(x.rows, 10u);
+  EXPECT_EQ(x.boxRows, 10u);
+  EXPECT_EQ(x.boxColumns, 64u);
+  EXPECT_EQ(w.boxRows, 32u);
+  // Not asked to fit.
+  EXPECT_EQ(y.rows, 10u);
+  EXPECT_EQ(y.boxRows, 32u);
+  // A box for each number of rows up to its own.
+  ASSERT_EQ(run(1), "");
+  EXPECT_EQ(device->maps[0].boxRows, 1u);
+  ASSERT_EQ(run(256), "");
+  EXPECT_EQ(device->maps[0].boxRows, 256u);
+  ASSERT_EQ(run(300), "");
+  EXPECT_EQ(device->maps[0].boxRows, 256u);
+  EXPECT_EQ(run(0), "");
+}
+
 TEST_F(TensorMapTest, a_repeated_call_encodes_nothing) {
   ASSERT_EQ(run(10), "");
   EXPECT_EQ(device->encoded, 4);
@@ -174,6 +197,16 @@ TEST(TensorMapManifest, json_has_the_documented_form) {
   EXPECT_CONTAINS(text, R"({"max":5,"mul":2,"per":8,"symbol":"M"})");
   Manifest read = cantFail(parseManifest(text));
   EXPECT_EQ(formatv("{0}", toJSON(read)).str(), text);
+  auto boxOf = [](Manifest &manifest) -> TensorMapSpec & {
+    return manifest.functions[0].programs[0].steps[0].variants[0].launches[0].args[0].box;
+  };
+  EXPECT_FALSE(boxOf(read).fits);
+  boxOf(manifest).fits = true;
+  text = formatv("{0}", toJSON(manifest));
+  EXPECT_CONTAINS(text, R"({"tensor_map":{"box":[256,64],"buffer":0,"fits":true,"swizzle":128}})");
+  read = cantFail(parseManifest(text));
+  EXPECT_TRUE(boxOf(read).fits);
+  EXPECT_EQ(formatv("{0}", toJSON(read)).str(), text);
 }
 
 TEST(TensorMapManifest, constants_are_checked_when_they_are_known) {
@@ -252,5 +285,7 @@ TEST(TensorMapManifest, type_errors_name_the_path) {
                   "tensor_map.buffer expected an integer from 0");
   EXPECT_CONTAINS(message(R"({"box":[256,64],"buffer":0,"swizzle":"128"})"),
                   "tensor_map.swizzle expected an integer from 0 to 128");
+  EXPECT_CONTAINS(message(R"({"box":[256,64],"buffer":0,"fits":1,"swizzle":128})"),
+                  "tensor_map.fits expected true or false, got 1");
   EXPECT_CONTAINS(message("7"), "tensor_map expected an object, got 7");
 }

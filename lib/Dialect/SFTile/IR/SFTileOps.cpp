@@ -235,6 +235,8 @@ LogicalResult StoreOp::verify() {
     return emitOpError(
                "expected a packing that maps `offset` one to one onto a tile of rank 2, got ")
            << *getPacking() << " and " << tile;
+  if (getFrom())
+    return emitOpError("expected no `from` beside a packing, which is stored as a whole");
   return success();
 }
 
