@@ -41,7 +41,7 @@ def report(document: dict[str, Any]) -> str:
     timed = [case for case in cases if _PROTOCOL in case["results"].get("sparseflow", {})]
     failed = [case for case in cases if "error" in case["results"].get("sparseflow", {})]
     lines = [
-        "## Random shapes",
+        "## Beside cuSPARSELt and cuBLASLt",
         "",
         f"{len(timed)} of {drawn.get('count', len(cases))} shapes, seed {drawn.get('seed')}: M from 1 to 16384, N and K from 512 to "
         "16384, log-uniform; caches flushed. A rival's time over SparseFlow's, geometric mean and, in parentheses, of how many shapes.",

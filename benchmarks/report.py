@@ -48,6 +48,10 @@ def table(document: dict[str, Any], protocol: str) -> str:
     return "\n".join(lines)
 
 
+#: Titles of the suites that have a page of their own.
+_PAGES = {"targets": "Targets", "random": "Random shapes"}
+
+
 def report(document: dict[str, Any]) -> str:
     """The whole page."""
     environment, gpu = document["environment"], document["environment"]["gpu"]
@@ -57,7 +61,7 @@ def report(document: dict[str, Any]) -> str:
     )
     scales = sorted({case["scales"] for case in document["cases"] if case.get("scales", "none") != "none"})
     lines = [
-        "# Benchmarks",
+        f"# {_PAGES.get(document.get('suite', ''), 'Benchmarks')}",
         "",
         f"{gpu.get('name')}, {gpu.get('power.limit')} limit, {gpu.get('clocks.max.sm')}, driver {gpu.get('driver_version')}, "
         f"ptxas {environment['ptxas']}; {libraries}; {environment['date']}.",

@@ -107,7 +107,7 @@ def report(document: dict[str, Any]) -> str:
     """Each target, its figure, and hit or miss, as Markdown."""
     found = {(case["dtype"], (case["m"], case["n"], case["k"])): case for case in document["cases"]}
     lines = [
-        "## Targets",
+        "## Reached and missed",
         "",
         __doc__.split("\n\n", 1)[1].strip(),
         "",

@@ -355,17 +355,18 @@ static llvm::Expected<ChipProgram> buildKernels(Session &session, const Chip &ch
 }
 
 //===----------------------------------------------------------------------===//
-// Configurations that spill
+// Configurations that are slow
 //===----------------------------------------------------------------------===//
 
-// How many registers an epilogue needs is known to ptxas alone. Where a configuration that the
-// compiler chose spills, the product gets another choice among tiles with fewer accumulators.
+// How many registers an epilogue needs is known to ptxas alone. Where a kernel of a configuration
+// that the compiler chose is slow, spilling or with serialized wgmma, the product gets another
+// choice among tiles with fewer accumulators.
 
 /// The number of a product, in the order of the module's text, on the product and on its launches.
 static constexpr llvm::StringLiteral productAttrName = "sf.product";
 /// Accumulators a thread, from try to try. The smallest tiles have 16, which leaves room for any
 /// epilogue that was met.
-static constexpr int64_t fewerAccumulators[] = {64, 32, 16};
+static constexpr int64_t fewerAccumulators[] = {64, 48, 32, 16};
 
 /// What is known about the products of a module while their configurations are sought. Attributes
 /// are text, which outlives their session.
@@ -419,19 +420,19 @@ static void numberProducts(ModuleOp module) {
       [&](sf::MatmulOp op) { op->setAttr(productAttrName, builder.getI64IntegerAttr(number++)); });
 }
 
-/// The numbers of the products of which a kernel spilled, with what ptxas said about the first; -1
-/// stands for other operations.
-static std::map<int64_t, std::string> findSpilling(ModuleOp module, const ChipProgram &program) {
-  llvm::StringMap<std::string> spilling;
-  for (const rt::Function &function : program.manifest.functions)
-    for (const rt::Kernel &kernel : function.programs.front().kernels)
-      if (kernel.spillBytes)
-        spilling[kernel.name] =
-            llvm::formatv("{0} spilled {1} bytes of registers", kernel.config, kernel.spillBytes);
+/// The numbers of the products of which a kernel is slow, with the first one's configuration and
+/// slowness; -1 stands for other operations.
+static std::map<int64_t, std::string> findSlowProducts(ModuleOp module) {
+  llvm::StringMap<std::string> slow;
+  for (auto binary : module.getOps<gpu::BinaryOp>())
+    for (const target::BinaryKernel &kernel : target::getBinaryKernels(binary))
+      if (auto slowness = kernel.metadata.getAttr<StringAttr>("slowness"))
+        slow[kernel.metadata.getName()] = llvm::formatv(
+            "{0} {1}", printAttribute(kernel.metadata.getAttr("sf.config")), slowness.getValue());
   std::map<int64_t, std::string> products;
   module.walk([&](sf_tile::LaunchOp launch) {
-    auto known = spilling.find(launch.getKernel().getLeafReference());
-    if (known == spilling.end())
+    auto known = slow.find(launch.getKernel().getLeafReference());
+    if (known == slow.end())
       return;
     auto product = launch->getParentOp()->getAttrOfType<IntegerAttr>(productAttrName);
     products.insert({product ? product.getInt() : -1, known->second});
@@ -445,13 +446,13 @@ static bool isKernelGiven(Session &session, const PipelineOptions &pipeline) {
                                          session.module().getContext(), pipeline.config));
 }
 
-/// From packed weights, in `session`, to kernels that do not spill; in sessions of its own where
-/// the first choice of configurations does. `chipSource` is the IR that tells the choice.
-static llvm::Expected<ChipProgram> buildWithoutSpills(Session &session, const Shared &shared,
-                                                      const Chip &chip,
-                                                      MutableArrayRef<ProductChoice> choices,
-                                                      std::string chipSource, Dumper &dumper,
-                                                      TimingScope &timing) {
+/// From packed weights, in `session`, to kernels of which none is slow; in sessions of its own
+/// where one of the first choice is. `chipSource` is the IR that tells the choice.
+static llvm::Expected<ChipProgram> buildWithoutSlowKernels(Session &session, const Shared &shared,
+                                                           const Chip &chip,
+                                                           MutableArrayRef<ProductChoice> choices,
+                                                           std::string chipSource, Dumper &dumper,
+                                                           TimingScope &timing) {
   PipelineOptions pipeline = getPipelineOptions(shared, chip);
   auto build = [&](Session &session) {
     readChoices(session.module(), choices);
@@ -462,20 +463,19 @@ static llvm::Expected<ChipProgram> buildWithoutSpills(Session &session, const Sh
     return program;
   };
   // A configuration that somebody wants is not replaced.
-  pipeline.allowSpills = !isKernelGiven(session, pipeline);
+  pipeline.allowSlow = !isKernelGiven(session, pipeline);
   llvm::Expected<ChipProgram> program = build(session);
   if (!program)
     return program;
-  std::map<int64_t, std::string> spilling = findSpilling(session.module(), *program);
+  std::map<int64_t, std::string> slow = findSlowProducts(session.module());
   for (int64_t accumulators : fewerAccumulators) {
-    if (spilling.empty())
+    if (slow.empty())
       break;
-    // What spills and is not ours to change is an error this time, and so is the last try.
-    pipeline.allowSpills = accumulators != fewerAccumulators[std::size(fewerAccumulators) - 1];
     pipeline.maxAccumulators = accumulators;
-    for (auto &[product, message] : spilling) {
+    for (auto &[product, message] : slow) {
+      // What is not ours to change is an error this time.
       if (product < 0 || choices[product].isGiven) {
-        pipeline.allowSpills = false;
+        pipeline.allowSlow = false;
         continue;
       }
       choices[product].configs = choices[product].reasons = choices[product].times = "";
@@ -496,8 +496,15 @@ static llvm::Expected<ChipProgram> buildWithoutSpills(Session &session, const Sh
     program = build(again);
     if (!program)
       return program;
-    spilling = findSpilling(again.module(), *program);
+    slow = findSlowProducts(again.module());
   }
+  if (!slow.empty())
+    return rt::makeError(
+        rt::Status::InvalidProgram,
+        llvm::formatv("expected a configuration for {0} whose kernel neither spills registers nor "
+                      "has its wgmma instructions serialized, got none: with the fewest "
+                      "accumulators, {1}; a shorter epilogue would fit",
+                      chip.name, slow.begin()->second));
   return program;
 }
 
@@ -515,8 +522,8 @@ static llvm::Expected<ChipProgram> compileForChip(const Shared &shared, const Ch
   std::string chipSource = printModule(session.module(), Print::Source);
   if (llvm::Error error = session.run(Phase::Pack, Phase::Pack, pipeline, dumper, timing))
     return std::move(error);
-  // Weights are packed alike for whatever kernels are built, and a spill changes only those: who
-  // calls a library, and reads dense weights, stays.
+  // Weights are packed alike for whatever kernels are built, and a slow kernel changes only those:
+  // who calls a library, and reads dense weights, stays.
   std::vector<ResourceConstant> resources = getResourceConstants(session.module());
 
   DiskCache cache(dumper.enabled() ? "" : shared.cacheDir);
@@ -526,8 +533,8 @@ static llvm::Expected<ChipProgram> compileForChip(const Shared &shared, const Ch
   if (cache.enabled())
     program = lookUp(cache, key);
   if (!program) {
-    llvm::Expected<ChipProgram> built =
-        buildWithoutSpills(session, shared, chip, choices, std::move(chipSource), dumper, timing);
+    llvm::Expected<ChipProgram> built = buildWithoutSlowKernels(
+        session, shared, chip, choices, std::move(chipSource), dumper, timing);
     if (!built)
       return built.takeError();
     program = std::move(*built);

@@ -134,7 +134,7 @@ static constexpr PassEntry entries[] = {
        binary.format = options.format;
        binary.ptxas = options.ptxas;
        binary.cacheDir = options.cacheDir;
-       binary.allowSpills = options.allowSpills;
+       binary.allowSlow = options.allowSlow;
        manager.addPass(target::createSFEmitBinary(binary));
      }},
     // 15. Records registers and spills, so after ptxas.

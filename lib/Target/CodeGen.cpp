@@ -21,6 +21,7 @@
 #include "llvm/MC/TargetRegistry.h"
 #include "llvm/Passes/PassBuilder.h"
 #include "llvm/Support/CommandLine.h"
+#include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/TargetSelect.h"
 #include "llvm/Support/Threading.h"
 #include "llvm/Target/TargetMachine.h"
@@ -157,11 +158,22 @@ static llvm::Error generatePTX(gpu::GPUModuleOp module, const CodeGenOptions &op
 // PTX to cubin
 //===----------------------------------------------------------------------===//
 
+std::string CompiledKernel::getSlowness() const {
+  if (spillBytes())
+    return llvm::formatv("spilled {0} bytes of registers", spillBytes());
+  // A warning begins with its number.
+  if (!serialization.empty())
+    return llvm::formatv("had its wgmma instructions serialized by ptxas {0}",
+                         StringRef(serialization).split(' ').first);
+  return "";
+}
+
 static llvm::Error assembleCached(const CodeGenOptions &options, CompiledKernel &result) {
   const Ptxas &ptxas = *options.ptxas;
   result.ptxasVersion = ptxas.version().str();
 
-  // The report is kept as the numbers it was parsed into, one field each, in this order.
+  // The report is kept as the numbers it was parsed into, one field each, in this order, and the
+  // warning.
   KernelResources &resources = result.resources;
   unsigned *numbers[] = {&resources.registers,  &resources.stackBytes,  &resources.spillStores,
                          &resources.spillLoads, &resources.sharedBytes, &resources.constantBytes,
@@ -169,14 +181,15 @@ static llvm::Error assembleCached(const CodeGenOptions &options, CompiledKernel 
   std::string key;
   if (options.cache && options.cache->enabled()) {
     key = CacheKey()
-              .add("cubin-1")
+              .add("cubin-2")
               .add(ptxas.version())
               .add(options.chip->name)
               .add(result.name)
               .add(result.ptx)
               .str();
-    if (auto fields = options.cache->get(key); fields && fields->size() == std::size(numbers) + 1) {
+    if (auto fields = options.cache->get(key); fields && fields->size() == std::size(numbers) + 2) {
       result.cubin = std::move(fields->front());
+      result.serialization = std::move(fields->back());
       resources.name = result.name;
       for (auto [number, text] : llvm::zip(numbers, llvm::drop_begin(*fields)))
         StringRef(text).getAsInteger(10, *number);
@@ -188,26 +201,34 @@ static llvm::Error assembleCached(const CodeGenOptions &options, CompiledKernel 
       ptxas.assemble(result.ptx, options.chip->name, options.ptxasTimeoutSeconds);
   if (!assembled)
     return assembled.takeError();
-  if (assembled->report.wgmmaSerialized)
-    return llvm::createStringError(
-        "ptxas serialized the wgmma instructions (" +
-        (assembled->report.warnings.empty() ? "" : assembled->report.warnings.front()) +
-        "); accumulators must stay in registers between wgmma.fence and wgmma.wait_group");
   const KernelResources *reported = assembled->report.find(result.name);
   if (!reported)
     return llvm::createStringError("ptxas " + ptxas.version() +
                                    " reported nothing about this kernel");
   resources = *reported;
+  result.serialization = std::move(assembled->report.serialization);
   result.cubin = std::move(assembled->cubin);
-  if (!key.empty() && (options.allowSpills || !result.spillBytes())) {
+  if (!key.empty()) {
     std::vector<std::string> texts;
     for (unsigned *number : numbers)
       texts.push_back(std::to_string(*number));
     SmallVector<StringRef> fields = {result.cubin};
     fields.append(texts.begin(), texts.end());
+    fields.push_back(result.serialization);
     options.cache->put(key, fields);
   }
   return llvm::Error::success();
+}
+
+/// What was expected of a slow kernel, and what came.
+static std::string explainSlowness(const CompiledKernel &kernel) {
+  const KernelResources &resources = kernel.resources;
+  if (kernel.spillBytes())
+    return llvm::formatv("expected no register spills, got {0} bytes of stores and {1} bytes of "
+                         "loads at {2} registers; a smaller tile or more warps would fit",
+                         resources.spillStores, resources.spillLoads, resources.registers);
+  return "ptxas serialized the wgmma instructions (" + kernel.serialization +
+         "); accumulators must stay in registers between wgmma.fence and wgmma.wait_group";
 }
 
 /// The configuration as the lowering left it on the kernel, for messages.
@@ -268,19 +289,11 @@ sparseflow::target::compileKernels(gpu::GPUModuleOp module, const CodeGenOptions
   bool failed = false;
   for (auto [kernel, job] : llvm::zip(kernels, jobs)) {
     CompiledKernel &result = job->result;
+    if (job->error.empty() && !options.allowSlow && !result.getSlowness().empty())
+      job->error = explainSlowness(result);
     if (!job->error.empty()) {
       kernel.emitError() << "kernel '" << kernel.getSymName() << "'" << configText(kernel)
                          << " for " << options.chip->name << ": " << job->error;
-      failed = true;
-      continue;
-    }
-    if (result.spillBytes() && !options.allowSpills) {
-      kernel.emitError() << "kernel '" << result.name << "'" << configText(kernel) << " for "
-                         << options.chip->name << ": expected no register spills, got "
-                         << result.resources.spillStores << " bytes of stores and "
-                         << result.resources.spillLoads << " bytes of loads at "
-                         << result.resources.registers
-                         << " registers; a smaller tile or more warps would fit";
       failed = true;
       continue;
     }

@@ -32,6 +32,8 @@ static gpu::KernelMetadataAttr getMetadata(LLVM::LLVMFuncOp function,
     set("spill_bytes", kernel.spillBytes());
     set("stack_bytes", kernel.resources.stackBytes);
     set("shared_bytes", kernel.resources.sharedBytes);
+    if (std::string slowness = kernel.getSlowness(); !slowness.empty())
+      metadata.set("slowness", builder.getStringAttr(slowness));
   }
   return gpu::KernelMetadataAttr::get(builder.getStringAttr(kernel.name),
                                       function.getFunctionType(), function.getArgAttrsAttr(),
@@ -113,7 +115,7 @@ struct SFEmitBinaryPass : sparseflow::target::impl::SFEmitBinaryBase<SFEmitBinar
     DiskCache cache(cacheDir);
     CodeGenOptions options;
     options.chip = *chip;
-    options.allowSpills = allowSpills;
+    options.allowSlow = allowSlow;
     options.cache = &cache;
     if (format == "cubin") {
       llvm::Expected<Ptxas> found = Ptxas::find({ptxas, {}, *chip});

@@ -89,7 +89,7 @@ PtxasReport sparseflow::target::parsePtxasOutput(StringRef output) {
       if (kind == "warning" || text.contains("Potential Performance Loss"))
         report.warnings.push_back(text.str());
       if (text.contains("wgmma") && text.contains("serialized"))
-        report.wgmmaSerialized = true;
+        report.serialization = text.str();
     } else {
       text = line.trim();
     }

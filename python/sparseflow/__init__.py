@@ -40,12 +40,13 @@ from .weights import (
 
 __version__ = _sparseflow.version()
 
-# What needs PyTorch: imported when it is first asked for, so that `import sparseflow` stays quick and works without.
+# Imported when it is first asked for, so that `import sparseflow` stays quick and works without PyTorch: modules, and names in
+# modules of sparseflow.torch.
+_MODULES = {"checkpoints": "checkpoints", "nn": "torch.nn", "torch": "torch"}
 _IN_TORCH = {
     "SparseFlowConfig": "transformers",
     "dense_int8": "model",
     "explain": "dispatch",
-    "nn": "",
     "quantize_model_sparse": "model",
     "sparsify_model": "model",
     "warmup": "dispatch",
@@ -53,13 +54,13 @@ _IN_TORCH = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _IN_TORCH:
+    if name not in _IN_TORCH and name not in _MODULES:
         raise AttributeError(f"module 'sparseflow' has no attribute {name!r}")
     import importlib
 
     value: object
-    if name == "nn":
-        value = importlib.import_module("sparseflow.torch.nn")
+    if name in _MODULES:
+        value = importlib.import_module(f"sparseflow.{_MODULES[name]}")
     else:
         value = getattr(importlib.import_module(f"sparseflow.torch.{_IN_TORCH[name]}"), name)
     globals()[name] = value
@@ -67,7 +68,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_IN_TORCH})
+    return sorted({*globals(), *_IN_TORCH, *_MODULES})
 
 
 __all__ = [

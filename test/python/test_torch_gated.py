@@ -85,6 +85,7 @@ def test_calls_in_eager_mode_go_straight_to_the_kernels(scheme, bias):
         assert dispatched(model, x)  # canonical weights are packed behind the operator
         for layer in (model[0].gate_proj, model[0].up_proj):
             layer.weight.pack_()
+            layer.has_kernels = True  # as on a GPU
         assert torch.equal(model(x), expected) and not dispatched(model, x)
         assert error(model(many), apart(model, many)) < 1e-2 and not dispatched(model, many)
         assert dispatched(model, x.transpose(0, 1)) and dispatched(model, x[:0])
@@ -158,6 +159,7 @@ def test_another_activation_in_its_place_is_seen():
     with torch.no_grad(), sf.torch.emulation():
         for layer in (model[0].gate_proj, model[0].up_proj):
             layer.weight.pack_()
+            layer.has_kernels = True  # as on a GPU
         before = model(x)
         model[0].act_fn = torch.nn.Tanh()
         assert torch.equal(model(x), apart(model, x)) and not torch.equal(model(x), before)
@@ -218,8 +220,11 @@ def test_the_operator_passes_opcheck_and_refuses_gradients():
 
 
 def test_warmup_compiles_it():
-    model = make()
+    model, x = make(), torch.randn(2, 64).half()
     with sf.torch.emulation():
         assert str(sf.warmup(model, [1])).endswith("gated blocks as one step: 0")
+        model(x)
+    assert not model[0].gate_proj.steps  # which would go on in the emulator
+    assert torch.equal(model(x), apart(model, x))
     keys = [key for key in kernels.compiled() if isinstance(key, kernels.GatedKey) and key.activation == "silu"]
     assert {key.merged for key in keys} == {True, False}

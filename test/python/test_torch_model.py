@@ -376,7 +376,7 @@ def warmed(monkeypatch, tmp_path):
     def warm(model, tokens, table, ran, **options):
         for layer in model.modules():
             if isinstance(layer, sf.nn.SparseLinear):
-                layer._has_kernels = True
+                layer.has_kernels = True
         clock = FakeClock(table, ran)
         monkeypatch.setattr(dispatch, "_clock", lambda device: clock)
         sf.warmup(model, tokens, **options)
@@ -472,6 +472,24 @@ def test_blocks_run_as_was_measured(ran, warmed):
         sf.quantize_model_sparse(again)
         clock = warmed(again, [1, 8], table, ran)
         assert not clock.seen and again[0].forward.merged == [0, 2]  # remembered, for blocks like it
+
+
+def test_what_was_measured_before_an_interruption_is_kept(ran, warmed):
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 32)).half().requires_grad_(False)
+    sf.quantize_model_sparse(model)
+    times = iter([5.0, 10.0])
+
+    def table(ran):
+        for us in times:
+            return us
+        raise KeyboardInterrupt
+
+    with st.emulation():
+        with pytest.raises(KeyboardInterrupt):
+            warmed(model, [2], table, ran)
+        assert dispatch.recall(model[0]) == {2: {"dense": 5.0, "sparse": 10.0}} and not dispatch.recall(model[1])
+        assert model[1].dense_tokens == [] and model[1]._dense is None
+        assert not warmed(torch.nn.Sequential(model[0]), [2], table, ran).seen
 
 
 def test_the_path_does_not_change_the_result():

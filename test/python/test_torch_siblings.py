@@ -2,9 +2,11 @@
 
 import ast
 import copy
+import gc
 import io
 import textwrap
 import threading
+import weakref
 
 import pytest
 
@@ -51,7 +53,7 @@ def pack(model):
     for layer in model.modules():
         if isinstance(layer, sf.nn.SparseLinear):
             layer.weight.pack_()
-            layer._has_kernels = True
+            layer.has_kernels = True
 
 
 def apart(model, x):
@@ -225,6 +227,21 @@ def test_threads_do_not_see_each_others_results():
         for thread in threads:
             thread.join()
     assert len(results) == 4 and all(all(each) for each in results.values())
+
+
+@pytest.mark.parametrize("change", [lambda model: model.float(), lambda model: model.to("meta")])
+def test_moving_the_model_lets_the_old_weights_go(change):
+    model, x = make(), torch.randn(5, 64).half()
+    with torch.no_grad(), sf.torch.emulation():
+        pack(model)
+        for _ in range(2):
+            model(x)
+        held = [weakref.ref(layer.weight.packed) for layer in block(model).layers]
+        change(model)
+        for layer in block(model).layers:
+            layer.weight = torch.nn.Parameter(layer.weight.data.clone(), requires_grad=False)
+    gc.collect()
+    assert [each() for each in held] == [None] * 3
 
 
 def test_vmap_goes_through_each_layer():

@@ -38,7 +38,7 @@ struct PipelineOptions {
   std::string tuning, shippedTuning;
   bool explain = false;
   /// See sf-emit-binary.
-  bool allowSpills = false;
+  bool allowSlow = false;
 };
 
 struct PassEntry {

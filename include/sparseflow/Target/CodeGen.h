@@ -27,10 +27,14 @@ struct CompiledKernel {
   std::string cubin; // empty when nothing was assembled
   std::string ptxasVersion;
   KernelResources resources;
+  std::string serialization; // see PtxasReport
   /// Sparse tensor-core instructions in the PTX: the proof that the sparse path was generated.
   unsigned mmaSpCount = 0;
 
   unsigned spillBytes() const { return resources.spillStores + resources.spillLoads; }
+  /// What ptxas did to the kernel that makes it run correctly and several times too slow, such as
+  /// "spilled 16 bytes of registers"; empty: nothing.
+  std::string getSlowness() const;
 };
 
 struct CodeGenOptions {
@@ -40,9 +44,9 @@ struct CodeGenOptions {
   /// Null: always assemble. Holds cubins by PTX and ptxas version.
   DiskCache *cache = nullptr;
   bool keepLLVMIR = false;
-  /// Accept kernels that spill. For tests and for exploring configurations; a spill is an error
-  /// otherwise, because no configuration that ships has one.
-  bool allowSpills = false;
+  /// Accept kernels that have a slowness. For tests and for exploring configurations; it is an
+  /// error otherwise, because no configuration that ships has one.
+  bool allowSlow = false;
   unsigned ptxasTimeoutSeconds = 120;
   /// At most this many kernels at once; 0: as many as the machine has processors.
   unsigned maxThreads = 0;

@@ -24,9 +24,10 @@ def SFEmitBinary : Pass<"sf-emit-binary", "mlir::ModuleOp"> {
     The metadata also keeps the kernel's own discardable attributes, among them
     `nvvm.reqntid` and its configuration.
 
-    A kernel that spills registers is an error (`allow-spills` lifts that), and so is one whose
-    `wgmma` instructions ptxas serialized: both run, several times too slow. A failure names the
-    kernel and its configuration and never ends the process.
+    A kernel that spills registers is an error, and so is one whose `wgmma` instructions ptxas
+    serialized: both run, several times too slow. With `allow-slow` they are kept, and the metadata
+    says why: `slowness = "spilled 16 bytes of registers"`. A failure names the kernel and its
+    configuration and never ends the process.
 
     Composed of (in order): isolate the kernel, translate to LLVM IR, O3, NVPTX code generation,
     `ptxas -v`.
@@ -44,8 +45,8 @@ def SFEmitBinary : Pass<"sf-emit-binary", "mlir::ModuleOp"> {
            "Path of ptxas; empty: found as the compiler finds it">,
     Option<"cacheDir", "cache-dir", "std::string", /*default=*/"\"\"",
            "Folder of the kernel cache; empty: no cache, so that a test sees its own ptxas run">,
-    Option<"allowSpills", "allow-spills", "bool", /*default=*/"false",
-           "Accept kernels that spill registers">,
+    Option<"allowSlow", "allow-slow", "bool", /*default=*/"false",
+           "Accept kernels that spill registers or whose wgmma instructions ptxas serialized">,
   ];
   let dependentDialects = ["mlir::gpu::GPUDialect", "mlir::NVVM::NVVMDialect"];
 }

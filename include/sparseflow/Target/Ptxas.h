@@ -36,8 +36,9 @@ struct PtxasReport {
   std::vector<KernelResources> kernels;
   std::vector<std::string> errors;   // "error" and "fatal" lines, without ptxas's prefix
   std::vector<std::string> warnings; // warnings, and infos about lost performance
-  /// wgmma runs one at a time: correct and several times too slow.
-  bool wgmmaSerialized = false;
+  /// The warning that wgmma runs one at a time, which is correct and several times too slow; empty:
+  /// it does not.
+  std::string serialization;
 
   const KernelResources *find(llvm::StringRef name) const;
 };

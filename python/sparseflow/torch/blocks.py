@@ -41,7 +41,6 @@ class BlockForward:
         #: before a measurement: where a layer by itself goes dense.
         self.apart: list[int] | None = None
         self._recalled = False
-        self._straight: dict[Any, StraightCall] = {}
 
     @property
     def __code__(self) -> Any:  # by which torch.export names where a forward comes from
@@ -54,8 +53,8 @@ class BlockForward:
         return own.replace(parameters=list(own.parameters.values())[1:])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what can be made again."""
-        return self.__dict__ | {"_straight": {}, "_recalled": False}
+        """Without what this device's measurements say."""
+        return self.__dict__ | {"_recalled": False}
 
     @property
     def layers(self) -> list[Any]:
@@ -133,30 +132,38 @@ class BlockForward:
         self(self.example(1).zero_())
 
     @staticmethod
-    def may_keep(weight: SparseWeight, x: torch.Tensor) -> bool:
-        """Whether calls like one with this x can go straight to a kernel: x is as it reads it, and the weight packed."""
+    def may_keep(layer: SparseLinear, x: torch.Tensor) -> bool:
+        """Whether calls like one with this x can go straight to a kernel: x is as it reads it, and the weight packed, to stay so."""
+        weight = layer.weight
         return (
-            weight.packed is not None
+            layer.has_kernels
+            and weight.packed is not None
             and (weight.scheme.quantized or x.dtype is weight.scheme.storage)
             and type(x) is torch.Tensor
             and x.device == weight.device
         )
 
     def keep(self, form: Any, layers: list[Any], executable: Executable, biases: Sequence[torch.Tensor | None]) -> None:
-        """Has an executable that takes x, the weights, scales and biases at hand, under a name for what it does."""
-        known = self._straight.get(form)
+        """Has an executable that takes x, the weights, scales and biases at hand, under a name for what it does.
+
+        The first layer keeps it, which lets it go with its own when it is moved: a block that did would hold the old weights.
+        """
+        calls = layers[0].steps.setdefault(self, {})
+        known = calls.get(form)
         if known is None or known.layers != layers or not known.holds():
             weights = [layer.weight for layer in layers]
             arguments = [*(each.packed for each in weights), *(each.scale for each in weights), *biases]
             first = weights[0]
-            self._straight[form] = StraightCall(layers, first.inner_size, first.device, executable, arguments)
+            calls[form] = StraightCall(layers, first.inner_size, first.device, executable, arguments)
 
     def straight(self, form: Any, x: Any) -> StraightCall | None:
         """The kernel that `form` names, when nothing has changed since it was `keep`-ed, and x is plain."""
-        call = self._straight.get(form)
+        children: dict[str, Any] = self.module._modules
+        first = children.get(self.names[0])
+        calls = first.steps.get(self) if type(first) is SparseLinear else None
+        call = None if calls is None else calls.get(form)
         if call is None or not call.takes(x):
             return None
-        children: dict[str, Any] = self.module._modules
         for name, layer in zip(self.names, call.layers, strict=True):
             if layer._forward_hooks or layer._forward_pre_hooks or children.get(name) is not layer:
                 return None

@@ -264,35 +264,37 @@ def warmup(
             entries[key] = known = known | take(new)
         return known
 
-    with torch.no_grad():
-        for key, group in progress(groups.items(), "warm up", len(groups), show=show_progress):
-            first = group[0]
-            weight = first.local_weight
-            if weight.target is None:
-                continue
-            for layer in group:
-                layer.local_weight.pack_()
-            dtype = _dtype(first)
-            first(torch.zeros(1, first.in_features, device=weight.device, dtype=dtype))
-            clock = None if measure is False else _clock(weight.device)
-            if clock is None:
-                continue
-            known = times(key, functools.partial(_measure, first, clock))
-            ranges = ranges_of(known) if allow_dense else []
-            for layer in group:
-                layer.use_dense_for(ranges)
-        for key, blocks in _by_key(block_forwards(model).values()).items():
-            block = blocks[0]
-            block.compile()
-            clock = None if measure is False else _clock(block.layers[0].local_weight.device)
-            if clock is None:
-                continue
-            known = times(key if allow_dense else f"{key} sparse", functools.partial(_measure_block, block, clock))
-            for block in blocks:
-                _choose(block, known)
-    _gpu_clock.cache_clear()  # and its memory
-    if entries:
-        _write(entries)
+    try:
+        with torch.no_grad():
+            for key, group in progress(groups.items(), "warm up", len(groups), show=show_progress):
+                first = group[0]
+                weight = first.local_weight
+                if weight.target is None:
+                    continue
+                for layer in group:
+                    layer.local_weight.pack_()
+                dtype = _dtype(first)
+                first(torch.zeros(1, first.in_features, device=weight.device, dtype=dtype))
+                clock = None if measure is False else _clock(weight.device)
+                if clock is None:
+                    continue
+                known = times(key, functools.partial(_measure, first, clock))
+                ranges = ranges_of(known) if allow_dense else []
+                for layer in group:
+                    layer.use_dense_for(ranges)
+            for key, blocks in _by_key(block_forwards(model).values()).items():
+                block = blocks[0]
+                block.compile()
+                clock = None if measure is False else _clock(block.layers[0].local_weight.device)
+                if clock is None:
+                    continue
+                known = times(key if allow_dense else f"{key} sparse", functools.partial(_measure_block, block, clock))
+                for block in blocks:
+                    _choose(block, known)
+    finally:  # what was measured before an interruption is kept
+        _gpu_clock.cache_clear()  # and its memory
+        if entries:
+            _write(entries)
     return Explanation(model, counts)
 
 

@@ -119,7 +119,7 @@ class GatedForward(BlockForward):
         """Has the kernel at hand for later calls like this one."""
         gate, up = layers
         first = gate.weight
-        if not self.may_keep(first, x):
+        if not self.may_keep(gate, x):
             return
         merged = ops.within(x.numel() // first.inner_size, self.merged)
         biases = (gate.bias, up.bias)

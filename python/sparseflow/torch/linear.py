@@ -77,8 +77,11 @@ class SparseLinear(nn.Linear):
         #: [first, last, first, last, …]: the token counts that take the dense path where there are kernels for both.
         self.dense_tokens: list[int] = []
         self._dense: torch.Tensor | None = None
-        self._has_kernels = True
+        #: Whether the weight's device multiplies by it with kernels; not in the emulator, which comes and goes.
+        self.has_kernels = True
         self._straight: dict[torch.dtype, StraightCall] = {}
+        #: The kernels of blocks of which this is the first layer, by the block; see blocks.py.
+        self.steps: dict[Any, dict[Any, StraightCall]] = {}
         self._straight_dense: dict[torch.dtype, Callable[[torch.Tensor], torch.Tensor]] = {}
         self._decide()
 
@@ -122,16 +125,16 @@ class SparseLinear(nn.Linear):
         if weight.device.type == "cuda" and weight.target:
             from .dispatch import ranges_of, recall  # which knows this module
 
-            self._has_kernels = True
+            self.has_kernels = True
             weight.pack_()
             self.use_dense_for(ranges_of(recall(self)))
         else:
-            self._has_kernels, self.dense_tokens = False, []
+            self.has_kernels, self.dense_tokens = False, []
 
     def _forget(self) -> None:
         """Lets go of what was made of the weight, and can be made again."""
         self._dense = None
-        self._straight, self._straight_dense = {}, {}
+        self._straight, self._straight_dense, self.steps = {}, {}, {}
 
     def takes_dense(self, tokens: int) -> bool:
         """Whether a call with so many tokens takes the dense path, for want of kernels or because that is faster."""
@@ -196,7 +199,7 @@ class SparseLinear(nn.Linear):
 
     def _prepare(self, weight: SparseWeight, x: torch.Tensor) -> None:
         """Makes what later calls in eager mode will use: the dense copy on a slow device, else the kernel at hand."""
-        if not self._has_kernels:
+        if not self.has_kernels:
             if self._dense is None and not kernels.emulating():
                 _warn_once(weight.device, weight.scheme)
                 self._dense = self._dense_copy()
@@ -230,7 +233,7 @@ class SparseLinear(nn.Linear):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are of the weight alone: what can be made again is left out."""
-        made: dict[str, Any] = {"_straight": {}, "_straight_dense": {}, "_dense": None}
+        made: dict[str, Any] = {"_straight": {}, "_straight_dense": {}, "steps": {}, "_dense": None}
         return {name: value for name, value in self.__dict__.items() if name != "_given"} | made
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -88,7 +88,7 @@ class SiblingsForward(BlockForward):
         weights = [layer.weight for layer in layers]
         first, biases = weights[0], [layer.bias for layer in layers]
         features = [layer.out_features for layer in layers]
-        if not torch.compiler.is_compiling() and self.may_keep(first, x):
+        if not torch.compiler.is_compiling() and self.may_keep(layers[0], x):
             held = tuple(None if bias is None else bias.dtype for bias in biases)
             key = kernels.SiblingsKey(
                 tuple(features), first.inner_size, first.scheme.name, x.dtype, held, first.target or "", x.device.type

@@ -33,6 +33,10 @@ func.func @dense(%x: tensor<?x4096xi8>, %w: tensor<4096x4096xi8>) -> tensor<?x40
 // Two weights have two accumulators.
 // CHECK-LABEL: @gated
 // CHECK: #sf.kernel_config<tile = 128x128x64, warps = 8x1, split_k = 1, raster = 16, atom = wgmma_sp>]
+// With fewer accumulators no more than two warpgroups, which have the most registers for each thread.
+// ROOMY-LABEL: @gated
+// ROOMY-NOT: warps = {{12|16}}x1
+// ROOMY: return
 func.func @gated(%x: tensor<?x4096xf16>, %w: tensor<4096x4096xf16, #sf.weight<sp24>>, %v: tensor<4096x4096xf16, #sf.weight<sp24>>) -> tensor<?x4096xf32> {
   %0 = sf.matmul %x, %w, %v epilogue {
   ^bb0(%a: f32, %b: f32):

@@ -282,41 +282,88 @@ TEST_F(CompilerTest, TheCacheDoesNotDependOnTheWeightsValues) {
   sys::fs::remove_directories(directory);
 }
 
-TEST_F(CompilerTest, a_product_whose_configuration_spills_gets_another) {
-  // Says of the first kernel that it spilled, and is an honest ptxas for the others.
-  SmallString<64> folder;
-  ASSERT_FALSE(sys::fs::createUniqueDirectory("sparseflow", folder));
-  std::string script = (folder + "/ptxas").str(), marker = (folder + "/marker").str();
-  {
+namespace {
+/// A ptxas that is honest about all kernels but the first, or about none: what it says of others
+/// goes through a shell command.
+class AlteredPtxas {
+public:
+  enum Which { First, All };
+  AlteredPtxas(Which which, StringRef command) {
+    cantFail(errorCodeToError(sys::fs::createUniqueDirectory("sparseflow", folder)));
+    std::string real = cantFail(target::Ptxas::find()).path().str();
     std::error_code error;
-    raw_fd_ostream stream(script, error);
-    ASSERT_FALSE(error);
+    raw_fd_ostream stream(path(), error);
     stream << "#!/bin/sh\n"
-           << "spills=0; case \"$*\" in *--version*) ;; *) mkdir " << marker
-           << " 2>/dev/null && spills=16 ;; esac\n"
-           << cantFail(target::Ptxas::find()).path() << " \"$@\" 2>&1"
-           << " | sed \"s/0 bytes spill stores/$spills bytes spill stores/\" >&2\n";
+           << "case \"$*\" in *--version*) exec " << real << " \"$@\" ;; esac\n"
+           << (which == First ? "mkdir " + marker() + " 2>/dev/null || exec " + real + " \"$@\"\n"
+                              : "")
+           << real << " \"$@\" 2>&1 | " << command << " >&2\n";
+    stream.close();
+    cantFail(errorCodeToError(error ? error : sys::fs::setPermissions(path(), sys::fs::all_all)));
   }
-  ASSERT_FALSE(sys::fs::setPermissions(script, sys::fs::all_all));
-  options.ptxas = script;
+  ~AlteredPtxas() { sys::fs::remove_directories(folder); }
 
-  // What somebody wants is not replaced.
-  EXPECT_NE(errorOf(source, constants()).find("expected no register spills, got 16 bytes"),
-            std::string::npos);
-  sys::fs::remove(marker);
+  /// The next kernel is the first again.
+  void restart() { sys::fs::remove(marker()); }
+  std::string path() const { return (folder + "/ptxas").str(); }
+
+private:
+  std::string marker() const { return (folder + "/marker").str(); }
+  SmallString<64> folder;
+};
+} // namespace
+
+static constexpr StringLiteral spills = "sed 's/0 bytes spill stores/16 bytes spill stores/'";
+static constexpr StringLiteral serializes =
+    "sed '1i ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are "
+    "serialized due to insufficient register resources for the wgmma pipeline'";
+
+TEST_F(CompilerTest, a_product_whose_configuration_is_slow_gets_another) {
+  struct {
+    StringRef command, error, reason;
+  } cases[] = {
+      {spills, "expected no register spills, got 16 bytes", "> spilled 16 bytes of registers"},
+      {serializes, "ptxas serialized the wgmma instructions ((C7510) Potential",
+       "> had its wgmma instructions serialized by ptxas (C7510)"},
+  };
+  for (auto &[command, error, reason] : cases) {
+    AlteredPtxas ptxas(AlteredPtxas::First, command);
+    options.ptxas = ptxas.path();
+    // What somebody wants is not replaced.
+    options.config = config.str();
+    EXPECT_NE(errorOf(source, constants()).find(error), std::string::npos);
+    ptxas.restart();
+    options.config = "";
+    rt::ProgramFile::Ptr file = compileOrFail();
+    ASSERT_TRUE(file);
+    for (const rt::Program &program : file->manifest().functions[0].programs)
+      for (const rt::Variant &variant : program.steps[0].variants)
+        EXPECT_NE(variant.reason.find(reason), std::string::npos) << variant.reason;
+    // The emulator starts from the configurations that were chosen in the end.
+    Expected<std::vector<float>> emulated = run(file, "emulator"),
+                                 expected = run(file, "reference");
+    ASSERT_TRUE(bool(emulated)) << toString(emulated.takeError());
+    ASSERT_TRUE(bool(expected)) << toString(expected.takeError());
+    EXPECT_EQ(*emulated, *expected);
+  }
+}
+
+TEST_F(CompilerTest, a_product_of_which_every_configuration_is_slow_is_an_error) {
+  SmallString<128> cache;
+  ASSERT_FALSE(sys::fs::createUniqueDirectory("sfprogramcache", cache));
   options.config = "";
-  rt::ProgramFile::Ptr file = compileOrFail();
-  ASSERT_TRUE(file);
-  for (const rt::Program &program : file->manifest().functions[0].programs)
-    for (const rt::Variant &variant : program.steps[0].variants)
-      EXPECT_NE(variant.reason.find("spilled 16 bytes of registers"), std::string::npos)
-          << variant.reason;
-  // The emulator starts from the configurations that were chosen in the end.
-  Expected<std::vector<float>> emulated = run(file, "emulator"), expected = run(file, "reference");
-  ASSERT_TRUE(bool(emulated)) << toString(emulated.takeError());
-  ASSERT_TRUE(bool(expected)) << toString(expected.takeError());
-  EXPECT_EQ(*emulated, *expected);
-  sys::fs::remove_directories(folder);
+  options.cacheDir = cache.str().str();
+  AlteredPtxas ptxas(AlteredPtxas::All, serializes);
+  options.ptxas = ptxas.path();
+  // The second time kernels come from the cache, and are no better.
+  for (int time = 0; time < 2; ++time) {
+    std::string error = errorOf(source, constants());
+    EXPECT_NE(error.find("whose kernel neither spills registers nor has its wgmma instructions "
+                         "serialized, got none: with the fewest accumulators, #sf.kernel_config<"),
+              std::string::npos)
+        << error;
+  }
+  sys::fs::remove_directories(cache);
 }
 
 TEST_F(CompilerTest, chips_that_compile_together_report_one_at_a_time) {

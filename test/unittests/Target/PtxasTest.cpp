@@ -46,6 +46,7 @@ TEST(PtxasOutput, KernelsAndTheirResources) {
   EXPECT_EQ(report.find("other"), nullptr);
   EXPECT_TRUE(report.errors.empty());
   EXPECT_TRUE(report.warnings.empty());
+  EXPECT_EQ(report.serialization, "");
 }
 
 TEST(PtxasOutput, DeviceFunctionsAreNotTakenForKernels) {
@@ -71,7 +72,7 @@ TEST(PtxasOutput, ErrorsWarningsAndSerializedWgmma) {
   EXPECT_EQ(report.errors[0], "line 12: Unknown modifier '.foo'");
   EXPECT_EQ(report.errors[1], "Ptx assembly aborted due to errors");
   EXPECT_EQ(report.warnings.size(), 2u);
-  EXPECT_TRUE(report.wgmmaSerialized);
+  EXPECT_EQ(report.serialization, report.warnings[1]);
 }
 
 TEST(PtxasOutput, NothingAndNoise) {

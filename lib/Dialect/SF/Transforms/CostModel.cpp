@@ -78,17 +78,14 @@ constexpr int64_t kSplits[] = {1, 2, 4, 8};
 /// Each copy holds addresses and a predicate; more than this spills.
 constexpr int64_t kMaxTokenCopiesPerThread = 8;
 
-SmallVector<TileShape> getTiles(bool warpgroups, int64_t maxFeatures) {
+SmallVector<TileShape> getTiles(bool warpgroups) {
   if (!warpgroups)
     return SmallVector<TileShape>(ArrayRef(kTiles));
   constexpr int64_t warpFeatures = 16;
   SmallVector<TileShape> tiles;
-  for (int64_t features : kWarpgroupFeatures) {
-    if (features > maxFeatures)
-      continue;
+  for (int64_t features : kWarpgroupFeatures)
     for (int64_t tokens : kWarpgroupTokens)
       tiles.push_back({features, tokens, features / warpFeatures, 1});
-  }
   return tiles;
 }
 
@@ -152,6 +149,20 @@ MatmulShape sf::getShape(MatmulOp op) {
 int64_t sf::getAccumulatorsPerThread(KernelConfigAttr config, unsigned numWeights) {
   return numWeights * config.getTileFeatures() * config.getTileTokens() /
          (config.getNumWarps() * 32);
+}
+
+bool sf::leavesRegisters(KernelConfigAttr config, const MatmulShape &shape,
+                         int64_t maxAccumulators) {
+  // Fewer than usual are asked for where registers are short, and two warpgroups have the most for
+  // each thread.
+  constexpr int64_t featuresOfTwoWarpgroups = 128;
+  if (config.isWarpSpecialized() && maxAccumulators < kMostAccumulators &&
+      config.getTileFeatures() > featuresOfTwoWarpgroups)
+    return false;
+  // The smallest tile has to do for everything.
+  constexpr int64_t fewestAccumulators = 16;
+  return getAccumulatorsPerThread(config, shape.numWeights) <=
+         std::max<int64_t>(maxAccumulators, fewestAccumulators * shape.numWeights);
 }
 
 bool sf::usesWarpgroups(const MatmulShape &shape, const ChipInfo &chip) {
@@ -250,16 +261,10 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
   constexpr int64_t pieceBits = 128;
   if (shape.inner * shape.elementBits % pieceBits)
     maxAccumulators /= 2;
-  // The smallest tile has to do for everything.
-  constexpr int64_t fewestAccumulators = 16;
-  // Fewer are asked for where registers are short, and two warpgroups have the most for each
-  // thread.
-  int64_t maxFeatures = maxAccumulators < kMostAccumulators ? 128 : 256;
-  maxAccumulators = std::max<int64_t>(maxAccumulators, fewestAccumulators * shape.numWeights);
   bool warpgroups = usesWarpgroups(shape, chip);
   Atom atom = warpgroups ? (shape.isSparse ? Atom::WgmmaSp : Atom::Wgmma)
                          : (shape.isSparse ? Atom::MmaSp : Atom::Mma);
-  for (const TileShape &tile : getTiles(warpgroups, maxFeatures))
+  for (const TileShape &tile : getTiles(warpgroups))
     for (int64_t chunks : {2, 1})
       for (int64_t split : kSplits) {
         // A part of K is at least a few steps, else the ring never fills.
@@ -293,7 +298,7 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
         // Two stages only alternate between loading and computing; three overlap.
         constexpr int64_t minStages = 3;
         int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);
-        if (accumulators <= maxAccumulators && !(chunks > 1 && isTight) &&
+        if (leavesRegisters(config, shape, maxAccumulators) && !(chunks > 1 && isTight) &&
             (warpgroups || getTokenCopiesPerThread(shape, config) <= kMaxTokenCopiesPerThread) &&
             (chip.sharedMemoryPerBlock - config.getInboxBytes(shape.numWeights)) / stageBytes >=
                 minStages) {

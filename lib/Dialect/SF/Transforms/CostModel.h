@@ -36,6 +36,10 @@ int64_t getAccumulatorsPerThread(KernelConfigAttr config, unsigned numWeights);
 /// copy engine can start, and the weights are not packed for other instructions.
 bool usesWarpgroups(const MatmulShape &shape, const ChipInfo &chip);
 
+/// Whether a thread holds at most so many accumulators, and where that is fewer than most epilogues
+/// leave room for, has many registers beside them.
+bool leavesRegisters(KernelConfigAttr config, const MatmulShape &shape, int64_t maxAccumulators);
+
 /// Configurations worth comparing for the product on the chip: those of which three stages fit in
 /// shared memory, with at most so many accumulators a thread. Unbounded, without a depth.
 llvm::SmallVector<KernelConfigAttr> getCandidates(mlir::MLIRContext *context,

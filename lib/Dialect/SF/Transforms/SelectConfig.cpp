@@ -31,6 +31,13 @@ namespace {
 /// measuring again may give.
 constexpr double kNoise = 0.02;
 
+/// Where a range of token counts that share a variant may end: at the counts that are tuned, and
+/// between them, since waves of tiles fill otherwise there.
+constexpr int64_t kRangeEnds[] = {16,  32,  64,   96,   128,  192,  256, 384,
+                                  512, 768, 1024, 1536, 2048, 3072, 4096};
+
+constexpr llvm::StringLiteral kEstimated = "estimated by the cost model";
+
 /// A kernel and whether a library goes before it, and why.
 struct Choice {
   KernelConfigAttr config;
@@ -58,7 +65,7 @@ public:
     else
       choice.config = estimate(tokens, preferred, tolerance);
     if (!found) {
-      choice.reason = "estimated by the cost model";
+      choice.reason = kEstimated.str();
       choice.times = TimesAttr::get(op.getContext(), nullptr, nullptr);
       return choice;
     }
@@ -72,6 +79,19 @@ public:
     choice.times = TimesAttr::get(op.getContext(), toAttr(found->microseconds),
                                   found->libraryMicroseconds ? toAttr(*found->libraryMicroseconds)
                                                              : FloatAttr());
+    return choice;
+  }
+
+  /// For calls of at most so many tokens, fewer than those that `larger` was chosen for: a kernel
+  /// that the cost model finds faster by more than `tolerance`, else the same.
+  Choice refine(int64_t tokens, const Choice &larger, double tolerance) {
+    KernelConfigAttr config = estimate(tokens, larger.config, tolerance);
+    if (larger.callsLibrary || config == larger.config)
+      return larger;
+    Choice choice;
+    choice.config = config;
+    choice.reason = kEstimated.str();
+    choice.times = TimesAttr::get(op.getContext(), nullptr, nullptr);
     return choice;
   }
 
@@ -220,8 +240,8 @@ private:
     Selector selector(op, targetAttr, maxAccumulators, tuned);
     int64_t tokens = op.getXType().getDimSize(0);
     bool isDynamic = ShapedType::isDynamic(tokens);
-    ArrayRef<int64_t> buckets = getTokenBuckets();
-    Choice last = selector.select(isDynamic ? buckets.back() : tokens, {}, tolerance);
+    ArrayRef<int64_t> ends = kRangeEnds, tunedEnds = getTokenBuckets();
+    Choice last = selector.select(isDynamic ? ends.back() : tokens, {}, tolerance);
     if (!last.config)
       return op.emitOpError() << "expected a tile that fits on " << targetAttr.getChip() << " for "
                               << op.getWeights().size() << " weights, got none; compute them in "
@@ -233,8 +253,10 @@ private:
     if (last.callsLibrary)
       variants.add(getLibraryConfig(std::nullopt), last);
     if (isDynamic)
-      for (int64_t end : llvm::reverse(buckets.drop_back())) {
-        Choice selected = selector.select(end, last.config, tolerance);
+      for (int64_t end : llvm::reverse(ends.drop_back())) {
+        Choice selected = llvm::is_contained(tunedEnds, end)
+                              ? selector.select(end, last.config, tolerance)
+                              : selector.refine(end, last, 2 * tolerance);
         if (selected.callsLibrary) {
           if (!last.callsLibrary)
             variants.add(getLibraryConfig(end), selected);

@@ -84,8 +84,8 @@ std::optional<TunedConfig> TunedConfigs::find(MatmulOp op, TargetAttr target, in
                      << "'; the cost model chooses instead";
     return std::nullopt;
   }
-  // Such a kernel was found to spill in this product; what was measured stays true.
-  if (getAccumulatorsPerThread(tuned.config, shape.numWeights) > maxAccumulators)
+  // Such a kernel was found to be slow in this product; what was measured stays true.
+  if (!leavesRegisters(tuned.config, shape, maxAccumulators))
     tuned.config = nullptr;
   if (std::optional<tuning::TuningEntry> library = lookup(getLibraryKey(key)))
     tuned.libraryMicroseconds = library->microseconds;

@@ -237,7 +237,8 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
            "is missing. For experiments and for reproducing a measurement">,
     Option<"maxAccumulators", "max-accumulators", "int64_t", /*default=*/"128",
            "Accumulators that a thread may hold. The largest tiles fill the register file; when ptxas spills one, "
-           "with a long epilogue say, half as many leave ample room">,
+           "with a long epilogue say, half as many leave ample room. With fewer than the default no more than two "
+           "warpgroups share the registers">,
     Option<"tolerance", "tolerance", "double", /*default=*/"0.05",
            "By how much a range of token counts may be slower to share its neighbour's variant. The "
            "model is not better than this">,
