@@ -118,3 +118,34 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+#rows = #sf_tile.layout<register = [[0, 1], [0, 2], [0, 4], [4, 0]], lane = [[0, 8], [0, 16], [0, 32], [1, 0], [2, 0]], warps = [1, 1], along = [0, 1]>
+
+// Where rows lie one behind the other, four rows further is so many constants further.
+// CHECK-LABEL: llvm.func @contiguous(
+// CHECK-SAME: %[[Y:[a-z0-9]+]]: !llvm.ptr<1>, %{{[a-z0-9]+}}: i64, %[[STRIDE:[a-z0-9]+]]: i64
+// CHECK: %[[COLUMNS:.*]] = arith.muli %c1_i64, %c64_i64 : i64
+// CHECK: %[[SAME:.*]] = arith.cmpi eq, %[[STRIDE]], %[[COLUMNS]] : i64
+// CHECK: %[[CONTIGUOUS:.*]] = arith.andi %{{.*}}, %[[SAME]] : i1
+// CHECK: scf.if %[[CONTIGUOUS]] {
+// CHECK: %[[FIRST:.*]] = llvm.getelementptr %[[Y]]
+// CHECK-NOT: scf.if
+// CHECK: llvm.store %{{.*}}, %[[FIRST]]
+// CHECK: %[[ROWS:.*]] = arith.muli %c4_i64, %c64_i64 : i64
+// CHECK: %[[BYTES:.*]] = arith.muli %[[ROWS]], %c2_i64 : i64
+// CHECK: %[[SECOND:.*]] = llvm.getelementptr %[[FIRST]][%[[BYTES]]]
+// CHECK: llvm.store %{{.*}}, %[[SECOND]]
+gpu.module @kernels {
+  sf_tile.kernel @contiguous(%y: memref<?x64xf16, strided<[?, 1]>>, %v: f16) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %t = sf_tile.splat %v : f16 -> !sf_tile.tile<8x64xf16, #rows>
+    %c = sf_tile.is_contiguous %y : memref<?x64xf16, strided<[?, 1]>>
+    scf.if %c {
+      %plain = memref.cast %y : memref<?x64xf16, strided<[?, 1]>> to memref<?x64xf16>
+      sf_tile.store %t, %plain[%c0, %c0] {in_bounds} : !sf_tile.tile<8x64xf16, #rows>, memref<?x64xf16>
+    }
+    sf_tile.return
+  }
+}

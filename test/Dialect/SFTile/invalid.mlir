@@ -924,3 +924,14 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+gpu.module @kernels {
+  sf_tile.kernel @no_inbox(%t: !sf_tile.tile<64x32xf32>) attributes {cluster = 2 : i64, threads = 160 : i64} {
+    %barriers = sf_tile.barriers {consumers = 4} : !sf_tile.barriers<2>
+    // expected-error @below {{expected barriers with an inbox, got none; give them `senders`}}
+    %0 = sf_tile.reduce_scatter(%t) signals %barriers : !sf_tile.barriers<2> : (!sf_tile.tile<64x32xf32>) -> !sf_tile.tile<64x16xf32>
+    sf_tile.return
+  }
+}

@@ -67,6 +67,8 @@ gpu.module @kernels {
     %packed = sf_tile.ring {offset = 2048 : i64, stride = 6144 : i64} : !sf_tile.ring<2 x 64x32xf16>
     // CHECK: %[[VIEW:.*]] = sf_tile.view %{{.*}} {byte_offset = 512 : i64} : memref<4608xi8> to memref<1x1x2048xf16>
     %view = sf_tile.view %w {byte_offset = 512 : i64} : memref<4608xi8> to memref<1x1x2048xf16>
+    // CHECK: sf_tile.is_contiguous %{{.*}} : memref<?x64xf16>
+    %contiguous = sf_tile.is_contiguous %x : memref<?x64xf16>
     // CHECK: sf_tile.copy_async %{{.*}}[%{{.*}}, %{{.*}}] [16, 64] to %[[RING]][%{{.*}}] logical : memref<?x64xf16> to <2 x 16x64xf16>
     sf_tile.copy_async %x[%step, %c0] [16, 64] to %ring[%c0] logical : memref<?x64xf16> to <2 x 16x64xf16>
     // CHECK: sf_tile.copy_async %[[VIEW]][%{{.*}}, %{{.*}}, %{{.*}}] [1, 1, 2048] to %[[PACKED]][%{{.*}}] if %{{.*}} storage

@@ -353,6 +353,9 @@ LogicalResult ReduceScatterOp::verify() {
                          "it divides into multiples of 8, got ")
              << whole << " to " << part << " in a cluster of " << blocks;
   }
+  if (auto barriers = getBarriers() ? getBarriers().getDefiningOp<BarriersOp>() : BarriersOp();
+      barriers && !barriers.getSenders())
+    return emitOpError("expected barriers with an inbox, got none; give them `senders`");
   return success();
 }
 
