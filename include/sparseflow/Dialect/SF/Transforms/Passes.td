@@ -192,9 +192,10 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
   let description = [{
     Pass 5. Attaches `configs` to every `sf.matmul`: one kernel variant for each range of token counts.
     CostModel.cpp estimates each candidate from tensor-core time, shared-memory traffic, what memory
-    can deliver and the rounding to whole waves of blocks, and the fastest is taken. Neighbouring ranges
-    share a variant where that costs less than `tolerance`, because every variant is a kernel to compile
-    and ship. With a static number of tokens there is one variant.
+    can deliver and the rounding to whole waves of blocks, and the fastest is taken. Ranges end at the
+    counts that are tuned and, where waves fill otherwise, between them. Neighbouring ranges share a variant
+    where that costs less than `tolerance`, twice that between tuned counts, because every variant is a kernel
+    to compile and ship. With a static number of tokens there is one variant.
 
     Where a tuning database has an entry for a product and a range, the configuration that was measured
     there is taken instead, and cuBLASLt where it was measured faster by more than 2%. A database that cannot
