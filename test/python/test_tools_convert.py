@@ -1,6 +1,7 @@
 """sparseflow-convert: what it writes, that an interruption loses nothing, and what it says of bad input."""
 
 import errno
+import functools
 import json
 import os
 import signal
@@ -305,6 +306,12 @@ def test_a_full_disk_is_known_before_anything_is_written(model, tmp_path, capsys
     assert not (tmp_path / "out.partial").exists()
 
 
+def start_interruptible(command, **options):
+    """A process that Ctrl-C reaches, also where the tests themselves run in the background and ignore it."""
+    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=default, **options)
+
+
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_conversion_goes_on(rng, tmp_path, capsys, which):
     layer = rng.standard_normal((256, 1024), np.float32)
@@ -315,7 +322,7 @@ def test_an_interrupted_conversion_goes_on(rng, tmp_path, capsys, which):
         "from sparseflow.tools import convert; sys.exit(convert.main(sys.argv[1:]))"
     )
     arguments = conversion(tmp_path / "in.safetensors", tmp_path / "out", "--json")
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
+    process = start_interruptible([sys.executable, "-c", code, *arguments])
     journal = tmp_path / "out.partial" / "journal.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (journal.exists() and journal.read_text().count("\n") > 5):
@@ -491,7 +498,7 @@ def test_ctrl_c_while_compiling(rng, tmp_path):
         *conversion(tmp_path / "in.safetensors", tmp_path / "m.sf"),
     ]
     environment = os.environ | {"SPARSEFLOW_CACHE_DIR": str(tmp_path / "cache")}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    process = start_interruptible(command, env=environment)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (tmp_path / "cache").exists():  # the compiler makes it
         time.sleep(0.01)

@@ -125,6 +125,22 @@ module attributes {a = #sf.kernel_config<tile = 256x64x64, warps = 3x1, atom = m
 
 // -----
 
+// The product of the two is 2^64.
+// expected-error@+1 {{expected powers of two with a product of at most 16 for the warps, got 4x4611686018427387904}}
+module attributes {a = #sf.kernel_config<tile = 64x64x64, warps = 4x4611686018427387904, atom = mma>} {}
+
+// -----
+
+// expected-error@+1 {{expected a cluster of 1, 2 or 4 blocks that divides raster and the tile's tokens into multiples of 8, got -9223372036854775808}}
+module attributes {a = #sf.kernel_config<tile = 64x64x64, warps = 4x1, cluster = -9223372036854775808, atom = wgmma_sp>} {}
+
+// -----
+
+// expected-error@+1 {{expected raster from 1 to 64, got 0}}
+module attributes {a = #sf.kernel_config<tile = 64x64x64, warps = 4x1, raster = 0, cluster = 2, atom = wgmma_sp>} {}
+
+// -----
+
 // expected-error@+1 {{expected from 2 to 16 stages, got 1; leave stages out to have them chosen}}
 module attributes {a = #sf.kernel_config<tile = 64x64x64, warps = 2x2, stages = 1, atom = mma>} {}
 

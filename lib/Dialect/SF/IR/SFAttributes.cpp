@@ -208,6 +208,7 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
                        << "x" << llvm::PowerOf2Ceil(tileTokens) << "x" << llvm::PowerOf2Ceil(tileK);
   if (warpsFeatures < 1 || warpsTokens < 1 ||
       (!isWarpgroup && !llvm::isPowerOf2_64(warpsFeatures)) || !llvm::isPowerOf2_64(warpsTokens) ||
+      warpsFeatures > kMaxWarps || warpsTokens > kMaxWarps ||
       warpsFeatures * warpsTokens > kMaxWarps)
     return emitError() << "expected powers of two with a product of at most " << kMaxWarps
                        << " for the warps, got " << warpsFeatures << "x" << warpsTokens;
@@ -236,6 +237,8 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
     return emitError() << "expected split_k from 1 to " << kMaxSplitK << ", got " << splitK;
   if (cluster != 1 && (atom == Atom::Mma || atom == Atom::MmaSp))
     return emitError() << "expected no cluster for " << stringifyAtom(atom) << ", got " << cluster;
+  if (raster < 1 || raster > kMaxRaster)
+    return emitError() << "expected raster from 1 to " << kMaxRaster << ", got " << raster;
   if (splitK > 1 && cluster > 1) {
     if (!llvm::isPowerOf2_64(cluster) || cluster > kMaxSplitCluster || cluster != splitK ||
         tileTokens % (kAtomTokens * cluster) != 0)
@@ -243,16 +246,14 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
                             "parts, and to divide the tile's tokens into multiples of "
                          << kAtomTokens << ", got " << cluster << " blocks for " << splitK
                          << " parts and " << tileTokens << " tokens";
-  } else if (!llvm::isPowerOf2_64(cluster) || cluster > kMaxCluster || raster % cluster != 0 ||
-             tileTokens % (kAtomTokens * cluster) != 0) {
+  } else if (cluster < 1 || !llvm::isPowerOf2_64(cluster) || cluster > kMaxCluster ||
+             raster % cluster != 0 || tileTokens % (kAtomTokens * cluster) != 0) {
     return emitError()
            << "expected a cluster of 1, 2 or 4 blocks that divides raster and the tile's "
               "tokens into multiples of "
            << kAtomTokens << ", got " << cluster << " for raster " << raster << " and "
            << tileTokens << " tokens";
   }
-  if (raster < 1 || raster > kMaxRaster)
-    return emitError() << "expected raster from 1 to " << kMaxRaster << ", got " << raster;
   return success();
 }
 
