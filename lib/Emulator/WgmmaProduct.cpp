@@ -85,8 +85,8 @@ static void checkOperand(Thread &thread, const Warpgroup &group, const PendingWg
   uint64_t base = reinterpret_cast<uint64_t>(shared.getBase());
   descriptor.forEachChunk(rows, chunks, [&](unsigned, unsigned, uint32_t offset) {
     shared.checkRange(thread, base + offset, chunkBytes, chunkBytes, "read", op.name.c_str());
-    // A row of B only makes its own column of the product: kernels leave those out that are there for
-    // no token, and their columns are not stored.
+    // A row of B only makes its own column of the product: kernels leave those out that are there
+    // for no token, and their columns are not stored.
     if (operand == 'B' && shared.poisonUnwritten(offset, chunkBytes))
       return;
     shared.checkAsyncRead(thread, offset, chunkBytes, known, op.name.c_str());

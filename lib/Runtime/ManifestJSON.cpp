@@ -417,11 +417,10 @@ static Argument readArgument(const Node &node) {
       map["box"].expected("two numbers, rows and columns");
       return {};
     }
-    return Argument::tensorMap(map["buffer"].integer(0, large), {box[0].integer(1, maxTensorMapBox),
-                                                                 box[1].integer(1, maxTensorMapBox),
-                                                                 map["swizzle"].integer(0, 128),
-                                                                 map.has("fits") &&
-                                                                     map["fits"].boolean()});
+    return Argument::tensorMap(map["buffer"].integer(0, large),
+                               {box[0].integer(1, maxTensorMapBox),
+                                box[1].integer(1, maxTensorMapBox), map["swizzle"].integer(0, 128),
+                                map.has("fits") && map["fits"].boolean()});
   }
   if (node)
     node.fail("expected one of \"buffer\", \"stride\", \"dim\", \"i32\", \"i64\", \"f32\", "

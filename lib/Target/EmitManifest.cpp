@@ -585,8 +585,8 @@ static void addTensorMaps(const BinaryKernel &kernel, rt::Launch &launch) {
   for (auto fields : maps.getAsRange<DenseI64ArrayAttr>()) {
     constexpr int64_t swizzleBytes = 128;
     ArrayRef<int64_t> map = fields.asArrayRef();
-    launch.args.push_back(rt::Argument::tensorMap(
-        buffers[map[0]], {map[1], map[2], swizzleBytes, /*fits=*/true}));
+    launch.args.push_back(
+        rt::Argument::tensorMap(buffers[map[0]], {map[1], map[2], swizzleBytes, /*fits=*/true}));
   }
 }
 

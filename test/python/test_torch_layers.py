@@ -481,6 +481,27 @@ def test_calls_in_eager_mode_go_straight_to_the_kernel(bias):
         assert layer.prefers_dense(8) and not layer.prefers_dense(10)
 
 
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+def test_a_weight_that_a_collective_unpacked_is_not_multiplied_by_as_it_was(tmp_path):
+    import torch.distributed as dist
+
+    _, layer = pair("int8", bias=False)
+    x = torch.randn(2, 4, 136).half()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        with st.emulation(), torch.no_grad():
+            layer.weight.pack_()
+            layer.has_kernels = True  # as on a GPU
+            expected = layer(x)
+            assert layer._straight[torch.float16].takes(x)
+            dist.broadcast(layer.weight, 0)
+            layer.weight.values.neg_()  # as if the sender had other values
+            assert not layer._straight[torch.float16].takes(x)
+            torch.testing.assert_close(layer(x), -expected)
+    finally:
+        dist.destroy_process_group()
+
+
 @pytest.mark.parametrize("scheme", ["f16", "int8"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_dense_path_goes_straight_too(scheme, bias):

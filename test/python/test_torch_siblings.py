@@ -136,6 +136,8 @@ FORWARDS = {
     "q = self.q(x); y[0] = q; return self.k(x)": [],
     "q = self.q(x); other(x); return self.k(x)": [],
     "q, mask[0] = self.q(x), 1; return q, self.k(x)": [],
+    "q = self.q(x); y = other(-x); return q, self.k(x)": ["q", "k"],
+    "q = self.q(x); y = other(+x); return q, self.k(x)": [],  # which is x
 }
 
 

@@ -44,8 +44,8 @@ struct LowerReduceScatter : OpConversionPattern<ReduceScatterOp> {
       emitIf(e, isNot(e, rank, block), [&] {
         Value slot = arith::AndIOp::create(e.b, e.loc, e.add(rank, e.i32(blocks - 1 - block)),
                                            e.i32(blocks - 1));
-        Value target = mapToBlock(
-            e, e.sharedPointer(e.add(mine, e.mul(slot, e.i32(slotBytes)))), e.i32(block));
+        Value target = mapToBlock(e, e.sharedPointer(e.add(mine, e.mul(slot, e.i32(slotBytes)))),
+                                  e.i32(block));
         for (int64_t i = 0; i < vectors; ++i)
           store(e, ArrayRef(shares[block]).slice(i * kVectorElements, kVectorElements),
                 e.offsetPointer(target, i * vectorStride));

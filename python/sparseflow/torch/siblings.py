@@ -195,7 +195,9 @@ def _is_harmless(name: ast.Name, parents: dict[ast.AST, ast.AST], owner: str, la
         return False
     if isinstance(parent, ast.Attribute):
         return parent.attr in _HARMLESS
-    if isinstance(parent, (ast.BinOp, ast.UnaryOp, ast.Compare)):
+    if isinstance(parent, ast.UnaryOp):
+        return not isinstance(parent.op, ast.UAdd)  # +x is x itself, by another name
+    if isinstance(parent, (ast.BinOp, ast.Compare)):
         return True
     call = _sibling_call(parent, owner)
     return call is not None and call[0] in layers

@@ -14,6 +14,7 @@ import torch
 from torch.autograd import forward_ad
 
 from ..executable import Executable
+from .tensor import SparseWeight
 
 # Bound once: these are asked at every call.
 _dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -69,6 +70,9 @@ class StraightCall:
     ):
         self.layers = list(layers)
         self._held = [(layer, name, each) for layer in layers for name, each in layer._parameters.items()]
+        # A collective unpacks a weight in place: it stays the parameter that it is, and gets other parts.
+        weights = [layer._parameters["weight"] for layer in layers]
+        self._packed = [(each, each.packed) for each in weights if isinstance(each, SparseWeight)]
         self.inner, self.device = inner, device
         self._call: Callable[..., Any] = executable._call_on_rows
         self._arguments = [each for each in arguments if each is not None]
@@ -77,6 +81,9 @@ class StraightCall:
         """Whether the layers have the weights that they had."""
         for layer, name, each in self._held:  # noqa: SIM110 - all() of a generator takes three times as long
             if layer._parameters[name] is not each:
+                return False
+        for weight, packed in self._packed:  # noqa: SIM110
+            if weight.packed is not packed:
                 return False
         return True
 

@@ -249,9 +249,8 @@ std::string scatter(int senders, Missing missing = Missing::Nothing) {
     w.wait(inbox, w.i32(0), "cluster");
   std::string sum = w.truncate(w.add(number, w.mul(rank, 10000)));
   for (unsigned slot = 0; slot + 1 != blocks; ++slot) {
-    std::string got =
-        w.value("llvm.load " + w.word(w.add(w.constant(slot * words), "%tid64")) +
-                " : !llvm.ptr<3> -> i32");
+    std::string got = w.value("llvm.load " + w.word(w.add(w.constant(slot * words), "%tid64")) +
+                              " : !llvm.ptr<3> -> i32");
     sum = w.value("llvm.add " + sum + ", " + got + " : i32");
   }
   w.storeOut(sum);

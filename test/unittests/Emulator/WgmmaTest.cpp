@@ -392,10 +392,9 @@ TEST_P(Wgmma, equals_float64) {
   ASSERT_TRUE(module);
   Result result(*module, problem);
   ASSERT_FALSE(result.report) << result.report->str();
-  forEachElement(problem, result,
-                 [&](unsigned, double expected, double magnitude, uint32_t bits) {
-                   expectSum(problem.test, expected, magnitude, bits);
-                 });
+  forEachElement(problem, result, [&](unsigned, double expected, double magnitude, uint32_t bits) {
+    expectSum(problem.test, expected, magnitude, bits);
+  });
 }
 
 using D = DType;

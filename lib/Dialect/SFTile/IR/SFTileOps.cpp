@@ -87,8 +87,9 @@ LogicalResult TileIdOp::verify() {
   if (cluster < 1 || (splits > 1 ? cluster != 1 && cluster != splits
                                  : static_cast<int64_t>(getFeatureTiles()) % cluster != 0))
     return emitOpError("expected a cluster that divides ")
-           << getFeatureTiles() << " feature tiles or, where there are splits, has a block for each of "
-           << splits << ", got " << cluster;
+           << getFeatureTiles()
+           << " feature tiles or, where there are splits, has a block for each of " << splits
+           << ", got " << cluster;
   return success();
 }
 
@@ -349,8 +350,9 @@ LogicalResult ReduceScatterOp::verify() {
         shape != SmallVector<int64_t>(part.getShape()) ||
         whole.getElementType() != part.getElementType() ||
         whole.getElementType().getIntOrFloatBitWidth() != bits)
-      return emitOpError("expected a cluster of blocks, and tiles of 32-bit elements whose last dimension "
-                         "it divides into multiples of 8, got ")
+      return emitOpError(
+                 "expected a cluster of blocks, and tiles of 32-bit elements whose last dimension "
+                 "it divides into multiples of 8, got ")
              << whole << " to " << part << " in a cluster of " << blocks;
   }
   if (auto barriers = getBarriers() ? getBarriers().getDefiningOp<BarriersOp>() : BarriersOp();

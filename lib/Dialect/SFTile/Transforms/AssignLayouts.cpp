@@ -329,10 +329,10 @@ private:
     };
     WalkResult derived = kernel.walk([&](Operation *op) -> WalkResult {
       if (auto slice = dyn_cast<SliceOp>(op))
-        return failure(failed(assignGroup(kernel, slice.getSource())) ||
-                       failed(assign(slice.getResult(),
-                                     restrict(slice.getSource().getType().getLayout(),
-                                              slice.getResult().getType().getShape()))));
+        return failure(
+            failed(assignGroup(kernel, slice.getSource())) ||
+            failed(assign(slice.getResult(), restrict(slice.getSource().getType().getLayout(),
+                                                      slice.getResult().getType().getShape()))));
       if (auto scatter = dyn_cast<ReduceScatterOp>(op))
         return assignShares(kernel, scatter);
       if (auto compress = dyn_cast<CompressOp>(op))

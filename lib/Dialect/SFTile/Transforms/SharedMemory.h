@@ -1,7 +1,7 @@
 //===- SharedMemory.h - What a kernel keeps in shared memory ----*- C++ -*-===//
 //
-// Rings, stage by stage, then the scratch of reductions, then barriers. sf-tile-plan-pipeline asks what a stage
-// and the scratch take; sf-tile-allocate-smem places them.
+// Rings, stage by stage, then the scratch of reductions, then barriers. sf-tile-plan-pipeline asks
+// what a stage and the scratch take; sf-tile-allocate-smem places them.
 //
 //===----------------------------------------------------------------------===//
 
@@ -23,8 +23,8 @@ inline int64_t getAlignedStageBytes(RingType ring) {
   return llvm::alignTo(ring.getStageBytes(), kRingAlignment);
 }
 
-/// Bytes kept for the barriers of a pipeline whose depth is not known yet: those of 16 stages and an
-/// inbox.
+/// Bytes kept for the barriers of a pipeline whose depth is not known yet: those of 16 stages and
+/// an inbox.
 constexpr int64_t kBarriersReserve = 264;
 
 /// Bytes of scratch for the reductions of `kernel`, one after the other: 4 for each thread and

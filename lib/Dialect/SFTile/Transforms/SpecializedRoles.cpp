@@ -137,7 +137,12 @@ LogicalResult SpecializedRoles::run() {
            << kernel.getThreads() << " threads";
   if (failed(findTile()) || failed(mapSources()))
     return failure();
-  bool addsUp = llvm::any_of(suffix, llvm::IsaPred<ReduceScatterOp>);
+  int64_t sums = llvm::count_if(suffix, llvm::IsaPred<ReduceScatterOp>);
+  if (sums > 1)
+    return kernel.emitOpError(
+               "expected one reduce_scatter, of all tiles: the inbox has one phase; got ")
+           << sums;
+  bool addsUp = sums;
   auto created = BarriersOp::create(b, loc, BarriersType::get(b.getContext(), stages),
                                     consumerWarps, IntegerAttr(), sharers, IntegerAttr());
   if (addsUp)

@@ -73,7 +73,7 @@ def SFTileAssignRoles : Pass<"sf-tile-assign-roles", "::sparseflow::sf_tile::Ker
 
     From sm_90 on every kernel, with a pipeline or without, also waits for the kernel ahead of it on the stream, before its
     first access to global memory that is no constant, and lets the kernel behind it begin: so launches overlap. A producer of
-    its own fills the stages with constants, which weights are, before it waits.
+    its own fills the first two stages with constants, which weights are, before it waits.
   }];
   let dependentDialects = ["::mlir::LLVM::LLVMDialect", "::mlir::scf::SCFDialect", "::mlir::arith::ArithDialect",
                            "::sparseflow::sf::SFDialect"];
