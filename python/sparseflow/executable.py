@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import re
 import sys
@@ -102,6 +103,19 @@ def _symbols(function: dict[str, Any]) -> list[tuple[int, int]]:
     return found if len(found) == len(function["symbols"]) else []
 
 
+def _counts(tokens: Any) -> list[int]:
+    """Values of a function's symbols: one number, or one for each."""
+    try:
+        counts = [operator.index(count) for count in (tokens if isinstance(tokens, Iterable) else [tokens])]
+        if all(abs(count) < 1 << 63 for count in counts):
+            return counts
+    except TypeError:
+        pass
+    raise InvalidArgumentError(
+        f"expected numbers of tokens from 0 to 2^30, one for each symbol, got {tokens!r}"
+    ) from None
+
+
 def _checked_device(device: Any) -> None:
     """A device is opened by the first call; that its name is none is said at once."""
     if not isinstance(device, str) or not re.fullmatch(r"auto|cuda(:[0-9]+)?|emulator|reference", device):
@@ -185,7 +199,7 @@ class Executable(_sparseflow.Executable):
         """What ran in the last call: for each step the path taken and why, for each kernel its configuration, registers,
         spilled bytes and number of mma.sp instructions. With `tokens`, what a call with so many tokens would run.
         """
-        symbols = None if tokens is None else [tokens] if isinstance(tokens, int) else list(tokens)
+        symbols = None if tokens is None else _counts(tokens)
         return Report(json.loads(self._report(self._named(function), symbols)))
 
     def reserve(self, tokens: int | Sequence[int], *, function: str | None = None, stream: Any = None) -> None:
@@ -193,7 +207,7 @@ class Executable(_sparseflow.Executable):
 
         Each stream has a workspace of its own; without `stream` it is that of the legacy default stream.
         """
-        self._reserve(self._named(function), [tokens] if isinstance(tokens, int) else list(tokens), stream)
+        self._reserve(self._named(function), _counts(tokens), stream)
 
     def warm_up(self, tokens: int | Sequence[int], *, function: str | None = None) -> None:
         """Lets the libraries that a call with so many tokens goes to (cuBLASLt, where dense is faster) find their fastest
@@ -201,7 +215,7 @@ class Executable(_sparseflow.Executable):
 
         Programs of kernels alone, and host devices, have nothing to warm up; `capture` does it by itself.
         """
-        self._warm_up(self._named(function), [tokens] if isinstance(tokens, int) else list(tokens))
+        self._warm_up(self._named(function), _counts(tokens))
 
     def capture(self, *inputs: Any, **options: Any) -> _sparseflow.CapturedCall:
         """Captures a call with these GPU tensors as one CUDA graph; ``.launch(stream=None)`` replays it.

@@ -357,7 +357,15 @@ def test_the_report_names_what_ran(linear, rng):
         assert kernel["registers"] > 0 and kernel["spill_bytes"] == 0 and kernel["mma_sp"] > 0
         assert "kernel_config" in kernel["config"]
         assert kernel["name"] in str(report)
-    assert exe.report(tokens=4096).steps
+    assert exe.report(tokens=4096).steps and exe.report(tokens=np.int64(4096)).steps
+
+
+@pytest.mark.parametrize("tokens", ["a", 1.5, [None], 2**70, [1, -(2**70)]])
+def test_what_is_no_number_of_tokens_is_refused(linear, tokens):
+    exe, _ = linear
+    for ask in (exe.reserve, exe.warm_up, lambda tokens: exe.report(tokens=tokens)):
+        with pytest.raises(sf.InvalidArgumentError, match="expected numbers of tokens from 0 to 2\\^30"):
+            ask(tokens)
 
 
 def test_the_description_of_a_function(linear):

@@ -240,6 +240,8 @@ def test_models_that_cannot_be_converted(model, options, message):
         ("blocks.1.upp", r"got 'blocks.1.upp', which fits none; there is blocks.1.up, blocks.0.up"),
         (["head", "*.attention.*"], r"got '\*.attention.\*', which fits none; there is blocks.0.qkv, "),
         ([3], r"expected skip to be names of layers, got 3$"),
+        (3, r"expected skip to be names of layers, got 3$"),
+        (None, r"expected skip to be names of layers, got None$"),
         ([""], r"expected skip to be names of layers, got ''$"),
     ],
 )
@@ -277,10 +279,14 @@ def test_what_is_no_model_is_refused():
     model = torch.nn.Sequential(torch.nn.Linear(32, 8))
     with pytest.raises(sf.InvalidArgumentError, match=r"expected activations \[..., 32\], got \[3, 5\]"):
         sf.sparsify_model(model, method="wanda", calibration=[torch.randn(3, 5)])
+    with pytest.raises(sf.InvalidArgumentError, match=r"expected activations \[..., 32\], got str"):
+        sf.sparsify_model(model, method="wanda", calibration="text")
     sf.sparsify_model(model)
     for call in (sf.warmup, sf.explain):
         with pytest.raises(sf.InvalidArgumentError, match="expected token counts of at least 1, got -3"):
             call(model, -3)
+        with pytest.raises(sf.InvalidArgumentError, match=r"expected a torch.nn.Module, got str"):
+            call("model.pt", 3)
 
 
 def test_dense_int8_prunes_nothing():

@@ -318,7 +318,7 @@ class Explanation:
         blocks = block_forwards(model)
         self.gated = [name for name, each in blocks.items() if isinstance(each, GatedForward)]
         self.siblings = [
-            f"{name}.{{{','.join(each.names)}}}" for name, each in blocks.items() if name not in self.gated
+            f"{name}.{{{','.join(each.names)}}}".lstrip(".") for name, each in blocks.items() if name not in self.gated
         ]
 
     def to_dicts(self) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 def names_to_skip(skip: str | Iterable[str]) -> list[str]:
     """What a user gave as names of layers to skip, as a list."""
-    names = [skip] if isinstance(skip, str) else list(skip)
+    names = [skip] if isinstance(skip, str) or not isinstance(skip, Iterable) else list(skip)
     for name in names:
         if not isinstance(name, str) or not name:
             raise InvalidArgumentError(f"expected skip to be names of layers, got {name!r}")
@@ -58,10 +58,14 @@ class _Candidate:
         self.places: list[tuple[nn.Module, str]] = []
 
 
-def _candidates(model: nn.Module, skip: Sequence[str], sparse: bool) -> dict[str, _Candidate]:
-    """The linear layers by name, with the reason of each that has to stay dense."""
+def _check_module(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise InvalidArgumentError(f"expected a torch.nn.Module, got {type(model).__name__}")
+
+
+def _candidates(model: nn.Module, skip: Sequence[str], sparse: bool) -> dict[str, _Candidate]:
+    """The linear layers by name, with the reason of each that has to stay dense."""
+    _check_module(model)
     if isinstance(model, nn.Linear):
         raise InvalidArgumentError(
             "expected a model with nn.Linear layers in it, got an nn.Linear itself, which cannot be replaced in place; "
@@ -322,6 +326,7 @@ def fuse_blocks(model: nn.Module) -> None:
 
 def sparse_layers(model: nn.Module) -> dict[str, SparseLinear]:
     """The 2:4 layers of a model by name."""
+    _check_module(model)
     layers = {name: each for name, each in model.named_modules() if isinstance(each, SparseLinear)}
     if not layers:
         raise InvalidArgumentError(

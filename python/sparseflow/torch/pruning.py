@@ -36,6 +36,8 @@ class Statistics:
 
     def add(self, x: torch.Tensor) -> None:
         """Takes in activations [..., K]."""
+        if not isinstance(x, torch.Tensor):
+            raise InvalidArgumentError(f"expected activations [..., {self.squares.numel()}], got {type(x).__name__}")
         if x.shape[-1] != self.squares.numel():
             raise InvalidArgumentError(f"expected activations [..., {self.squares.numel()}], got {list(x.shape)}")
         rows = x.detach().reshape(-1, x.shape[-1]).to(self.squares.device).float()
