@@ -64,8 +64,8 @@ def product_graph() -> sf.Graph:
     return graph
 
 
-def build(database: Path | str, **options: Any) -> sf.Executable:
-    return sf.compile(product_graph(), target="sm_80", device="emulator", tuning=database, **options)
+def build(database: Path | str, target: str = "sm_80", **options: Any) -> sf.Executable:
+    return sf.compile(product_graph(), target=target, device="emulator", tuning=database, **options)
 
 
 def test_candidates_come_fastest_first() -> None:
@@ -192,6 +192,25 @@ def test_equal_types_share_an_entry(database: Path) -> None:
 def test_an_entry_that_does_not_fit_is_a_warning(database: Path, config: str) -> None:
     tuning._open(database).record(tuning.Product("sm_80", "f16", *SHAPE).key(16), config, 1.0)
     with pytest.warns(sf.CompilerWarning, match="a configuration for 16 tokens that this product can run"):
+        executable = build(database)
+    assert "estimated by the cost model" in str(executable.report(tokens=16))
+
+
+def test_a_stage_that_no_layout_describes_is_a_warning(database: Path) -> None:
+    config = "#sf.kernel_config<tile = 64x48x128, warps = 4x1, split_k = 1, raster = 8, atom = wgmma_sp>"
+    tuning._open(database).record(tuning.Product("sm_90a", "f16", *SHAPE).key(16), config, 1.0)
+    with pytest.warns(sf.CompilerWarning, match="a configuration for 16 tokens that this product can run"):
+        executable = build(database, target="sm_90a")
+    assert "estimated by the cost model" in str(executable.report(tokens=16))
+
+
+@pytest.mark.parametrize("time", [-1.0, 0.0, float("inf")])
+def test_what_is_no_time_is_a_warning(database: Path, time: float) -> None:
+    config = "#sf.kernel_config<tile = 64x16x64, warps = 1x2, split_k = 1, raster = 8, atom = mma_sp>"
+    tuning._open(database).record(tuning.Product("sm_80", "f16", *SHAPE).key(16), config, 1.0)
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE choices SET microseconds = ?", (time,))
+    with pytest.warns(sf.CompilerWarning, match="expected the tuning database to hold a time above 0 for 16 tokens"):
         executable = build(database)
     assert "estimated by the cost model" in str(executable.report(tokens=16))
 

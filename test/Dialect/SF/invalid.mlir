@@ -352,6 +352,15 @@ func.func @matmul_config_k(%x: tensor<?x128xi8>, %w: tensor<64x128xi8>) {
 
 // -----
 
+func.func @matmul_config_deep_k(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
+  // expected-error@+1 {{'sf.matmul' op expected the tile's k to be 64 elements of 'f16' (128 bytes) beside a number of tokens that is no power of two, got 48 tokens and 128 in configuration 0}}
+  %0 = sf.matmul %x, %w {configs = [#sf.kernel_config<tile = 64x48x128, warps = 4x1, atom = wgmma>]}
+    : (tensor<?x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf16>
+  return
+}
+
+// -----
+
 func.func @matmul_config_order(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
   // expected-error@+1 {{'sf.matmul' op expected ascending max_tokens, got 16 after 32}}
   %0 = sf.matmul %x, %w {configs = [#sf.kernel_config<max_tokens = 32, tile = 64x64x64, warps = 2x2, atom = mma>,

@@ -15,7 +15,12 @@
 // RUN: sparseflow-opt %s --sf-select-config="target=sm_80 tuning=%t/wrong.sqlite" 2>&1 | FileCheck %s --check-prefixes=WRONG,OTHER
 // RUN: sparseflow-opt %s --sf-select-config="target=sm_80 tuning=%t/none.sqlite" 2>&1 | FileCheck %s --check-prefixes=NONE,OTHER
 
+// RUN: %python %S/Inputs/tuning.py %t/time.sqlite "sparseflow 0.1.0" 64 "#sf.kernel_config<tile = 64x64x64, warps = 1x4, split_k = 8, raster = 8, atom = mma_sp>" inf 256 "#sf.kernel_config<tile = 64x64x64, warps = 1x4, split_k = 8, raster = 8, atom = mma_sp>" -1
+// RUN: sparseflow-opt %s --sf-select-config="target=sm_80 tuning=%t/time.sqlite" 2>&1 | FileCheck %s --check-prefixes=TIME,OTHER
+
 // WRONG: warning: expected the tuning database to hold a configuration for 64 tokens that this product can run, got '#sf.kernel_config<{{.*}}atom = mma>'; the cost model chooses instead
+// TIME-DAG: warning: expected the tuning database to hold a time above 0 for 64 tokens, got inf us; going on without this entry
+// TIME-DAG: warning: expected the tuning database to hold a time above 0 for 256 tokens, got -1.000000 us; going on without this entry
 // NONE: warning: expected a tuning database at '{{.*}}none.sqlite', got no such file; going on without it
 
 // CHECK-LABEL: @main

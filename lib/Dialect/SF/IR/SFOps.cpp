@@ -243,6 +243,14 @@ static LogicalResult verifyKernelConfig(MatmulOp op, KernelConfigAttr config, Pa
                             << " elements of " << op.getXType().getElementType()
                             << " (128 bytes), got " << config.getTileK() << " in configuration "
                             << configuration;
+  // Further along k a stage has its tokens again, and a layout steps by powers of two.
+  if (!llvm::isPowerOf2_64(config.getTileTokens()) && config.getTileK() != chunkElements)
+    return op.emitOpError()
+           << "expected the tile's k to be " << chunkElements << " elements of "
+           << op.getXType().getElementType()
+           << " (128 bytes) beside a number of tokens that is no power of two, got "
+           << config.getTileTokens() << " tokens and " << config.getTileK() << " in configuration "
+           << configuration;
   return success();
 }
 

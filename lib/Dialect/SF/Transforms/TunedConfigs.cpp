@@ -14,6 +14,8 @@
 #include "mlir/IR/Diagnostics.h"
 #include "llvm/Support/FileSystem.h"
 
+#include <cmath>
+
 using namespace mlir;
 using namespace sparseflow;
 using namespace sparseflow::sf;
@@ -43,6 +45,9 @@ static KernelConfigAttr parseConfig(StringRef text, MLIRContext *context) {
   return dyn_cast_or_null<KernelConfigAttr>(parseAttribute(text, context));
 }
 
+/// What is no time would not be a number in the manifest's JSON.
+static bool isTime(double microseconds) { return std::isfinite(microseconds) && microseconds > 0; }
+
 /// Whether kernels of the product can be made so.
 static bool fits(const MatmulShape &shape, int64_t tokens, KernelConfigAttr config,
                  const ChipInfo &chip) {
@@ -51,9 +56,10 @@ static bool fits(const MatmulShape &shape, int64_t tokens, KernelConfigAttr conf
   int64_t steps = llvm::divideCeil(shape.inner, config.getTileK());
   return config.isSparse() == shape.isSparse &&
          config.isWarpSpecialized() == usesWarpgroups(shape, chip) &&
-         config.getTileK() % chunk == 0 && featureTiles % config.getFeatureCluster() == 0 &&
-         config.getSplitK() <= steps && !config.getMaxTokens() &&
-         estimateMicroseconds(shape, tokens, config, chip);
+         config.getTileK() % chunk == 0 &&
+         (config.getTileK() == chunk || llvm::isPowerOf2_64(config.getTileTokens())) &&
+         featureTiles % config.getFeatureCluster() == 0 && config.getSplitK() <= steps &&
+         !config.getMaxTokens() && estimateMicroseconds(shape, tokens, config, chip);
 }
 
 std::optional<tuning::TuningEntry> TunedConfigs::lookup(const tuning::TuningKey &key) {
@@ -62,11 +68,18 @@ std::optional<tuning::TuningEntry> TunedConfigs::lookup(const tuning::TuningKey 
   llvm::Expected<std::optional<tuning::TuningEntry>> entry = database->lookup(key);
   for (const std::string &warning : database->takeWarnings())
     root->emitWarning() << warning;
-  if (entry)
-    return *entry;
-  root->emitWarning() << llvm::toString(entry.takeError()) << "; going on without it";
-  database.reset();
-  return std::nullopt;
+  if (!entry) {
+    root->emitWarning() << llvm::toString(entry.takeError()) << "; going on without it";
+    database.reset();
+    return std::nullopt;
+  }
+  if (*entry && !isTime((*entry)->microseconds)) {
+    root->emitWarning() << "expected the tuning database to hold a time above 0 for " << key.tokens
+                        << " tokens, got " << std::to_string((*entry)->microseconds)
+                        << " us; going on without this entry";
+    return std::nullopt;
+  }
+  return *entry;
 }
 
 std::optional<TunedConfig> TunedConfigs::find(MatmulOp op, TargetAttr target, int64_t bucket,
