@@ -143,6 +143,8 @@ FAMILIES = {
     "wgmma_narrow": "tile = 64x16x64, warps = 4x1, atom = wgmma_sp",
     "wgmma_registers": "tile = 64x32x64, warps = 4x1, atom = wgmma_sp_rs",
     "wgmma_split_k": "tile = 128x64x64, warps = 8x1, split_k = 4, atom = wgmma_sp",
+    "wgmma_multicast": "tile = 128x128x64, warps = 8x1, cluster = 2, atom = wgmma_sp",
+    "wgmma_split_cluster": "tile = 64x64x64, warps = 4x1, split_k = 4, cluster = 4, atom = wgmma_sp",
     "mma": "tile = 128x64x64, warps = 2x2, stages = 3, atom = mma_sp",
     "mma_split_k": "tile = 64x64x128, warps = 1x4, split_k = 4, atom = mma_sp",
 }

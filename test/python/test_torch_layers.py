@@ -482,7 +482,7 @@ def test_calls_in_eager_mode_go_straight_to_the_kernel(bias):
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
-def test_a_weight_that_a_collective_unpacked_is_not_multiplied_by_as_it_was(tmp_path):
+def test_a_weight_that_a_collective_replaced_is_not_multiplied_by_as_it_was(tmp_path):
     import torch.distributed as dist
 
     _, layer = pair("int8", bias=False)
@@ -492,12 +492,15 @@ def test_a_weight_that_a_collective_unpacked_is_not_multiplied_by_as_it_was(tmp_
         with st.emulation(), torch.no_grad():
             layer.weight.pack_()
             layer.has_kernels = True  # as on a GPU
-            expected = layer(x)
+            expected, order = layer(x), layer.weight.order
             assert layer._straight[torch.float16].takes(x)
             dist.broadcast(layer.weight, 0)
-            layer.weight.values.neg_()  # as if the sender had other values
+            assert layer.weight.packed is not None and layer.weight.order == order
             assert not layer._straight[torch.float16].takes(x)
-            torch.testing.assert_close(layer(x), -expected)
+            layer.weight.copy_(st.SparseWeight.from_dense(-layer.weight.to_dense(torch.float32), "int8"))  # what came
+            for _ in range(2):  # by the operator, and straight
+                torch.testing.assert_close(layer(x), -expected)
+            assert layer._straight[torch.float16].takes(x)
     finally:
         dist.destroy_process_group()
 

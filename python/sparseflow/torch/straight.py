@@ -70,7 +70,7 @@ class StraightCall:
     ):
         self.layers = list(layers)
         self._held = [(layer, name, each) for layer in layers for name, each in layer._parameters.items()]
-        # A collective unpacks a weight in place: it stays the parameter that it is, and gets other parts.
+        # A collective packs a weight anew: it stays the parameter that it is, and gets other parts.
         weights = [layer._parameters["weight"] for layer in layers]
         self._packed = [(each, each.packed) for each in weights if isinstance(each, SparseWeight)]
         self.inner, self.device = inner, device

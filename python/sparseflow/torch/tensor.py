@@ -507,11 +507,12 @@ def _parts_of(tree: Any, name: str) -> Any:
 
 
 def _collective(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """A collective, one part after the other; they travel in canonical form."""
+    """A collective, one part after the other; they travel in canonical form, and are packed again if they were."""
     weights: list[SparseWeight] = []
     tree_map_only(SparseWeight, weights.append, (args, kwargs))
-    for weight in weights:
-        if weight.packed is not None:
+    orders = [(weight, weight.order) for weight in weights if weight.packed is not None]
+    for weight, _ in orders:
+        if weight.packed is not None:  # not the same one once more
             weight.values, weight.bitmask = weight.canonical()
             weight.packed, weight.order = None, ""
     result = None
@@ -520,6 +521,9 @@ def _collective(func: Any, *args: Any, **kwargs: Any) -> Any:
         work = result[-1] if isinstance(result, (tuple, list)) else result
         if hasattr(work, "wait"):
             work.wait()
+    for weight, order in orders:
+        packed = weight.to_packed(order).packed
+        weight.packed, weight.order, weight.values, weight.bitmask = packed, order, None, None
     return result
 
 

@@ -31,10 +31,9 @@ namespace {
 /// measuring again may give.
 constexpr double kNoise = 0.02;
 
-/// Where a range of token counts that share a variant may end: at the counts that are tuned, and
-/// between them, since waves of tiles fill otherwise there.
-constexpr int64_t kRangeEnds[] = {16,  32,  64,   96,   128,  192,  256, 384,
-                                  512, 768, 1024, 1536, 2048, 3072, 4096};
+/// A range of token counts that share a variant may end at the counts that are tuned, and at these
+/// between them, where waves of tiles fill otherwise.
+constexpr int64_t kEndsBetween[] = {96, 192, 384, 768, 1536, 2048, 3072};
 
 constexpr llvm::StringLiteral kEstimated = "estimated by the cost model";
 
@@ -240,7 +239,10 @@ private:
     Selector selector(op, targetAttr, maxAccumulators, tuned);
     int64_t tokens = op.getXType().getDimSize(0);
     bool isDynamic = ShapedType::isDynamic(tokens);
-    ArrayRef<int64_t> ends = kRangeEnds, tunedEnds = getTokenBuckets();
+    ArrayRef<int64_t> tunedEnds = getTokenBuckets();
+    SmallVector<int64_t> ends(tunedEnds);
+    llvm::append_range(ends, kEndsBetween);
+    llvm::sort(ends);
     Choice last = selector.select(isDynamic ? ends.back() : tokens, {}, tolerance);
     if (!last.config)
       return op.emitOpError() << "expected a tile that fits on " << targetAttr.getChip() << " for "
@@ -253,7 +255,7 @@ private:
     if (last.callsLibrary)
       variants.add(getLibraryConfig(std::nullopt), last);
     if (isDynamic)
-      for (int64_t end : llvm::reverse(ends.drop_back())) {
+      for (int64_t end : llvm::reverse(ArrayRef(ends).drop_back())) {
         Choice selected = llvm::is_contained(tunedEnds, end)
                               ? selector.select(end, last.config, tolerance)
                               : selector.refine(end, last, 2 * tolerance);

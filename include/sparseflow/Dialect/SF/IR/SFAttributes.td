@@ -175,7 +175,7 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config", [SF_VariantCo
     8, 24 or a multiple of 16 up to 256;
     `stages` is from 2 to 16; `split_k` is from 1 to 64.
     `cluster` is 1, 2 or 4, more than 1 with `wgmma` alone; it divides `raster`, and the tile's tokens into multiples of 8.
-    With `split_k` it is 1, where a second kernel adds the parts, or equal to it, from 2 to 8.
+    With `split_k` it is 1, where a second kernel adds the parts, or equal to it: 2, 4 or 8.
 
     ```mlir
     module attributes {sf.example =
