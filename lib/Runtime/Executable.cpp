@@ -336,10 +336,12 @@ Expected<json::Value> Executable::report(size_t function,
     if (Error error = plan.checkSymbols(*symbols))
       return std::move(error);
     std::copy(symbols->begin(), symbols->end(), values);
-  } else if (!plan.lastRun(values)) {
-    return makeError(Status::InvalidArgument,
-                     formatv("'{0}' expected to have run, or values for its symbols ({1})",
-                             plan.getFunction().name, join(plan.getFunction().symbols, ", ")));
+  } else if (!plan.getFunction().symbols.empty() && !plan.lastRun(values)) {
+    return makeError(
+        Status::InvalidArgument,
+        formatv("'{0}' expected to have run, or values for its symbols ({1}), got neither; call it "
+                "first, or pass how many tokens to report on",
+                plan.getFunction().name, join(plan.getFunction().symbols, ", ")));
   }
   Expected<json::Value> result = plan.report(values);
   if (result)

@@ -360,6 +360,19 @@ def test_the_report_names_what_ran(linear, rng):
     assert exe.report(tokens=4096).steps and exe.report(tokens=np.int64(4096)).steps
 
 
+def test_a_report_needs_a_call_only_for_a_number_of_tokens():
+    for tokens in (None, 8):
+        g = sf.Graph()
+        x = g.input("x", (tokens, 64))
+        g.output(g.matmul(x, sf.prune_24(np.ones((64, 64), np.float16))))
+        exe = sf.compile(g, target="sm_80", device="emulator")
+        if tokens:
+            assert exe.report().steps
+        else:
+            with pytest.raises(sf.InvalidArgumentError, match=r"symbols \(M\), got neither; call it first"):
+                exe.report()
+
+
 @pytest.mark.parametrize("tokens", ["a", 1.5, [None], 2**70, [1, -(2**70)]])
 def test_what_is_no_number_of_tokens_is_refused(linear, tokens):
     exe, _ = linear
