@@ -195,23 +195,23 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
     std::tie(accumulators, tokens) = addUp(accumulators, tokens, tile);
 
   SmallVector<Value> edges(arguments.begin() + 1 + numWeights, arguments.end());
-  auto store = [&](bool isPlain) {
+  auto store = [&](bool plain) {
     SmallVector<Axis> slices = sliceTokens(tokens, config);
     SmallVector<Value> memory =
-        isPlain ? llvm::map_to_vector(edges, [&](Value v) { return castToContiguous(v); }) : edges;
-    Value below = isPlain ? Value() : from;
+        plain ? llvm::map_to_vector(edges, [&](Value v) { return castToContiguous(v); }) : edges;
+    Value below = plain ? Value() : from;
     if (partial)
-      storePartial(accumulators, memory.back(), tile, slices, features, config, isPlain, below);
+      storePartial(accumulators, memory.back(), tile, slices, features, config, plain, below);
     else
       storeResult(accumulators, ValueRange(memory).drop_back(), memory.back(), slices, features,
-                  isPlain, below);
+                  plain, below);
   };
   // A warpgroup's threads store to many rows: most tiles need not ask for each whether it is there
   // and where. Beside a branch ptxas would serialize the products of two weights.
   if (config.isWarpSpecialized() && numWeights == 1)
     s.branch(isPlain(tokens, from, numTokens, features, edges), store);
   else
-    store(/*isPlain=*/false);
+    store(/*plain=*/false);
   s.finishKernel();
   return kernel;
 }
