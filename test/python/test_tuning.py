@@ -12,6 +12,7 @@ import pytest
 
 import sparseflow as sf
 from sparseflow import tuning
+from sparseflow.tools import tune as tune_command
 
 SHAPE = (128, 128)
 TOKENS = (16, 256)
@@ -253,6 +254,20 @@ def test_an_epilogue_without_a_graph_is_said_to_be_left_out(database: Path) -> N
     assert "plain, 48 bits" in next(iter(report.skipped.values()))
     assert not report.rows
     assert "is left out" in str(report)
+
+
+def test_what_was_tuned_is_exported_without_a_gpu(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = tuning.Product("sm_80", "f16", *SHAPE).key(16)
+    tuning._open(database).record(key, "#text", 4.0)
+    whole = database.with_name("whole.sqlite")
+    assert tune_command.main(["--database", str(database), "--export", str(whole)]) == 0
+    assert tuning._open(whole).lookup(key) == '{"config":"#text","microseconds":4}'
+    missing = database.with_name("missing.sqlite")
+    assert tune_command.main(["--database", str(missing), "--export", str(whole)]) == 1
+    assert "missing.sqlite, which does not exist" in capsys.readouterr().err and not missing.exists()
+    with pytest.raises(SystemExit):
+        tune_command.main(["--database", str(database)])
+    assert "expected --shape, --model or --program to tune, or --export, got none" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(any(device.kind == "cuda" for device in sf.devices()), reason="there is a GPU")

@@ -19,7 +19,7 @@ _EPILOGUES = ("plain", "gated")
 
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(NAME, "Times candidate kernels on this machine's GPU and records the fastest for later compiles.")
-    what = made.add_mutually_exclusive_group(required=True)
+    what = made.add_mutually_exclusive_group()
     what.add_argument(
         "--shape",
         type=cli.sizes,
@@ -50,14 +50,36 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--seconds", type=cli.positive, help="leave out the products that are not begun by then")
     made.add_argument("--database", metavar="FILE", help="default: tuning.sqlite in the cache folder")
-    made.add_argument("--export", metavar="FILE", help="also write the whole database to one file, to be shipped")
+    made.add_argument(
+        "--export", metavar="FILE", help="write the whole database to one file, to be shipped; alone, tunes nothing"
+    )
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit code."""
-    options = parser().parse_args(arguments)
+    made = parser()
+    options = made.parse_args(arguments)
+    if not (options.shape or options.model or options.program):
+        if not options.export:
+            made.error("expected --shape, --model or --program to tune, or --export, got none")
+        return cli.run(NAME, lambda: _export_alone(options))
     return cli.run(NAME, lambda: _command(options))
+
+
+def _export_alone(options: argparse.Namespace) -> int:
+    """Writes what was tuned before, which takes no GPU."""
+    if options.database and not os.path.exists(options.database):
+        raise InvalidArgumentError(f"expected a tuning database, got {options.database}, which does not exist")
+    _export(options)
+    if options.json:
+        cli.print_json({"export": options.export})
+    return cli.OK
+
+
+def _export(options: argparse.Namespace) -> None:
+    _sparseflow.TuningDatabase(options.database).export(os.fspath(options.export))
+    cli.note(f"{NAME}: wrote {options.export}")
 
 
 def _command(options: argparse.Namespace) -> int:
@@ -81,8 +103,7 @@ def _command(options: argparse.Namespace) -> int:
     if progress:
         progress.clear()
     if options.export:
-        _sparseflow.TuningDatabase(options.database).export(os.fspath(options.export))
-        cli.note(f"{NAME}: wrote {options.export}")
+        _export(options)
     if options.json:
         cli.print_json(report.data)
     else:
