@@ -95,4 +95,6 @@ def report(document: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+        sys.exit("expected the JSON file of a run of benchmarks/run.py: report.py FILE")
     print(report(json.loads(Path(sys.argv[1]).read_text())))

@@ -215,6 +215,9 @@ def main() -> int:
         contenders = build_contenders(
             folder, options.library.resolve(), options.only or ["sparseflow", "cublaslt", "cusparselt"]
         )
+        if not contenders:
+            print("expected a contender that builds here, got none; nothing was timed or written", file=sys.stderr)
+            return 1
         # Ours once for the compiler's own choice, and once for each configuration asked for.
         configs: dict[str, str | None] = {"sparseflow": None} if "sparseflow" in contenders else {}
         if configs:

@@ -168,6 +168,15 @@ def test_a_run_reports_every_contender(run, capsys):
     assert "cuSPARSELt's default" in page and "a scale for each feature and each token" in page
 
 
+def test_a_run_without_contenders_fails_and_keeps_the_file(run, monkeypatch, tmp_path, capsys):
+    (tmp_path / "figures.json").write_text("figures of an earlier run")
+    monkeypatch.setattr("run.build_contenders", lambda folder, library, names: {})
+    monkeypatch.setattr(sys, "argv", ["run.py", f"--out={tmp_path / 'figures.json'}"])
+    assert sys.modules["run"].main() == 1
+    assert (tmp_path / "figures.json").read_text() == "figures of an earlier run"
+    assert "expected a contender that builds here, got none" in capsys.readouterr().err
+
+
 def test_a_run_goes_on_from_batch_to_batch(run, monkeypatch, capsys):
     monkeypatch.setattr("run._BATCH", 2)
     document = run("--shape", "1x72x128", "9x72x128", "3x40x64", "--dtype", "f16", "--protocol", "flushed")
