@@ -300,10 +300,11 @@ def test_the_operator_passes_opcheck_refuses_gradients_and_knows_autocast():
     weights = [layer.weight for layer in layers]
     arguments = ([each.values for each in weights], [each.bitmask for each in weights], [None] * 3)
     arguments += ([layer.bias for layer in layers], [96, 32, 32], "f16", "")
-    torch.library.opcheck(torch.ops.sparseflow.sibling_linears.default, (x, *arguments))
+    operator = torch.ops.sparseflow.sibling_linears
+    torch.library.opcheck(operator.default, (x, *arguments))
     with torch.autocast("cpu", torch.bfloat16):
         assert model(x).dtype is torch.bfloat16
-    results = torch.ops.sparseflow.sibling_linears(x.requires_grad_(), *arguments)
+    results = operator(x.requires_grad_(), *arguments)
     with pytest.raises(NotImplementedError, match="expected no gradient through a SparseFlow layer"):
         results[0].sum().backward()
 

@@ -74,6 +74,16 @@ def linear_target(scheme: str, inner: int, device: torch.device) -> str | None:
     return target if known and (known.fp8_mma or known.pack_order(inner, 1) == "wgmma") else None
 
 
+def _weight_order(key: AnyKey) -> str:
+    return pack_order(key.target, key.inner, SCHEMES[key.scheme].storage.itemsize)
+
+
+def _edge_dtype(key: AnyKey) -> dtypes.DType:
+    """Of x and the results in a graph: layers that quantize take what the model has."""
+    scheme = SCHEMES[key.scheme]
+    return _DTYPES[key.dtype] if scheme.quantized else scheme.element
+
+
 class LinearKey(NamedTuple):
     """What one compiled linear layer is for."""
 
@@ -91,12 +101,11 @@ class LinearKey(NamedTuple):
     @property
     def order(self) -> str:
         """The order in which the weight is passed."""
-        return pack_order(self.target, self.inner, SCHEMES[self.scheme].storage.itemsize)
+        return _weight_order(self)
 
     def graph(self) -> Graph:
         """x, weight, then scale, bias and residual as far as there are any → y."""
-        scheme = SCHEMES[self.scheme]
-        dtype = _DTYPES[self.dtype] if scheme.quantized else scheme.element
+        scheme, dtype = SCHEMES[self.scheme], _edge_dtype(self)
         graph = Graph("linear")
         x = graph.input("x", (None, self.inner), dtype)
         weight = graph.packed_weight(
@@ -140,7 +149,7 @@ class GatedKey(NamedTuple):
     @property
     def order(self) -> str:
         """The order in which the weights are passed."""
-        return pack_order(self.target, self.inner, SCHEMES[self.scheme].storage.itemsize)
+        return _weight_order(self)
 
     def graph(self) -> Graph:
         """x, both weights, then as far as there are any both scales and both biases (gate's first) → y.
@@ -148,8 +157,7 @@ class GatedKey(NamedTuple):
         x is quantized once. Apart, the product with `up` is a result too, which keeps the compiler from merging it into
         the kernel of `gate`, where the activation and the multiplication are.
         """
-        scheme = SCHEMES[self.scheme]
-        dtype = _DTYPES[self.dtype] if scheme.quantized else scheme.element
+        scheme, dtype = SCHEMES[self.scheme], _edge_dtype(self)
         graph = Graph("gated")
         x = graph.input("x", (None, self.inner), dtype)
         shape = (self.features, self.inner)
@@ -199,12 +207,11 @@ class SiblingsKey(NamedTuple):
     @property
     def order(self) -> str:
         """The order in which the weights are passed."""
-        return pack_order(self.target, self.inner, SCHEMES[self.scheme].storage.itemsize)
+        return _weight_order(self)
 
     def graph(self) -> Graph:
         """x, the weights, then as far as there are any the scales and the biases → one result a weight. x is quantized once."""
-        scheme = SCHEMES[self.scheme]
-        dtype = _DTYPES[self.dtype] if scheme.quantized else scheme.element
+        scheme, dtype = SCHEMES[self.scheme], _edge_dtype(self)
         graph = Graph("siblings")
         x = graph.input("x", (None, self.inner), dtype)
         count = range(len(self.features))
