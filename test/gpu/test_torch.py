@@ -154,6 +154,26 @@ def test_compile(scheme, backend):
         assert error(y, model(x)) < 3e-3
 
 
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_compile_with_cuda_graphs(scheme):
+    from torch._inductor.utils import run_and_get_code
+
+    model = MLP().cuda().half().requires_grad_(False)
+    sf.sparsify_model(model, scheme)
+    torch._dynamo.reset()
+    with torch.inference_mode():
+        compiled = torch.compile(model, mode="reduce-overhead", fullgraph=True)
+        _, (code, *_) = run_and_get_code(compiled, torch.randn(64, K, device="cuda", dtype=torch.float16))
+        assert "sparseflow.direct_linear(" in code and "sparseflow.linear.default(" not in code
+        for tokens in (64, 64, 64, 64, 17, 17, 17, 300, 300, 64):
+            x = torch.randn(tokens, K, device="cuda", dtype=torch.float16)
+            assert error(compiled(x), model(x)) < 3e-3
+        other = MLP().cuda().half().requires_grad_(False)
+        sf.sparsify_model(other, scheme)
+        model.up.weight.copy_(other.up.weight)  # a graph reads weights where they are
+        assert error(compiled(x), model(x)) < 3e-3
+
+
 def test_the_backend_finds_24_weights():
     model = MLP().cuda().half().requires_grad_(False)
     for layer in (model.up, model.down):
@@ -371,6 +391,20 @@ def test_overhead_of_a_call(scheme, shape):
     assert overhead(f"{scheme} {list(shape)}", dense, layer, x) < OVERHEAD_US
     layer.use_dense_for([0, 2**62])
     assert overhead(f"{scheme} {list(shape)}, dense path", dense, layer, x) < OVERHEAD_US
+
+
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_overhead_of_compiled_calls(scheme):
+    """Of eight layers, guards included."""
+    dense = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(8))).cuda().half().requires_grad_(False)
+    model = copy.deepcopy(dense)
+    sf.sparsify_model(model, scheme)
+    x = torch.randn(8, 64, device="cuda", dtype=torch.float16)
+    torch._dynamo.reset()
+    with torch.inference_mode():
+        compiled = [torch.compile(each, fullgraph=True) for each in (dense, model)]
+        more = overhead(f"{scheme}, eight compiled layers", *compiled, x)
+    assert more < 8 * OVERHEAD_US
 
 
 @pytest.mark.parametrize("kind", [Gated, Attention])

@@ -299,7 +299,7 @@ def test_the_operator_passes_opcheck_refuses_gradients_and_knows_autocast():
     layers = block(model).layers
     weights = [layer.weight for layer in layers]
     arguments = ([each.values for each in weights], [each.bitmask for each in weights], [None] * 3)
-    arguments += ([layer.bias for layer in layers], [96, 32, 32], "f16", "")
+    arguments += ([layer.bias for layer in layers], [96, 32, 32], "f16", "", [], [None] * 3, [], [0] * 3)
     operator = torch.ops.sparseflow.sibling_linears
     torch.library.opcheck(operator.default, (x, *arguments))
     with torch.autocast("cpu", torch.bfloat16):

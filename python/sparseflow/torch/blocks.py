@@ -85,29 +85,40 @@ class BlockForward:
             return ops.within(tokens, self.apart)
         return any(layer.dense_tokens and layer.prefers_dense(tokens) for layer in layers)
 
+    def apart_ranges(self, layers: list[Any]) -> list[int]:
+        """The token counts for which `goes_apart`, as [first, last, …]."""
+        if self.apart is not None:
+            return self.apart
+        return ops.union([layer.dense_tokens for layer in layers])
+
     def fuses(self, layers: list[Any], x: Any) -> bool:
         """Whether the layers can be one step: they are as they were found, have kernels, and nobody listens."""
-        if torch.compiler.is_exporting() or not isinstance(x, torch.Tensor):
+        if ops.is_exporting() or not isinstance(x, torch.Tensor) or x.dim() == 0:
             return False
-        if not torch.compiler.is_compiling() and transforms():  # vmap knows what to do with one layer
-            return False
+        if torch.compiler.is_compiling():  # the operator chooses: a graph must not depend on the number of tokens
+            if not self._traced_fit():
+                return False
+        else:
+            if transforms() or not self._fit():  # vmap knows what to do with one layer
+                return False
+            self._recall()
+            if self.goes_apart(layers, x.numel() // layers[0].in_features):
+                return False
+        return (
+            x.shape[-1] == layers[0].in_features
+            and not (x.requires_grad and torch.is_grad_enabled())
+            and self._others_stand()
+        )
+
+    def _fit(self) -> bool:
+        """Whether the layers are what a step can be made of: as they were found, alike, with kernels, and nobody listens."""
+        layers = self.layers
         if any(type(layer) is not SparseLinear for layer in layers):
             return False
         weights = [layer.weight for layer in layers]
         first = weights[0]
-        if not self._recalled and not torch.compiler.is_compiling() and first.device.type == "cuda":
-            from .dispatch import recall_block  # which knows this module
-
-            self._recalled = True
-            if self.apart is None:
-                recall_block(self)
-        if torch.compiler.is_compiling():  # a compiled graph must not depend on the number of tokens
-            goes_apart = any(layer.dense_tokens for layer in layers)
-        else:
-            goes_apart = x.dim() > 0 and self.goes_apart(layers, x.numel() // layers[0].in_features)
         return (
-            not goes_apart
-            and all(
+            all(
                 type(each) is SparseWeight
                 and each.scheme == first.scheme
                 and each.inner_size == first.inner_size
@@ -116,12 +127,25 @@ class BlockForward:
                 for each in weights
             )
             and first.target is not None
-            and x.dim() > 0
-            and x.shape[-1] == layers[0].in_features
-            and not (x.requires_grad and torch.is_grad_enabled())
             and not any(listens(layer) for layer in layers)
-            and self._others_stand()
         )
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def _traced_fit(self) -> bool:
+        """`_fit`, asked when a graph is compiled: the graph guards the weights that it reads, and PyTorch's own rule is that
+        hooks are there before.
+        """
+        return self._fit()
+
+    def _recall(self) -> None:
+        """Takes over, once, what was measured of blocks like this one."""
+        first = self.layers[0].weight
+        if not self._recalled and first.device.type == "cuda":
+            from .dispatch import recall_block  # which knows this module
+
+            self._recalled = True
+            if self.apart is None:
+                recall_block(self)
 
     def _others_stand(self) -> bool:
         children: dict[str, Any] = self.module._modules

@@ -107,11 +107,15 @@ class GatedForward(BlockForward):
             second.scale,
             up.bias,
             gate.out_features,
-            first.scheme.name,
+            first.scheme_name,
             first.order,
             self.activation,
-            self.apart or [],
+            self.apart_ranges(layers),
             self.merged,
+            gate._dense,
+            up._dense,
+            gate.dense_tokens,
+            up.dense_tokens,
         )
         return hidden
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -28,16 +28,21 @@ ACTIVATION_DTYPES = tuple(_DTYPES)
 
 _emulated_target: str | None = None
 
+#: The kernels of calls that need nothing done to their arguments, by all that decides about them: see `at_hand`.
+_at_hand: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
 
 @contextlib.contextmanager
 def emulation(target: str = "sm_80") -> Iterator[None]:
     """Layers on the CPU run their kernels, compiled for `target`, in the emulator while this is open."""
     global _emulated_target
     before, _emulated_target = _emulated_target, target
+    _at_hand.clear()
     try:
         yield
     finally:
         _emulated_target = before
+        _at_hand.clear()
 
 
 def emulating() -> bool:
@@ -258,6 +263,22 @@ def linear_kernel(key: AnyKey) -> Executable:
                 device = "cuda" if key.device == "cuda" else "emulator"
                 found = _executables[key] = compile_graph(key.graph(), target=key.target, device=device)
     return found
+
+
+def at_hand(x: torch.Tensor, form: Hashable) -> Callable[..., Any] | None:
+    """What `keep_at_hand` had of such an x and form, if x [..., K] is as kernels read it: a function of x and the executable's
+    other arguments, with results [..., N].
+    """
+    if x.is_contiguous() and x.numel() and not x.data_ptr() % 16:
+        return _at_hand.get((x.dtype, x.shape[-1], x.device, form))
+    return None
+
+
+def keep_at_hand(x: torch.Tensor, form: Hashable, key: AnyKey) -> None:
+    """Has later calls with an x of this dtype, width and device, and a form, which tells all else about them, go straight to
+    the kernels of a key.
+    """
+    _at_hand[x.dtype, x.shape[-1], x.device, form] = linear_kernel(key)._call_on_rows
 
 
 def compiled() -> dict[AnyKey, Executable]:

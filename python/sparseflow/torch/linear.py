@@ -175,7 +175,7 @@ class SparseLinear(nn.Linear):
         weight = self.weight
         if type(weight) is not SparseWeight:  # a DTensor: its own rules cut the product, then come back to ours
             return F.linear(input, weight, self.bias)
-        if torch.compiler.is_exporting():  # the program keeps a linear with this very weight
+        if ops.is_exporting():  # the program keeps a linear with this very weight
             with torch._C.DisableTorchFunctionSubclass():
                 return F.linear(input, weight, self.bias)
         _check(input, self.in_features)
@@ -192,7 +192,7 @@ class SparseLinear(nn.Linear):
             self.bias,
             self._dense,
             self.out_features,
-            weight.scheme.name,
+            weight.scheme_name,
             weight.order,
             self.dense_tokens,
         )

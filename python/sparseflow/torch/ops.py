@@ -16,13 +16,14 @@ of tokens: a compiled graph with a dynamic batch has no guard on it.
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import islice
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
 from ..errors import InvalidArgumentError
-from . import kernels, layout, numerics
+from . import kernels, layout, lowering, numerics
 from .schemes import SCHEMES
 
 _library = torch.library.Library("sparseflow", "DEF")
@@ -37,11 +38,13 @@ _library.define(
 _library.define(
     "gated_linear(Tensor x, Tensor gate, Tensor? gate_bitmask, Tensor? gate_scale, Tensor? gate_bias, Tensor up, "
     "Tensor? up_bitmask, Tensor? up_scale, Tensor? up_bias, SymInt features, str scheme, str order, str activation, "
-    "int[] apart_tokens=[], int[] merged_tokens=[]) -> Tensor"
+    "int[] apart_tokens=[], int[] merged_tokens=[], Tensor? gate_dense=None, Tensor? up_dense=None, "
+    "int[] gate_dense_tokens=[], int[] up_dense_tokens=[]) -> Tensor"
 )
 _library.define(
     "sibling_linears(Tensor x, Tensor[] weights, Tensor?[] bitmasks, Tensor?[] scales, Tensor?[] biases, "
-    "SymInt[] features, str scheme, str order, int[] apart_tokens=[]) -> Tensor[]"
+    "SymInt[] features, str scheme, str order, int[] apart_tokens, Tensor?[] denses, int[] dense_tokens, "
+    "int[] dense_counts) -> Tensor[]"
 )
 _library.define("pack(Tensor values, Tensor bitmask, str order) -> Tensor")
 _library.define("unpack(Tensor packed, SymInt features, SymInt inner, ScalarType dtype, str order) -> (Tensor, Tensor)")
@@ -66,13 +69,33 @@ def _check(x: torch.Tensor, weight: torch.Tensor, inner: int, features: int, sch
         raise InvalidArgumentError(f"expected activations of float16, bfloat16 or float32, got {x.dtype}")
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def is_exporting() -> bool:
+    """Whether torch.export traces the model. PyTorch 2.11 would take ``torch.compiler.is_exporting()`` for true in every graph that
+    torch.compile traces, so it must not see the call.
+    """
+    exporting: bool = torch.compiler.is_exporting()
+    return exporting
+
+
 def within(tokens: int, ranges: list[int]) -> bool:
     """Whether a number of tokens lies in one of the ranges [first, last, first, last, …], which ascend."""
     place = bisect_left(ranges, tokens)
     return place % 2 == 1 or (place < len(ranges) and ranges[place] == tokens)
 
 
-def _linear(
+def union(ranges: list[list[int]]) -> list[int]:
+    """The numbers of tokens that lie in any of several lists of ranges, as one such list."""
+    found: list[int] = []
+    for first, last in sorted([(each[i], each[i + 1]) for each in ranges for i in range(0, len(each), 2)]):
+        if found and first <= found[-1] + 1:
+            found[-1] = max(found[-1], last)
+        else:
+            found += [first, last]
+    return found
+
+
+def linear(
     x: torch.Tensor,
     weight: torch.Tensor,
     bitmask: torch.Tensor | None,
@@ -86,6 +109,14 @@ def _linear(
     activation: str = "",
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
+    form = None
+    if bitmask is None and residual is None and (not dense_tokens or not within(_tokens(x), dense_tokens)):
+        held = None if bias is None else bias.dtype
+        form = ("linear", weight.numel(), features, scheme, order, activation, held)
+        call = kernels.at_hand(x, form)
+        if call is not None:
+            ready: torch.Tensor = call(x, *[each for each in (weight, scale, bias) if each is not None])
+            return ready
     rows = _rows(x)
     inner = rows.shape[1]
     _check(x, weight, 0 if bitmask is None else 2 * weight.shape[1], features, scheme, sparse=True)
@@ -98,6 +129,11 @@ def _linear(
     elif target is not None and not (dense_tokens and within(rows.shape[0], dense_tokens)):
         packed = _packed(weight, bitmask, features, inner, scheme, order, target)
         y = kernels.run_linear(rows, packed, scale, bias, features, scheme, target, True, activation, residual)
+        if form is not None and packed is weight and _is_taken_as_is(x, scheme):
+            key = kernels.LinearKey(
+                features, inner, scheme, x.dtype, held, target, x.device.type, activation=activation
+            )
+            kernels.keep_at_hand(x, form, key)
     else:
         if dense is None:
             if bitmask is None:
@@ -105,6 +141,15 @@ def _linear(
             dense = layout.decompress(weight, bitmask)
         y = _dense_rows(rows, dense, scale, bias, features, scheme, order, activation, residual)
     return y if x.dim() == 2 else y.view(*x.shape[:-1], features)
+
+
+def _is_taken_as_is(x: torch.Tensor, scheme: str) -> bool:
+    """Whether kernels of a scheme read x's dtype: those that quantize do, the others only their own."""
+    return SCHEMES[scheme].quantized or x.dtype is SCHEMES[scheme].storage
+
+
+def _tokens(x: torch.Tensor) -> int:
+    return x.numel() // max(1, x.shape[-1])
 
 
 def _dense_rows(
@@ -141,7 +186,7 @@ def _packed(
     return layout.pack(weight, bitmask, wanted)
 
 
-def _gated_linear(
+def gated_linear(
     x: torch.Tensor,
     gate: torch.Tensor,
     gate_bitmask: torch.Tensor | None,
@@ -157,27 +202,47 @@ def _gated_linear(
     activation: str,
     apart_tokens: list[int] = [],  # noqa: B006 - the schema's own default, never changed
     merged_tokens: list[int] = [],  # noqa: B006
+    gate_dense: torch.Tensor | None = None,
+    up_dense: torch.Tensor | None = None,
+    gate_dense_tokens: list[int] = [],  # noqa: B006
+    up_dense_tokens: list[int] = [],  # noqa: B006
 ) -> torch.Tensor:
+    tokens = _tokens(x)
+    merged, apart = within(tokens, merged_tokens), within(tokens, apart_tokens)
+    form = None
+    if gate_bitmask is None and up_bitmask is None and not apart:
+        held = (None if gate_bias is None else gate_bias.dtype, None if up_bias is None else up_bias.dtype)
+        form = ("gated", gate.numel(), up.numel(), features, scheme, order, activation, merged, held)
+        call = kernels.at_hand(x, form)
+        if call is not None:
+            operands = (gate, up, gate_scale, up_scale, gate_bias, up_bias)
+            result = call(x, *[each for each in operands if each is not None])
+            ready: torch.Tensor = result if merged else result[0]
+            return ready
     rows = _rows(x)
     inner = rows.shape[1]
     for weight, bitmask in ((gate, gate_bitmask), (up, up_bitmask)):
         _check(x, weight, 0 if bitmask is None else 2 * weight.shape[1], features, scheme, sparse=True)
     target = kernels.linear_target(scheme, inner, x.device)
-    if target is None or not rows.shape[0] or x.dtype is torch.float32 or within(rows.shape[0], apart_tokens):
+    if target is None or not rows.shape[0] or x.dtype is torch.float32 or apart:
         # An f32 tile beside the accumulators leaves too few registers.
-        gates = _linear(x, gate, gate_bitmask, gate_scale, gate_bias, None, features, scheme, order, [], activation)
-        return gates * _linear(x, up, up_bitmask, up_scale, up_bias, None, features, scheme, order)
+        gates = linear(
+            x, gate, gate_bitmask, gate_scale, gate_bias, gate_dense, features, scheme, order, gate_dense_tokens, activation
+        )  # fmt: skip
+        return gates * linear(x, up, up_bitmask, up_scale, up_bias, up_dense, features, scheme, order, up_dense_tokens)
     packed = (
         _packed(gate, gate_bitmask, features, inner, scheme, order, target),
         _packed(up, up_bitmask, features, inner, scheme, order, target),
     )
-    merged = within(rows.shape[0], merged_tokens)
     scales, biases = (gate_scale, up_scale), (gate_bias, up_bias)
     y = kernels.run_gated(rows, packed, scales, biases, features, scheme, target, activation, merged)
+    if form is not None and packed[0] is gate and packed[1] is up and _is_taken_as_is(x, scheme):
+        key = kernels.GatedKey(features, inner, scheme, x.dtype, *held, target, x.device.type, activation, merged)
+        kernels.keep_at_hand(x, form, key)
     return y if x.dim() == 2 else y.view(*x.shape[:-1], features)
 
 
-def _sibling_linears(
+def sibling_linears(
     x: torch.Tensor,
     weights: list[torch.Tensor],
     bitmasks: list[torch.Tensor | None],
@@ -186,25 +251,45 @@ def _sibling_linears(
     features: list[int],
     scheme: str,
     order: str,
-    apart_tokens: list[int] = [],  # noqa: B006 - the schema's own default, never changed
+    apart_tokens: list[int],
+    denses: list[torch.Tensor | None],
+    dense_tokens: list[int],
+    dense_counts: list[int],
 ) -> list[torch.Tensor]:
+    """`dense_tokens` are the ranges of all layers, one after the other, and `dense_counts` how many numbers each has."""
+    apart = within(_tokens(x), apart_tokens)
+    form = None
+    if not apart and not any(bitmask is not None for bitmask in bitmasks):
+        held = tuple([None if bias is None else bias.dtype for bias in biases])
+        sizes = tuple([weight.numel() for weight in weights])
+        form = ("siblings", sizes, tuple(features), scheme, order, held)
+        call = kernels.at_hand(x, form)
+        if call is not None:
+            ready = call(x, *[each for each in (*weights, *scales, *biases) if each is not None])
+            return list(ready)
     rows = _rows(x)
     inner = rows.shape[1]
     parts = list(zip(weights, bitmasks, scales, biases, features, strict=True))
     for weight, bitmask, _, _, count in parts:
         _check(x, weight, 0 if bitmask is None else 2 * weight.shape[1], count, scheme, sparse=True)
     target = kernels.linear_target(scheme, inner, x.device)
-    if target is None or not rows.shape[0] or within(rows.shape[0], apart_tokens):
+    if target is None or not rows.shape[0] or apart:
+        ranges = iter(dense_tokens)
+        own = [list(islice(ranges, length)) for length in dense_counts]
         return [
-            _linear(x, weight, bitmask, scale, bias, None, count, scheme, order)
-            for weight, bitmask, scale, bias, count in parts
+            linear(x, weight, bitmask, scale, bias, dense, count, scheme, order, mine)
+            for (weight, bitmask, scale, bias, count), dense, mine in zip(parts, denses, own, strict=True)
         ]
     packed = [_packed(weight, bitmask, count, inner, scheme, order, target) for weight, bitmask, _, _, count in parts]
     results = kernels.run_siblings(rows, packed, scales, biases, features, scheme, target)
+    as_they_are = all(each is weight for each, weight in zip(packed, weights, strict=True))
+    if form is not None and as_they_are and _is_taken_as_is(x, scheme):
+        key = kernels.SiblingsKey(tuple(features), inner, scheme, x.dtype, held, target, x.device.type)
+        kernels.keep_at_hand(x, form, key)
     return [y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[1]) for y in results]
 
 
-def _dense_linear(
+def dense_linear(
     x: torch.Tensor,
     weight: torch.Tensor,
     scale: torch.Tensor | None,
@@ -215,6 +300,13 @@ def _dense_linear(
     activation: str = "",
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
+    held = None if bias is None else bias.dtype
+    form = ("dense", weight.numel(), features, scheme, order, activation, held)
+    if weight.dim() == 1 and residual is None:
+        call = kernels.at_hand(x, form)
+        if call is not None:
+            ready: torch.Tensor = call(x, *[each for each in (weight, scale, bias) if each is not None])
+            return ready
     rows = _rows(x)
     _check(x, weight, weight.shape[1] if weight.dim() == 2 else 0, features, scheme, sparse=False)
     if not rows.shape[0]:
@@ -222,6 +314,14 @@ def _dense_linear(
     if residual is not None:
         residual = _rows(residual)
     y = _dense_rows(rows, weight, scale, bias, features, scheme, order, activation, residual)
+    inner = rows.shape[1]
+    target = kernels.linear_target(scheme, inner, x.device)
+    if weight.dim() == 1 and residual is None and target is not None and _is_taken_as_is(x, scheme):
+        key = kernels.LinearKey(
+            features, inner, scheme, x.dtype, held, target, x.device.type, sparse=False, activation=activation
+        )
+        if key.order == order:
+            kernels.keep_at_hand(x, form, key)
     return y if x.dim() == 2 else y.view(*x.shape[:-1], features)
 
 
@@ -230,6 +330,7 @@ def _decompress(values: torch.Tensor, bitmask: torch.Tensor) -> torch.Tensor:
 
 
 def _result(x: torch.Tensor, features: int) -> torch.Tensor:
+    lowering.register(_LAYERS)
     return x.new_empty(*x.shape[:-1], features)
 
 
@@ -243,7 +344,7 @@ def _dense_linear_fake(x: Any, weight: Any, scale: Any, bias: Any, features: int
 
 def _gated_fake(
     x: Any, gate: Any, gate_bitmask: Any, gate_scale: Any, gate_bias: Any, up: Any, up_bitmask: Any, up_scale: Any,
-    up_bias: Any, features: int, *_: Any,
+    up_bias: Any, features: int, *_: Any, **__: Any,
 ) -> Any:  # fmt: skip
     return _result(x, features)
 
@@ -283,12 +384,21 @@ def refuse_tangent(x: torch.Tensor) -> None:
         raise _no_gradient("an input with a tangent")
 
 
+#: The operators that layers call.
+_LAYERS = {
+    "linear": linear,
+    "dense_linear": dense_linear,
+    "gated_linear": gated_linear,
+    "sibling_linears": sibling_linears,
+}
+
+
 def _register() -> None:
     implementations: dict[str, tuple[Any, Any]] = {
-        "linear": (_linear, _linear_fake),
-        "dense_linear": (_dense_linear, _dense_linear_fake),
-        "gated_linear": (_gated_linear, _gated_fake),
-        "sibling_linears": (_sibling_linears, _siblings_fake),
+        "linear": (linear, _linear_fake),
+        "dense_linear": (dense_linear, _dense_linear_fake),
+        "gated_linear": (gated_linear, _gated_fake),
+        "sibling_linears": (sibling_linears, _siblings_fake),
         "pack": (layout.pack, _pack_fake),
         "unpack": (layout.unpack, _unpack_fake),
         "decompress": (_decompress, _decompress_fake),
@@ -298,7 +408,8 @@ def _register() -> None:
             _library.impl(name, implementation, key)
         torch.library.register_fake(f"sparseflow::{name}", fake, lib=_library)
         torch.library.register_autograd(f"sparseflow::{name}", _refuse, lib=_library)
-    for name in ("linear", "dense_linear", "gated_linear", "sibling_linears"):
+    lowering.publish(_LAYERS)
+    for name in _LAYERS:
         operator = getattr(torch.ops.sparseflow, name).default
         for device in ("cpu", "cuda"):
             _library.impl(name, _Autocast(operator, device), f"Autocast{device.upper()}")

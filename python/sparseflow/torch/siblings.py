@@ -101,9 +101,12 @@ class SiblingsForward(BlockForward):
             [each.scale for each in weights],
             biases,
             features,
-            first.scheme.name,
+            first.scheme_name,
             first.order,
-            self.apart or [],
+            self.apart_ranges(layers),
+            [layer._dense for layer in layers],
+            [tokens for layer in layers for tokens in layer.dense_tokens],
+            [len(layer.dense_tokens) for layer in layers],
         )
 
 

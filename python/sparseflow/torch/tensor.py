@@ -36,8 +36,10 @@ class SparseWeight(torch.Tensor):
     packed: torch.Tensor | None
     scale: torch.Tensor | None
     scheme: Scheme
+    scheme_name: str  #: of `scheme`, for compiled graphs: a guard on an object takes longer
     transposed: bool
     order: str  #: which kernels read `packed`: "mma", "wgmma"; "" without
+    _flat: tuple[list[str], Any]  #: what `__tensor_flatten__` gives: guards of a compiled graph ask at every call
 
     @staticmethod
     def __new__(
@@ -55,11 +57,10 @@ class SparseWeight(torch.Tensor):
         self: SparseWeight = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, extents, strides=strides, dtype=dtype, device=first.device, requires_grad=False
         )
-        for name in _PARTS:
-            setattr(self, name, parts.get(name))
         self.scheme = scheme_named(scheme)
+        self.scheme_name = self.scheme.name
         self.transposed = transposed
-        self.order = order if "packed" in parts else ""
+        self._hold(parts, order)
         return self
 
     def __init__(self, *_: Any, **__: Any):
@@ -210,6 +211,14 @@ class SparseWeight(torch.Tensor):
         """The tensors that it holds."""
         return {name: part for name in _PARTS if (part := getattr(self, name)) is not None}
 
+    def _hold(self, parts: dict[str, torch.Tensor], order: str = "") -> None:
+        """Takes these parts for its own."""
+        for name in _PARTS:
+            setattr(self, name, parts.get(name))
+        self.order = order if "packed" in parts else ""
+        shape = (self.features, self.inner_size)
+        self._flat = (list(self.parts()), (self.scheme.name, shape, self.dtype, self.transposed, self.order))
+
     def canonical(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Values and bitmask."""
         if self.packed is None:
@@ -239,7 +248,8 @@ class SparseWeight(torch.Tensor):
     def pack_(self) -> SparseWeight:
         """Packs in place; the canonical form is let go."""
         packed = self.to_packed()
-        self.packed, self.order, self.values, self.bitmask = packed.packed, packed.order, None, None
+        if packed is not self:
+            self._hold(packed.parts(), packed.order)
         return self
 
     def stored_dense(self) -> torch.Tensor:
@@ -268,8 +278,7 @@ class SparseWeight(torch.Tensor):
     # ---- As PyTorch sees it
 
     def __tensor_flatten__(self) -> tuple[list[str], Any]:
-        shape = (self.features, self.inner_size)
-        return list(self.parts()), (self.scheme.name, shape, self.dtype, self.transposed, self.order)
+        return self._flat
 
     @staticmethod
     def __tensor_unflatten__(parts: dict[str, torch.Tensor], context: Any, size: Any, stride: Any) -> SparseWeight:
@@ -513,8 +522,7 @@ def _collective(func: Any, *args: Any, **kwargs: Any) -> Any:
     orders = [(weight, weight.order) for weight in weights if weight.packed is not None]
     for weight, _ in orders:
         if weight.packed is not None:  # not the same one once more
-            weight.values, weight.bitmask = weight.canonical()
-            weight.packed, weight.order = None, ""
+            weight._hold(weight.to_canonical().parts())
     result = None
     for name in weights[0].parts():
         result = func(*_parts_of(args, name), **_parts_of(kwargs, name))
@@ -522,8 +530,7 @@ def _collective(func: Any, *args: Any, **kwargs: Any) -> Any:
         if hasattr(work, "wait"):
             work.wait()
     for weight, order in orders:
-        packed = weight.to_packed(order).packed
-        weight.packed, weight.order, weight.values, weight.bitmask = packed, order, None, None
+        weight._hold(weight.to_packed(order).parts(), order)
     return result
 
 
