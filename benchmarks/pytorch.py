@@ -7,8 +7,9 @@ Models have random weights and the shapes of the real ones: four layers of Llama
 turn, round by round, since the chip's clock moves every figure; a figure is the median over the rounds. The error of a 2:4 model
 is taken against the same pruned and rounded weights in f32; that of the dense one against its own in f32. `torch-24` is PyTorch's own
 semi-structured tensor. A breakdown is the GPU's time of one call in eager mode by what the kernels do. What matters most is
-measured first: every model as a CUDA graph and in eager mode at the token counts of `KEY_TOKENS`, breakdowns, torch.compile, then the
-other counts. With --seconds the run ends by then, and the result says what was left out. It is written after each measurement.
+measured first: every model as a CUDA graph and in eager mode at the token counts of `KEY_TOKENS`, breakdowns, torch.compile by itself
+and in its mode "reduce-overhead" (CUDA graphs), then the other counts. With --seconds the run ends by then, and the result says what
+was left out. It is written after each measurement.
 Without a GPU the models are tiny and only their numbers mean something.
 """
 
@@ -39,7 +40,9 @@ from sparseflow.files import replacing
 
 TOKENS = [1, 16, 64, 256, 1024, 2048, 4096, 8192]
 SCHEMES = ["f16", "int8", "fp8"]
-MODES = ["graph", "eager", "compile"]
+MODES = ["graph", "eager", "compile", "reduce-overhead"]
+#: Ways in which torch.compile is called, which take seconds to get ready, by their modes here.
+COMPILED = {"compile": "default", "reduce-overhead": "reduce-overhead"}
 KEY_TOKENS = [2048, 1, 8192, 256]
 COMPILE_SECONDS = 40  # what torch.compile may take of one model
 MIN_ROUNDS = 3
@@ -317,7 +320,7 @@ class Subject:
         self.name, self.options, self.device = name, options, device
         self.result: dict[str, Any] = {"missing": {}, "left_out": [], "models": {}, "times": [], "breakdown": []}
         self.models: dict[str, nn.Module] = {}
-        self.compiled: dict[str, Callable[..., Any]] = {}
+        self.compiled: dict[tuple[str, str], Callable[..., Any]] = {}
         allocation = Allocation(device)
         self.dense = MODELS[name](device.type != "cuda").half().requires_grad_(False).eval().to(device)
         for label, make in contenders(self.dense, options.scheme):
@@ -369,9 +372,9 @@ class Subject:
             return  # of images there are no fewer tokens than one has
         calls: dict[str, Callable[[], Any]] = {}
         for label, model in self.models.items():
-            if label in self.result["missing"] or (mode == "compile" and label == "torch-24"):
+            if label in self.result["missing"] or (mode in COMPILED and label == "torch-24"):
                 continue
-            if not budget.allows(f"{self.name} {mode} call", COMPILE_SECONDS if mode == "compile" else 0):
+            if not budget.allows(f"{self.name} {mode} call", COMPILE_SECONDS if mode in COMPILED else 0):
                 self.result["left_out"].append({"mode": mode, "tokens": seen, "model": label})
                 continue
             with budget.step(f"{self.name} {mode} call"):
@@ -389,8 +392,10 @@ class Subject:
 
     def _call(self, label: str, model: nn.Module, mode: str, x: torch.Tensor) -> Callable[[], Any]:
         run: Callable[..., Any] = model
-        if mode == "compile":
-            run = self.compiled.setdefault(label, torch.compile(model))
+        if mode in COMPILED:
+            if (label, mode) not in self.compiled:
+                self.compiled[label, mode] = torch.compile(model, mode=COMPILED[mode])
+            run = self.compiled[label, mode]
         call = functools.partial(run, x)
         call()
         return captured(call) if mode == "graph" else call
@@ -407,7 +412,7 @@ class Subject:
 
     def sort(self) -> None:
         """Puts the rows into the order in which they are read."""
-        order = ["eager", "graph", "compile"]
+        order = ["eager", "graph", *COMPILED]
         self.result["times"].sort(key=lambda row: (order.index(row["mode"]), row["tokens"]))
 
 
@@ -421,10 +426,12 @@ def schedule(modes: list[str], tokens: list[int], breakdowns: list[int]) -> tupl
     rest = [count for count in tokens if count not in key]
     if not key:
         key, rest = rest, []
-    quick = [mode for mode in modes if mode != "compile"]
+    quick = [mode for mode in modes if mode not in COMPILED]
     first = [(mode, count) for mode in quick for count in key] + [("breakdown", count) for count in breakdowns]
-    then = [("compile", count) for count in key[:1]] + [(mode, count) for mode in quick for count in rest]
-    then += [("compile", count) for count in key[1:] + rest]
+    then = [(mode, count) for mode in COMPILED for count in key[:1]] + [
+        (mode, count) for mode in quick for count in rest
+    ]
+    then += [(mode, count) for count in key[1:] + rest for mode in COMPILED]
     return first, [step for step in then if step[0] in modes]
 
 

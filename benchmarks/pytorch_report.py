@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 BASE = "dense f16"
-_MODES = {"eager": "eager", "graph": "CUDA graph", "compile": "torch.compile"}
+_MODES = {
+    "eager": "eager",
+    "graph": "CUDA graph",
+    "compile": "torch.compile",
+    "reduce-overhead": "torch.compile, reduce-overhead",
+}
 _COLOURS = {"2:4 f16": "#4878a8", "2:4 bf16": "#6898c8", "2:4 int8": "#2e8b57", "2:4 fp8": "#c8882e", "dense int8": "#999999", "torch-24": "#b04848"}  # fmt: skip
 _BAR, _GAP, _LEFT, _TOP, _HEIGHT = 14, 18, 60, 46, 150
 
