@@ -8,13 +8,14 @@
 #e = #sf_tile.layout<register = [[0, 1], [0, 2], [1, 0]], lane = [[0, 4], [0, 8], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, -1]>
 
 // Values in registers are read while a product runs, as metadata is: with one group in flight, those of the group before are kept by
-// the wait for it, and the registers of two steps alternate. At first nothing is in flight.
+// the wait for it, and the registers of two steps alternate. At first nothing is in flight. The last step is followed by the wait for
+// everything, without the one that leaves a group in flight.
 // CHECK-LABEL: sf_tile.kernel @values_in_registers
 // CHECK: sf_tile.role consumer {
 // CHECK: %[[NO_E:.*]] = sf_tile.splat {{.*}} -> <64x16xi4
 // CHECK: %[[NO_A0:.*]] = sf_tile.splat {{.*}} -> <64x16xf16
 // CHECK: %[[NO_A1:.*]] = sf_tile.splat {{.*}} -> <64x16xf16
-// CHECK: %[[LOOP:.*]]:6 = scf.for {{.*}} %[[IN_E:[a-z0-9]+]] = %[[NO_E]], %[[IN_A0:[a-z0-9]+]] = %[[NO_A0]], %[[IN_A1:[a-z0-9]+]] = %[[NO_A1]])
+// CHECK: %[[LOOP:.*]]:10 = scf.while {{.*}} %[[IN_E:[a-z0-9]+]] = %[[NO_E]], %[[IN_A0:[a-z0-9]+]] = %[[NO_A0]], %[[IN_A1:[a-z0-9]+]] = %[[NO_A1]])
 // CHECK:   %[[E:.*]] = sf_tile.load %{{.*}} : {{.*}} -> <64x16xi4
 // CHECK:   %[[A0:.*]] = sf_tile.load %{{.*}} start [0, 0] : {{.*}} -> <64x16xf16
 // CHECK:   %[[A1:.*]] = sf_tile.load %{{.*}} start [0, 16] : {{.*}} -> <64x16xf16
@@ -22,13 +23,18 @@
 // CHECK-NEXT: sf_tile.mma <"wgmma_sp_rs_m64k32_f16"> %[[A0]]
 // CHECK-NEXT: sf_tile.mma <"wgmma_sp_rs_m64k32_f16"> %[[A1]]
 // CHECK-NEXT: sf_tile.mma_commit
-// CHECK-NEXT: sf_tile.mma_wait 1(%[[IN_E]], %[[IN_A0]], %[[IN_A1]] :
+// CHECK:   sf_tile.mma_wait 1(%[[IN_E]], %[[IN_A0]], %[[IN_A1]] :
 // CHECK:   %[[NEXT_E:.*]] = sf_tile.load %{{.*}} : {{.*}} -> <64x16xi4
 // CHECK:   %[[NEXT_A0:.*]] = sf_tile.load %{{.*}} start [0, 0] : {{.*}} -> <64x16xf16
 // CHECK:   %[[NEXT_A1:.*]] = sf_tile.load %{{.*}} start [0, 16] : {{.*}} -> <64x16xf16
-// CHECK:   sf_tile.mma_wait 1(%[[E]], %[[A0]], %[[A1]] :
-// CHECK:   scf.yield %{{.*}}, %{{.*}}, %{{.*}}, %[[NEXT_E]], %[[NEXT_A0]], %[[NEXT_A1]] :
-// CHECK: sf_tile.mma_wait 0(%[[LOOP]]#0, %[[LOOP]]#3, %[[LOOP]]#4, %[[LOOP]]#5 :
+// CHECK:   sf_tile.mma_commit
+// CHECK-NOT: sf_tile.mma_wait
+// CHECK:   scf.condition(%{{.*}}) %{{.*}}, %{{.*}}, %{{.*}}, %{{.*}}, %[[E]], %[[A0]], %[[A1]], %[[NEXT_E]], %[[NEXT_A0]], %[[NEXT_A1]] :
+// CHECK: } do {
+// CHECK:   sf_tile.mma_wait 1(%[[OLD_E:[a-z0-9]+]], %[[OLD_A0:[a-z0-9]+]], %[[OLD_A1:[a-z0-9]+]] :
+// CHECK:   sf_tile.release
+// CHECK:   scf.yield
+// CHECK: sf_tile.mma_wait 0(%[[LOOP]]#1, %[[LOOP]]#4, %[[LOOP]]#5, %[[LOOP]]#6, %[[LOOP]]#7, %[[LOOP]]#8, %[[LOOP]]#9 :
 gpu.module @kernels {
   sf_tile.kernel @values_in_registers(%x: memref<?x256xf16>, %w: memref<4x4x2048xf16>, %m: memref<4x4x128xi32>) attributes {threads = 160 : i64} {
     %c0 = arith.constant 0 : index

@@ -180,10 +180,19 @@ gpu.module @kernels {
 // CHECK: sf_tile.mma_wait 0
 // CHECK: sf_tile.release %[[BARRIERS]][%{{.*}}] : <3>
 // CHECK: %[[NEXT:.*]] = arith.addi %[[LOWER]], %c1
-// CHECK: scf.for %{{.*}} = %[[NEXT]] to %{{.*}} step %c2
+// CHECK: scf.while (%[[STEP:.*]] = %[[NEXT]],
+// CHECK: sf_tile.mma_commit
+// CHECK: %[[HAS_PREVIOUS:.*]] = arith.cmpi ne, %[[STEP]], %[[NEXT]]
 // CHECK: sf_tile.mma_wait 1
+// CHECK: sf_tile.release %[[BARRIERS]][%{{.*}}] if %[[HAS_PREVIOUS]] : <3>
+// CHECK: sf_tile.mma_commit
+// CHECK: %[[GOES_ON:.*]] = arith.cmpi ult
+// CHECK: scf.condition(%[[GOES_ON]])
 // CHECK: sf_tile.mma_wait 1
+// CHECK: sf_tile.release %[[BARRIERS]][%{{.*}}] : <3>
 // CHECK: %[[SUM:.*]] = sf_tile.mma_wait 0
+// CHECK: sf_tile.release %[[BARRIERS]][%{{.*}}] : <3>
+// CHECK: sf_tile.release %[[BARRIERS]][%{{.*}}] : <3>
 // CHECK: sf_tile.reduce_scatter(%[[SUM]]) signals %[[BARRIERS]] : !sf_tile.barriers<3> :
 gpu.module @kernels {
   sf_tile.kernel @parts(%x: memref<?x384xf16>, %w: memref<4x6x4096xf16>) attributes {cluster = 2 : i64, threads = 160 : i64} {

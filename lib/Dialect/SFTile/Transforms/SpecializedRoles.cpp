@@ -13,6 +13,10 @@
 // loop takes two steps at a time, an odd one goes first, and where the number of steps is not known
 // nothing stays in flight.
 //
+// The last step of all is followed by the wait for everything alone. ptxas takes accumulators for
+// complete behind any wait, even one that leaves their group in flight: behind a loop that ended
+// with such a wait it moved the epilogue's conversions before the wait for everything.
+//
 // Barriers flip their parity each time around the ring: a stage's first phase, empty, counts as
 // over, which is why the producer begins with the other parity than the consumers.
 //
@@ -393,48 +397,66 @@ SmallVector<Value> SpecializedRoles::emitStep(IRMapping &tile, Value step, Value
 
 SmallVector<Value> SpecializedRoles::emitPairs(IRMapping &tile, Value lower, Value upper,
                                                ValueRange carried) {
+  // Step, accumulators and position; then what the older group in flight reads in registers, and
+  // behind the products what the newer one does. At first there is none.
   size_t numValues = pipeline.getInits().size();
-  // The operands of the group in flight; at first there is none.
-  SmallVector<Value> inits(carried);
+  SmallVector<Value> inits = {lower};
+  llvm::append_range(inits, carried);
   for (Value operand : getLoadedOperands()) {
     auto type = cast<TileType>(operand.getType());
     Value zero = arith::ConstantOp::create(b, loc, b.getZeroAttr(type.getElementType()));
     inits.push_back(SplatOp::create(b, loc, type, zero));
   }
-  auto loop = scf::ForOp::create(b, loc, lower, upper, index(2), inits);
-  {
-    OpBuilder::InsertionGuard guard(b);
-    b.setInsertionPointToStart(loop.getBody());
-    SmallVector<Value> accumulators(loop.getRegionIterArgs().take_front(numValues));
-    RingPosition position = {loop.getRegionIterArg(numValues),
-                             loop.getRegionIterArg(numValues + 1)};
-    SmallVector<Value> inFlight(loop.getRegionIterArgs().drop_front(numValues + 2));
-    Value hasPrevious =
-        arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, loop.getInductionVar(), lower);
-    for (int64_t half : {0, 1}) {
-      Value step = half
-                       ? arith::AddIOp::create(b, loc, loop.getInductionVar(), index(1)).getResult()
-                       : loop.getInductionVar();
-      Group group = issueStep(tile, step, position, accumulators);
-      wait(/*pending=*/1, inFlight);
-      ReleaseOp::create(b, loc, barriers, retreat(position).stage, half ? Value() : hasPrevious,
-                        sharers);
-      accumulators = group.accumulators;
-      inFlight = group.operands;
-      position = advance(position);
-    }
-    SmallVector<Value> results = accumulators;
-    llvm::append_range(results, position.values());
-    llvm::append_range(results, inFlight);
-    scf::YieldOp::create(b, loc, results);
-  }
-  SmallVector<Value> registers(loop.getResults().take_front(numValues));
-  llvm::append_range(registers, loop.getResults().drop_front(numValues + 2));
+  size_t numOperands = inits.size() - 1 - carried.size();
+  auto getPosition = [&](ValueRange values) {
+    return RingPosition{values[1 + numValues], values[2 + numValues]};
+  };
+  auto finishOlder = [&](ValueRange operands, RingPosition position, Value predicate) {
+    wait(/*pending=*/1, SmallVector<Value>(operands));
+    ReleaseOp::create(b, loc, barriers, retreat(position).stage, predicate, sharers);
+  };
+
+  OpBuilder::InsertionGuard guard(b);
+  SmallVector<Type> types = llvm::map_to_vector(inits, [](Value init) { return init.getType(); });
+  llvm::append_range(types, ValueRange(inits).take_back(numOperands).getTypes());
+  auto loop = scf::WhileOp::create(
+      b, loc, types, inits,
+      [&](OpBuilder &, Location, ValueRange values) {
+        Value step = values[0];
+        RingPosition position = getPosition(values);
+        Group older = issueStep(tile, step, position, values.slice(1, numValues));
+        finishOlder(values.take_back(numOperands), position,
+                    arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ne, step, lower));
+        position = advance(position);
+        Value second = arith::AddIOp::create(b, loc, step, index(1));
+        Group newer = issueStep(tile, second, position, older.accumulators);
+        Value next = arith::AddIOp::create(b, loc, step, index(2));
+        SmallVector<Value> results = {next};
+        llvm::append_range(results, newer.accumulators);
+        llvm::append_range(results, position.values());
+        llvm::append_range(results, older.operands);
+        llvm::append_range(results, newer.operands);
+        Value goesOn = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::ult, next, upper);
+        scf::ConditionOp::create(b, loc, goesOn, results);
+      },
+      [&](OpBuilder &, Location, ValueRange values) {
+        RingPosition position = getPosition(values);
+        ValueRange operands = values.take_back(2 * numOperands);
+        finishOlder(operands.take_front(numOperands), position, /*predicate=*/Value());
+        SmallVector<Value> next(values.take_front(1 + numValues));
+        llvm::append_range(next, advance(position).values());
+        llvm::append_range(next, operands.take_back(numOperands));
+        scf::YieldOp::create(b, loc, next);
+      });
+  b.setInsertionPointAfter(loop);
+  SmallVector<Value> registers(loop.getResults().slice(1, numValues));
+  llvm::append_range(registers, loop.getResults().take_back(2 * numOperands));
   SmallVector<Value> results = wait(/*pending=*/0, registers);
-  RingPosition position = {loop.getResult(numValues), loop.getResult(numValues + 1)};
-  ReleaseOp::create(b, loc, barriers, retreat(position).stage, /*predicate=*/Value(), sharers);
+  RingPosition position = getPosition(loop.getResults());
+  for (Value stage : {retreat(position).stage, position.stage})
+    ReleaseOp::create(b, loc, barriers, stage, /*predicate=*/Value(), sharers);
   results.truncate(numValues);
-  llvm::append_range(results, position.values());
+  llvm::append_range(results, advance(position).values());
   return results;
 }
 
