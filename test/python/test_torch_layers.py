@@ -1,5 +1,6 @@
 """2:4 layers: their numbers on the CPU and through the kernels in the emulator, their state, and PyTorch's own machinery."""
 
+import contextlib
 import copy
 import io
 import subprocess
@@ -367,6 +368,32 @@ def test_compile_has_no_graph_break(scheme):
         assert error(compiled(x[:3]), model(x[:3])) < 1e-3
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_what_is_written_to_a_weight_reaches_the_dense_copy(scheme, packed):
+    (_, layer), (_, other), (_, third) = (pair(scheme, bias=False) for _ in range(3))
+    x = torch.randn(4, 136).half()
+    with torch.no_grad(), st.emulation() if packed else contextlib.nullcontext():
+        if packed:
+            for each in (layer, other, third):
+                each.weight.pack_()
+                each.has_kernels = True
+                each.use_dense_for([0, 8])
+        before = layer(x), layer(x)
+        held = layer._dense
+        assert held is not None and torch.equal(*before)
+        layer.weight.copy_(other.weight)
+        assert torch.equal(held, other._dense if packed else other.weight.dense_form())  # which a graph may hold
+        assert torch.equal(layer(x), other(x)) and not torch.equal(layer(x), before[0])
+        for name, part in layer.weight.parts().items():
+            part.copy_(getattr(third.weight, name))
+        assert torch.equal(layer(x), third(x)) and torch.equal(layer(x), third(x))
+        layer.weight.data.copy_(other.weight)
+        assert torch.equal(layer(x), other(x)) and layer._dense is held
+        layer.use_dense_for([])
+        assert layer._dense is None and layer.weight.dense_copy is None
+
+
 class Residual(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -516,7 +543,7 @@ def test_the_dense_path_goes_straight_too(scheme, bias):
         layer.has_kernels = True  # as on a GPU
         sparse = layer(x)
         layer.use_dense_for([0, 8])
-        layer._dense = layer._dense_copy()
+        layer._keep_dense(layer.weight)
         dense = layer(x)
         for each in (x, x[0]):
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:

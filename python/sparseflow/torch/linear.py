@@ -77,6 +77,7 @@ class SparseLinear(nn.Linear):
         #: [first, last, first, last, …]: the token counts that take the dense path where there are kernels for both.
         self.dense_tokens: list[int] = []
         self._dense: torch.Tensor | None = None
+        self._dense_of: list[tuple[torch.Tensor, int]] = []
         #: Whether the weight's device multiplies by it with kernels; not in the emulator, which comes and goes.
         self.has_kernels = True
         self._straight: dict[torch.dtype, StraightCall] = {}
@@ -133,7 +134,10 @@ class SparseLinear(nn.Linear):
 
     def _forget(self) -> None:
         """Lets go of what was made of the weight, and can be made again."""
-        self._dense = None
+        self._dense, self._dense_of = None, []
+        weight = self._parameters["weight"]
+        if isinstance(weight, SparseWeight):
+            weight.dense_copy = None
         self._straight, self._straight_dense, self.steps = {}, {}, {}
 
     def takes_dense(self, tokens: int) -> bool:
@@ -149,15 +153,23 @@ class SparseLinear(nn.Linear):
         self.dense_tokens = list(ranges)
         self._forget()
         if ranges and self.local_weight.target is not None:
-            self._dense = self._dense_copy()
+            self._keep_dense(self.local_weight)
 
-    def _dense_copy(self) -> torch.Tensor:
-        """The dense weight as the dense path wants it: packed for the dense kernels, or [N, K] for PyTorch's."""
-        weight = self.local_weight
-        dense = weight.stored_dense()
-        if weight.scheme.quantized and weight.target:
-            return layout.pack_dense(dense, weight.pack_().order)
-        return dense
+    def _keep_dense(self, weight: SparseWeight) -> None:
+        """Has the dense copy up to date. Where the weight was written to in place, the copy is too: graphs may hold it."""
+        dense = weight.dense_form()
+        if self._dense is None or self._dense.shape != dense.shape or self._dense.dtype != dense.dtype:
+            self._dense = weight.dense_copy = dense
+        else:
+            self._dense.copy_(dense)
+        self._dense_of = [(part, part._version) for part in weight.parts().values() if not part.is_inference()]
+
+    def _is_dense_current(self) -> bool:
+        """Whether nobody wrote to the weight's parts since the dense copy was made. Inference tensors do not tell."""
+        for part, version in self._dense_of:  # noqa: SIM110 - all() of a generator takes three times as long
+            if part._version != version:
+                return False
+        return True
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's own name
         given = self._given
@@ -170,7 +182,7 @@ class SparseLinear(nn.Linear):
                 if not self.dense_tokens or not self.prefers_dense(input.numel() // self.in_features):
                     return straight.run(input)
                 dense = self._straight_dense.get(input.dtype)
-                if dense is not None:
+                if dense is not None and self._is_dense_current():
                     return dense(input)
         weight = self.weight
         if type(weight) is not SparseWeight:  # a DTensor: its own rules cut the product, then come back to ours
@@ -199,10 +211,12 @@ class SparseLinear(nn.Linear):
 
     def _prepare(self, weight: SparseWeight, x: torch.Tensor) -> None:
         """Makes what later calls in eager mode will use: the dense copy on a slow device, else the kernel at hand."""
+        if self._dense is not None and not self._is_dense_current():
+            self._keep_dense(weight)
         if not self.has_kernels:
             if self._dense is None and not kernels.emulating():
                 _warn_once(weight.device, weight.scheme)
-                self._dense = self._dense_copy()
+                self._keep_dense(weight)
             return
         is_plain = type(x) is torch.Tensor and x.device == weight.device and x.dtype in kernels.ACTIVATION_DTYPES
         known = self._straight.get(x.dtype)
@@ -233,7 +247,7 @@ class SparseLinear(nn.Linear):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are of the weight alone: what can be made again is left out."""
-        made: dict[str, Any] = {"_straight": {}, "_straight_dense": {}, "steps": {}, "_dense": None}
+        made: dict[str, Any] = {"_straight": {}, "_straight_dense": {}, "steps": {}, "_dense": None, "_dense_of": []}
         return {name: value for name, value in self.__dict__.items() if name != "_given"} | made
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -39,6 +39,8 @@ class SparseWeight(torch.Tensor):
     scheme_name: str  #: of `scheme`, for compiled graphs: a guard on an object takes longer
     transposed: bool
     order: str  #: which kernels read `packed`: "mma", "wgmma"; "" without
+    #: The copy for the dense path that a layer made of it, if one did; what is copied into the weight reaches it too.
+    dense_copy: torch.Tensor | None
     _flat: tuple[list[str], Any]  #: what `__tensor_flatten__` gives: guards of a compiled graph ask at every call
 
     @staticmethod
@@ -60,6 +62,7 @@ class SparseWeight(torch.Tensor):
         self.scheme = scheme_named(scheme)
         self.scheme_name = self.scheme.name
         self.transposed = transposed
+        self.dense_copy = None
         self._hold(parts, order)
         return self
 
@@ -256,6 +259,13 @@ class SparseWeight(torch.Tensor):
         """[N, K] in the scheme's storage dtype, zeros included."""
         return torch.ops.sparseflow.decompress(*self.canonical())
 
+    def dense_form(self) -> torch.Tensor:
+        """The dense weight as the dense path wants it: packed for the dense kernels, or [N, K] for PyTorch's."""
+        dense = self.stored_dense()
+        if self.scheme.quantized and self.target:
+            return layout.pack_dense(dense, self.pack_().order)
+        return dense
+
     def to_dense(self, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:  # type: ignore[override]
         """[N, K] (transposed if this is), scales applied: the weight that the layer computes with."""
         dense = self.stored_dense()
@@ -350,7 +360,9 @@ def _implements(*operations: Any) -> Callable[[Callable[..., Any]], Callable[...
 
 @_implements(aten.detach.default, aten.alias.default)
 def _alias(func: Any, weight: SparseWeight) -> SparseWeight:
-    return weight.map(func)
+    alias = weight.map(func)
+    alias.dense_copy = weight.dense_copy
+    return alias
 
 
 @_implements(aten.clone.default, aten.contiguous.default)
@@ -382,6 +394,8 @@ def _copy(func: Any, target: SparseWeight, source: Any, non_blocking: bool = Fal
     source = source.to_canonical() if target.packed is None else source.to_packed(target.order)
     for name, part in target.parts().items():
         part.copy_(getattr(source, name), non_blocking=non_blocking)
+    if target.dense_copy is not None:
+        target.dense_copy.copy_(target.dense_form())
     return target
 
 
