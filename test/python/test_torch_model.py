@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparsef
 from torch.nn.utils import prune as torch_prune  # noqa: E402
 
 import sparseflow.torch as st  # noqa: E402
-from sparseflow.torch import dispatch  # noqa: E402
+from sparseflow.torch import dispatch, gated  # noqa: E402
 from sparseflow.torch.pruning import Statistics, prune  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
@@ -480,6 +480,46 @@ def test_blocks_run_as_was_measured(ran, warmed):
         assert not clock.seen and again[0].forward.merged == [0, 2]  # remembered, for blocks like it
 
 
+def test_another_kind_of_gpu_has_choices_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path))
+    name = ["GPU A"]
+    monkeypatch.setattr(dispatch, "device_name", lambda device: name[0])
+    model = torch.nn.Sequential(Feed(), Three()).half().requires_grad_(False)
+    sf.quantize_model_sparse(model)
+    x = torch.randn(3, 64).half()
+
+    def choices(model):
+        first, second = (each.forward for each in model)
+        return first.merged, first.apart, second.apart
+
+    def moved(model, to):
+        """As `.to()` does it to a block, whose layers are on another device then."""
+        name[0] = to
+        for each in model:
+            each.forward._chosen_on = (torch.device("cuda", 1), each.forward._chosen_on[1])
+        model(x)
+        return choices(model)
+
+    with torch.no_grad(), st.emulation():
+        for gpu, fast in (("GPU A", "merged"), ("GPU B", "split")):
+            name[0] = gpu
+            times = {"apart": 3.0, "together": 2.0, "merged": 2.0, "split": 2.0} | {fast: 1.0}
+            entries = {dispatch._block_key(each.forward): {8: times} for each in model}
+            dispatch._write(entries)
+        name[0] = "GPU A"
+        model(x)
+        assert choices(model) == ([0, 2**62], [], [])
+        assert moved(model, "GPU B") == ([], [], [])
+        model[1].forward.apart = [0, 4]  # as somebody who measured on this one
+        assert moved(model, "GPU B") == ([], [], [0, 4])
+        again = copy.deepcopy(model)
+        again(x)
+        assert choices(again) == ([], [], [0, 4])
+        assert moved(model, "GPU C") == (gated.MERGED_TOKENS, None, None)
+        assert moved(model, "GPU A") == ([0, 2**62], [], [])
+        assert moved(again, "GPU A") == ([0, 2**62], [], [])
+
+
 def test_what_was_measured_before_an_interruption_is_kept(ran, warmed):
     model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 32)).half().requires_grad_(False)
     sf.quantize_model_sparse(model)
@@ -504,7 +544,7 @@ def test_the_path_does_not_change_the_result():
     with st.emulation():
         sparse = layer(x)
         layer.use_dense_for([0, 9])
-        layer._dense = layer._dense_copy()
+        layer._keep_dense(layer.weight)
         assert layer.takes_dense(8) and not layer.takes_dense(10)
         assert torch.equal(layer(x), sparse)
 

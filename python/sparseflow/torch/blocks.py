@@ -40,7 +40,8 @@ class BlockForward:
         #: [first, last, first, last, …]: the token counts at which the layers one by one were measured to be faster. None
         #: before a measurement: where a layer by itself goes dense.
         self.apart: list[int] | None = None
-        self._recalled = False
+        #: Where the choices were made: the device, and its name, since another kind of GPU has others.
+        self._chosen_on: tuple[torch.device | None, str] | None = None
 
     @property
     def __code__(self) -> Any:  # by which torch.export names where a forward comes from
@@ -53,8 +54,8 @@ class BlockForward:
         return own.replace(parameters=list(own.parameters.values())[1:])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what this device's measurements say."""
-        return self.__dict__ | {"_recalled": False}
+        """With the choices, and the name of the device that they are for."""
+        return self.__dict__ | {"_chosen_on": self._chosen_on and (None, self._chosen_on[1])}
 
     @property
     def layers(self) -> list[Any]:
@@ -137,15 +138,22 @@ class BlockForward:
         """
         return self._fit()
 
-    def _recall(self) -> None:
-        """Takes over, once, what was measured of blocks like this one."""
-        first = self.layers[0].weight
-        if not self._recalled and first.device.type == "cuda":
-            from .dispatch import recall_block  # which knows this module
+    def unchoose(self) -> None:
+        """Lets go of what was chosen, as before a measurement."""
+        self.apart = None
 
-            self._recalled = True
-            if self.apart is None:
-                recall_block(self)
+    def _recall(self) -> None:
+        """Takes over, once for each device, what was measured there of blocks like this one; the choices for another are void."""
+        device = self.layers[0].weight.device
+        if self._chosen_on is not None and self._chosen_on[0] == device:
+            return
+        from .dispatch import device_name, recall_block  # which know this module
+
+        before, self._chosen_on = self._chosen_on, (device, device_name(device))
+        if before is not None and before[1] != self._chosen_on[1]:
+            self.unchoose()
+        if self.apart is None:
+            recall_block(self)
 
     def _others_stand(self) -> bool:
         children: dict[str, Any] = self.module._modules

@@ -82,9 +82,14 @@ def _builds() -> str:
     return f"sparseflow {_sparseflow.version()}-{digest} torch {torch.__version__}"
 
 
+def device_name(device: torch.device) -> str:
+    """Of the kind of device that is meant: times are those of all GPUs of the name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def _key(layer: SparseLinear) -> str:
     weight = layer.local_weight
-    device = torch.cuda.get_device_name(weight.device) if weight.device.type == "cuda" else weight.device.type
+    device = device_name(weight.device)
     bias = "" if layer.bias is None else " bias"
     dtype = str(_dtype(layer)).removeprefix("torch.")
     shape = f"{weight.features}x{weight.inner_size}"

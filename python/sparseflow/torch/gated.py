@@ -73,8 +73,13 @@ class GatedForward(BlockForward):
             hidden = self._step(layers, x)
         return module._modules[self.down](hidden)
 
+    def unchoose(self) -> None:
+        super().unchoose()
+        self.merged = list(MERGED_TOKENS)
+
     def compile(self) -> None:
         """Compiles both kernels."""
+        self._recall()
         before = self.merged
         for merged in ([], [0, UNBOUNDED]):
             self.merged = merged
