@@ -53,7 +53,7 @@ def read_options() -> argparse.Namespace:
         "--random", type=int, metavar="COUNT", help="so many random shapes instead of a suite; f16 unless --dtype"
     )
     parser.add_argument("--seed", type=int, default=1, help="of --random")
-    parser.add_argument("--dtype", nargs="*", help="only these dtypes")
+    parser.add_argument("--dtype", nargs="*", choices=("f16", "bf16", "i8", "e4m3"), help="only these dtypes")
     parser.add_argument(
         "--shape", nargs="*", type=shape_of, metavar="MxNxK", help="these shapes instead of the suite's"
     )

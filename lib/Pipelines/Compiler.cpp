@@ -366,7 +366,7 @@ static llvm::Expected<ChipProgram> buildKernels(Session &session, const Chip &ch
 static constexpr llvm::StringLiteral productAttrName = "sf.product";
 /// Accumulators a thread, from try to try. The smallest tiles have 16, which leaves room for any
 /// epilogue that was met.
-static constexpr int64_t fewerAccumulators[] = {64, 48, 32, 16};
+static constexpr int64_t fewerAccumulators[] = {112, 64, 48, 32, 16};
 
 /// What is known about the products of a module while their configurations are sought. Attributes
 /// are text, which outlives their session.

@@ -15,6 +15,8 @@
 
 #include "llvm/Support/MathExtras.h"
 
+#include <numeric>
+
 using namespace mlir;
 using namespace sparseflow;
 using namespace sparseflow::sf;
@@ -27,6 +29,8 @@ constexpr double kSharedBytesPerClock = 128;
 /// Bytes that the L2 gives one multiprocessor in a clock when all ask: its threads, or its copy
 /// engine.
 constexpr double kL2BytesPerClock = 40, kCopyEngineBytesPerClock = 64;
+/// What a row of x costs the copy engine beside its bytes where it straddles two lines of the L2.
+constexpr double kStraddleCost = 0.65;
 /// Clocks from a global load to its data, under load; those of the copy engine's come from DRAM.
 constexpr double kLatencyClocks = 900, kCopyEngineLatencyClocks = 2000;
 /// Clocks of a warpgroup's step that multiplies little: its barriers, and each product, which waits
@@ -53,7 +57,7 @@ constexpr double kLaunchMicroseconds = 2.5;
 
 /// Registers beside the accumulators: fragments, addresses; warpgroups have no fragments, or those
 /// of one weight's values in two steps.
-constexpr int64_t kOtherRegisters = 100, kOtherWarpgroupRegisters = 40, kValueRegisters = 16;
+constexpr int64_t kOtherRegisters = 100, kOtherWarpgroupRegisters = 32, kValueRegisters = 16;
 constexpr int64_t kMaxRegisters = 255;
 /// Accumulators a thread that most epilogues leave room for.
 constexpr int64_t kMostAccumulators = 128;
@@ -126,6 +130,21 @@ double getStageClocks(const MatmulShape &shape, KernelConfigAttr config, const C
                   config.getTileK() / macs;
   double shared = (fragmentBytes + stageBytes) / kSharedBytesPerClock;
   return std::max(tensor, shared) + kOverlapLoss * std::min(tensor, shared);
+}
+
+/// Bytes that the copy of a stage takes the time of. No row of x is copied that is not there; rows
+/// whose pitch is no multiple of a line begin anywhere in one.
+double getCopiedBytes(const MatmulShape &shape, int64_t tokens, KernelConfigAttr config,
+                      int64_t stageBytes) {
+  double rowBytes = double(config.getTileK()) * shape.elementBits / 8;
+  int64_t rows = std::min(config.getTileTokens(), tokens);
+  double bytes = stageBytes - (config.getTileTokens() - rows) * rowBytes;
+  if (config.isWarpSpecialized()) {
+    constexpr int64_t lineBytes = 128;
+    int64_t aligned = std::gcd(shape.inner * shape.elementBits / 8, lineBytes);
+    bytes += rows * rowBytes * kStraddleCost * (1 - double(aligned) / lineBytes);
+  }
+  return bytes;
 }
 
 } // namespace
@@ -203,9 +222,7 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
     if (config.getCluster() > 2)
       multiprocessors *= kClusterOccupancy;
   }
-  // No row of x is copied that is not there.
-  double copiedBytes = stageBytes - std::max<int64_t>(config.getTileTokens() - tokens, 0) *
-                                        double(config.getTileK()) * shape.elementBits / 8;
+  double copiedBytes = getCopiedBytes(shape, tokens, config, stageBytes);
   double latency = (warpgroups ? kCopyEngineLatencyClocks : kLatencyClocks) / (stages - 1);
   if (warpgroups)
     latency = std::max(latency, kStepClocks + kProductClocks * countProducts(shape, config));
