@@ -30,7 +30,7 @@ constexpr double kSharedBytesPerClock = 128;
 /// engine.
 constexpr double kL2BytesPerClock = 40, kCopyEngineBytesPerClock = 64;
 /// What a row of x costs the copy engine beside its bytes where it straddles two lines of the L2.
-constexpr double kStraddleCost = 0.65;
+constexpr double kStraddleCost = 1.1;
 /// Clocks from a global load to its data, under load; those of the copy engine's come from DRAM.
 constexpr double kLatencyClocks = 900, kCopyEngineLatencyClocks = 2000;
 /// Clocks of a warpgroup's step that multiplies little: its barriers, and each product, which waits
@@ -132,18 +132,22 @@ double getStageClocks(const MatmulShape &shape, KernelConfigAttr config, const C
   return std::max(tensor, shared) + kOverlapLoss * std::min(tensor, shared);
 }
 
-/// Bytes that the copy of a stage takes the time of. No row of x is copied that is not there; rows
-/// whose pitch is no multiple of a line begin anywhere in one.
+/// The share of x's rows that straddle two lines: all but those whose pitch happens to be aligned.
+double getStraddlingShare(const MatmulShape &shape) {
+  constexpr int64_t lineBytes = 128;
+  return 1 - double(std::gcd(shape.inner * shape.elementBits / 8, lineBytes)) / lineBytes;
+}
+
+/// Bytes that the copy of a stage takes the time of. No row of x is copied that is not there. What
+/// rows cost that straddle lines, the blocks of a cluster share, but not the bytes that arrive.
 double getCopiedBytes(const MatmulShape &shape, int64_t tokens, KernelConfigAttr config,
                       int64_t stageBytes) {
   double rowBytes = double(config.getTileK()) * shape.elementBits / 8;
   int64_t rows = std::min(config.getTileTokens(), tokens);
   double bytes = stageBytes - (config.getTileTokens() - rows) * rowBytes;
-  if (config.isWarpSpecialized()) {
-    constexpr int64_t lineBytes = 128;
-    int64_t aligned = std::gcd(shape.inner * shape.elementBits / 8, lineBytes);
-    bytes += rows * rowBytes * kStraddleCost * (1 - double(aligned) / lineBytes);
-  }
+  if (config.isWarpSpecialized())
+    bytes +=
+        rows * rowBytes * kStraddleCost * getStraddlingShare(shape) / config.getFeatureCluster();
   return bytes;
 }
 
@@ -329,7 +333,9 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
               config.getInboxBytes(shape.numWeights) + deepStages * stageBytes <
                   chip.sharedMemoryPerBlock)
             candidates.push_back(makeConfig(deepStages, cluster));
-          if (warpgroups && tile.tokens > 2 * fewTokens && split == 1 &&
+          // What clusters save are copies, which most tiles wait for only where rows straddle.
+          int64_t fewestTokens = getStraddlingShare(shape) > 0 ? fewTokens : 2 * fewTokens + 16;
+          if (warpgroups && tile.tokens >= fewestTokens && split == 1 &&
               divideCeil(shape.features, tile.features) % pair == 0)
             candidates.push_back(makeConfig(/*stages=*/std::nullopt, pair));
         }
