@@ -391,7 +391,57 @@ def test_what_is_written_to_a_weight_reaches_the_dense_copy(scheme, packed):
         layer.weight.data.copy_(other.weight)
         assert torch.equal(layer(x), other(x)) and layer._dense is held
         layer.use_dense_for([])
-        assert layer._dense is None and layer.weight.dense_copy is None
+        del held
+        assert layer._dense is None and layer.weight.dense_copy.get() is None
+
+
+WRITES = {
+    "alias made before": lambda layer, alias, other: alias.copy_(other),
+    "transposed": lambda layer, alias, other: layer.weight.t().copy_(other.t()),
+    "view": lambda layer, alias, other: layer.weight.view(other.shape).copy_(other),
+    "all of it": lambda layer, alias, other: layer.weight[:].copy_(other),
+    "another parameter": lambda layer, alias, other: setattr(layer, "weight", other),
+    "data": lambda layer, alias, other: setattr(layer.weight, "data", other.data),
+    "halves": lambda layer, alias, other: [x.copy_(y) for x, y in zip(layer.weight.split(64), other.split(64), strict=True)],
+}  # fmt: skip
+
+
+# Pieces of a packed weight are copies.
+@pytest.mark.parametrize(
+    ("way", "packed"), [(way, False) for way in WRITES] + [(way, True) for way in WRITES if way != "halves"]
+)
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_ways_to_write_to_a_weight(way, scheme, packed):
+    (_, layer), (_, other), (_, tied) = (pair(scheme, bias=False) for _ in range(3))
+    x = torch.randn(4, 136).half()
+    with torch.no_grad(), st.emulation() if packed else contextlib.nullcontext():
+        tied.weight = layer.weight
+        shallow = copy.copy(layer)
+        layers = [layer] if way == "another parameter" else [layer, tied, shallow]
+        for each in (*layers, other):
+            each.weight.pack_() if packed else None
+            each.has_kernels = packed
+        alias = layer.weight.data
+        with torch.inference_mode():  # where a dense copy may be made, and is written to elsewhere
+            for each in (*layers, other):
+                each.use_dense_for([0, 8] if packed else [])
+                each(x)
+        deep = copy.deepcopy(layer)
+        before = layer(x)
+        assert len({id(each._dense) for each in layers}) == 1
+        WRITES[way](layer, alias, other.weight)
+        for each in layers:
+            assert torch.equal(each(x), other(x)) and torch.equal(each(x), other(x))
+        assert torch.equal(deep(x), before) and not torch.equal(before, layer(x))
+
+
+def test_the_data_of_a_weight_is_of_its_like():
+    (_, layer), (_, other) = pair("f16"), pair("int8")
+    for data, got in ((other.weight.data, "got SparseWeight"), (torch.zeros(72, 136), "got Tensor")):
+        with pytest.raises(sf.InvalidArgumentError, match=f"written from its like, {got}"):
+            layer.weight.data = data
+    with pytest.raises(sf.InvalidArgumentError, match="expected data on cpu"):
+        layer.weight.data = layer.weight.data.to("meta")
 
 
 class Residual(torch.nn.Module):

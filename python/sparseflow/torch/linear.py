@@ -135,9 +135,6 @@ class SparseLinear(nn.Linear):
     def _forget(self) -> None:
         """Lets go of what was made of the weight, and can be made again."""
         self._dense, self._dense_of = None, []
-        weight = self._parameters["weight"]
-        if isinstance(weight, SparseWeight):
-            weight.dense_copy = None
         self._straight, self._straight_dense, self.steps = {}, {}, {}
 
     def takes_dense(self, tokens: int) -> bool:
@@ -156,16 +153,25 @@ class SparseLinear(nn.Linear):
             self._keep_dense(self.local_weight)
 
     def _keep_dense(self, weight: SparseWeight) -> None:
-        """Has the dense copy up to date. Where the weight was written to in place, the copy is too: graphs may hold it."""
+        """Has the dense copy up to date. One that there is, of another layer with this weight or of this one, is written to in
+        place: graphs may hold it.
+        """
+        if weight.scheme.quantized and weight.target:
+            weight.pack_()
         dense = weight.dense_form()
-        if self._dense is None or self._dense.shape != dense.shape or self._dense.dtype != dense.dtype:
-            self._dense = weight.dense_copy = dense
-        else:
-            self._dense.copy_(dense)
+        for held in (weight.dense_copy.get(), self._dense):
+            if held is not None and held.shape == dense.shape and held.dtype == dense.dtype:
+                dense = held.copy_(dense)
+                break
+        self._dense = dense
+        weight.dense_copy.set(dense)
         self._dense_of = [(part, part._version) for part in weight.parts().values() if not part.is_inference()]
 
     def _is_dense_current(self) -> bool:
-        """Whether nobody wrote to the weight's parts since the dense copy was made. Inference tensors do not tell."""
+        """Whether the dense copy is that of the weight, and nobody wrote to its parts since. Inference tensors do not tell."""
+        weight: Any = self._parameters["weight"]
+        if weight.dense_copy.get() is not self._dense:
+            return False
         for part, version in self._dense_of:  # noqa: SIM110 - all() of a generator takes three times as long
             if part._version != version:
                 return False
@@ -245,6 +251,14 @@ class SparseLinear(nn.Linear):
 
     # ---- State
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As ``layer.weight = other`` does: nothing that was made of the weight before is used any more."""
+        super().register_parameter(name, param)
+        if name == "weight" and "dense_tokens" in self.__dict__:  # after the constructor
+            self._forget()
+            if isinstance(param, SparseWeight):
+                self.use_dense_for(self.dense_tokens)
+
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are of the weight alone: what can be made again is left out."""
         made: dict[str, Any] = {"_straight": {}, "_straight_dense": {}, "steps": {}, "_dense": None, "_dense_of": []}
@@ -263,7 +277,7 @@ class SparseLinear(nn.Linear):
         finally:
             self._parameters = {"weight": weight} | self._parameters
         with torch.no_grad():
-            self.weight = nn.Parameter(fn(weight.data), requires_grad=False)
+            self._parameters["weight"] = nn.Parameter(fn(weight.data), requires_grad=False)
         self._decide()
         return self
 

@@ -12,6 +12,7 @@ Quantized schemes add ``scale``, one f32 a feature. Its dtype is that of the den
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,27 @@ aten = torch.ops.aten
 _HANDLERS: dict[Any, Callable[..., Any]] = {}
 
 
+class DenseCopy:
+    """Where the copy of a weight for the dense path is: one for the weight and all that share its memory. It lives as long as a
+    layer holds it.
+    """
+
+    def __init__(self, dense: torch.Tensor | None = None):
+        self.set(dense)
+
+    def get(self) -> torch.Tensor | None:
+        """The copy; None where there is none, or it is out of date."""
+        return None if self._reference is None else self._reference()
+
+    def set(self, dense: torch.Tensor | None) -> None:
+        """Takes note of another copy, or of none."""
+        self._reference = None if dense is None else weakref.ref(dense)
+
+    def __deepcopy__(self, memo: Any) -> DenseCopy:
+        """Of a copied weight, which has no dense copy yet."""
+        return DenseCopy()
+
+
 class SparseWeight(torch.Tensor):
     """The 2:4 weight [N, K] of a linear layer (or, transposed, [K, N]). Make one with `from_dense` or `from_canonical`."""
 
@@ -39,8 +61,7 @@ class SparseWeight(torch.Tensor):
     scheme_name: str  #: of `scheme`, for compiled graphs: a guard on an object takes longer
     transposed: bool
     order: str  #: which kernels read `packed`: "mma", "wgmma"; "" without
-    #: The copy for the dense path that a layer made of it, if one did; what is copied into the weight reaches it too.
-    dense_copy: torch.Tensor | None
+    dense_copy: DenseCopy  #: that a layer made of it, if one did; what is copied into the weight reaches it too
     _flat: tuple[list[str], Any]  #: what `__tensor_flatten__` gives: guards of a compiled graph ask at every call
 
     @staticmethod
@@ -62,7 +83,7 @@ class SparseWeight(torch.Tensor):
         self.scheme = scheme_named(scheme)
         self.scheme_name = self.scheme.name
         self.transposed = transposed
-        self.dense_copy = None
+        self.dense_copy = DenseCopy()
         self._hold(parts, order)
         return self
 
@@ -222,6 +243,16 @@ class SparseWeight(torch.Tensor):
         shape = (self.features, self.inner_size)
         self._flat = (list(self.parts()), (self.scheme.name, shape, self.dtype, self.transposed, self.order))
 
+    def _replace(self, other: Any) -> None:
+        """Takes the parts of another weight, as ``weight.data = other`` does, and keeps its own form."""
+        _check_alike(self, other)
+        if other.device != self.device:
+            raise InvalidArgumentError(f"expected data on {self.device}, got {other!r}; use weight.to(device)")
+        other = other.to_canonical() if self.packed is None else other.to_packed(self.order)
+        self._hold(other.parts(), other.order)
+        self.dense_copy = DenseCopy(self.dense_copy.get())
+        self.update_dense_copy()
+
     def canonical(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Values and bitmask."""
         if self.packed is None:
@@ -253,6 +284,9 @@ class SparseWeight(torch.Tensor):
         packed = self.to_packed()
         if packed is not self:
             self._hold(packed.parts(), packed.order)
+            self.dense_copy = DenseCopy(
+                self.dense_copy.get()
+            )  # which is not that of aliases, whose memory is another one now
         return self
 
     def stored_dense(self) -> torch.Tensor:
@@ -260,11 +294,26 @@ class SparseWeight(torch.Tensor):
         return torch.ops.sparseflow.decompress(*self.canonical())
 
     def dense_form(self) -> torch.Tensor:
-        """The dense weight as the dense path wants it: packed for the dense kernels, or [N, K] for PyTorch's."""
-        dense = self.stored_dense()
-        if self.scheme.quantized and self.target:
-            return layout.pack_dense(dense, self.pack_().order)
-        return dense
+        """The dense weight as the dense path wants it: packed for the dense kernels as this one is, or [N, K] for PyTorch's.
+
+        Never an inference tensor, since it is written to wherever the weight is.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            dense = self.stored_dense()
+            if self.scheme.quantized and self.packed is not None and self.target:
+                return layout.pack_dense(dense, self.order)
+            return dense
+
+    def update_dense_copy(self) -> None:
+        """Has the dense copy follow what was written to this weight; graphs may hold it, so it stays where it is."""
+        dense = self.dense_copy.get()
+        if dense is None:
+            return
+        form = self.dense_form()
+        if form.shape == dense.shape:
+            dense.copy_(form)
+        else:  # this is a piece of the weight, or the copy is for a device that reads another form: layers make it anew
+            self.dense_copy.set(None)
 
     def to_dense(self, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:  # type: ignore[override]
         """[N, K] (transposed if this is), scales applied: the weight that the layer computes with."""
@@ -311,6 +360,8 @@ class SparseWeight(torch.Tensor):
         if func in (torch.Tensor.share_memory_, torch.Tensor.is_shared):  # of memory that only the parts have
             results = [func(part) for part in args[0].parts().values()]
             return args[0] if func is torch.Tensor.share_memory_ else all(results)
+        if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined] # PyTorch would leave the parts as they are
+            return args[0]._replace(args[1])
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 
@@ -360,7 +411,11 @@ def _implements(*operations: Any) -> Callable[[Callable[..., Any]], Callable[...
 
 @_implements(aten.detach.default, aten.alias.default)
 def _alias(func: Any, weight: SparseWeight) -> SparseWeight:
-    alias = weight.map(func)
+    return _sharing(weight, weight.map(func))
+
+
+def _sharing(weight: SparseWeight, alias: SparseWeight) -> SparseWeight:
+    """An alias, whose writes reach the weight's dense copy."""
     alias.dense_copy = weight.dense_copy
     return alias
 
@@ -387,15 +442,20 @@ def _move(func: Any, weight: SparseWeight, *, device: Any = None, dtype: Any = N
     return weight.map(lambda part: part.to(target, non_blocking=non_blocking, copy=True), dtype)
 
 
+def _check_alike(target: SparseWeight, source: Any) -> None:
+    """Refuses a source that a weight cannot be written from."""
+    if not isinstance(source, SparseWeight) or source.shape != target.shape or source.scheme != target.scheme:
+        got = repr(source) if isinstance(source, SparseWeight) else type(source).__name__
+        raise InvalidArgumentError(f"expected {target!r} to be written from its like, got {got}")
+
+
 @_implements(aten.copy_.default)
 def _copy(func: Any, target: SparseWeight, source: Any, non_blocking: bool = False) -> SparseWeight:
-    if not isinstance(source, SparseWeight) or source.shape != target.shape or source.scheme != target.scheme:
-        raise InvalidArgumentError(f"expected {target!r} to be copied from its like, got {source!r}")
+    _check_alike(target, source)
     source = source.to_canonical() if target.packed is None else source.to_packed(target.order)
     for name, part in target.parts().items():
         part.copy_(getattr(source, name), non_blocking=non_blocking)
-    if target.dense_copy is not None:
-        target.dense_copy.copy_(target.dense_form())
+    target.update_dense_copy()
     return target
 
 
@@ -410,12 +470,13 @@ def _settle(weight: SparseWeight) -> None:
 def _transpose(func: Any, weight: SparseWeight) -> SparseWeight:
     _settle(weight)
     shape = (weight.features, weight.inner_size)
-    return SparseWeight(weight.parts(), weight.scheme, shape, weight.dtype, not weight.transposed, weight.order)
+    flipped = SparseWeight(weight.parts(), weight.scheme, shape, weight.dtype, not weight.transposed, weight.order)
+    return _sharing(weight, flipped)
 
 
 @_implements(aten.transpose.int)
 def _transpose_axes(func: Any, weight: SparseWeight, first: int, second: int) -> SparseWeight:
-    return weight.map(aten.alias.default) if first % 2 == second % 2 else _transpose(func, weight)
+    return _alias(aten.alias.default, weight) if first % 2 == second % 2 else _transpose(func, weight)
 
 
 @_implements(aten.slice.Tensor)
@@ -427,7 +488,7 @@ def _slice(
     if step != 1:
         raise InvalidArgumentError(f"expected a slice of a 2:4 weight with step 1, got {step}")
     if (first, last) == (0, extent):
-        return weight.map(aten.alias.default)
+        return _alias(aten.alias.default, weight)
     last = max(first, last)
     along_features = (axis % 2 == 0) != weight.transposed
     weight = weight.to_canonical()
@@ -449,7 +510,8 @@ def _slice(
         if weight.scale is not None:
             parts["scale"] = weight.scale
         shape = (weight.features, last - first)
-    return SparseWeight(parts, weight.scheme, shape, weight.dtype, weight.transposed)
+    piece = SparseWeight(parts, weight.scheme, shape, weight.dtype, weight.transposed)
+    return _sharing(weight, piece)
 
 
 @_implements(aten.split.Tensor)
@@ -472,7 +534,7 @@ def _view(func: Any, weight: SparseWeight, shape: Any) -> SparseWeight:
     wanted = [extent if extent >= 0 else weight.numel() // -functools.reduce(int.__mul__, shape) for extent in shape]
     if tuple(wanted) != tuple(weight.shape):
         raise InvalidArgumentError(f"expected a 2:4 weight to keep its shape {list(weight.shape)}, got {list(shape)}")
-    return weight.map(aten.alias.default)
+    return _alias(aten.alias.default, weight)
 
 
 @_implements(aten.is_pinned.default)
