@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparsef
 
 from torch._inductor.utils import run_and_get_code  # noqa: E402
 
-from sparseflow.torch import kernels, ops  # noqa: E402
+from sparseflow.torch import dispatch, kernels, ops  # noqa: E402
 from sparseflow.torch.backend import sparseflow as backend  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
@@ -142,6 +142,33 @@ def test_the_graph_does_not_depend_on_where_dense_is_faster(monkeypatch):
     assert len(graphs) == 1
     names = [node.target.__name__ for node in graphs[0].graph.nodes if "sparseflow" in str(node.target)]
     assert sorted(names) == ["gated_linear", "linear", "linear", "sibling_linears"]
+
+
+def test_a_graph_takes_what_was_measured_before(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path))
+    x, graphs = torch.randn(3, 64).half(), []
+    with torch.no_grad(), sf.torch.emulation():
+        model = pack(make())
+        for block, fast in ((model.mlp.forward, "split"), (model.attention.forward, "apart")):
+            times = {"apart": 3.0, "together": 2.0, "merged": 2.0, "split": 2.0} | {fast: 1.0}
+            dispatch._write({dispatch._block_key(block): {8: times}})
+        compiled = torch.compile(model, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph)
+        y = compiled(x)
+        assert model.mlp.forward.merged == [] and model.attention.forward.apart == [0, 2**62]
+        arguments = {
+            node.target.__name__: node.args for node in graphs[0].graph.nodes if "sparseflow" in str(node.target)
+        }
+        assert arguments["gated_linear"][14] == [] and arguments["sibling_linears"][8] == [0, 2**62]
+        assert close(y, model(x)) and close(compiled(x), y) and len(graphs) == 1
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_a_compiled_vmap_goes_layer_by_layer():
+    x = torch.randn(2, 3, 64).half()
+    with torch.no_grad(), sf.torch.emulation():
+        model = pack(make())
+        compiled = torch.compile(torch.func.vmap(model), backend="eager")
+        assert close(compiled(x), model(x))
 
 
 def test_ranges_of_several_layers_as_one_list():

@@ -134,9 +134,12 @@ class BlockForward:
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def _traced_fit(self) -> bool:
         """`_fit`, asked when a graph is compiled: the graph guards the weights that it reads, and PyTorch's own rule is that
-        hooks are there before.
+        hooks are there before. A vmap has a way for one layer, not for several.
         """
-        return self._fit()
+        if transforms() or not self._fit():
+            return False
+        self._recall()
+        return True
 
     def unchoose(self) -> None:
         """Lets go of what was chosen, as before a measurement."""
