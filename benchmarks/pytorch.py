@@ -153,6 +153,15 @@ def held_bytes(tensor: torch.Tensor) -> int:
     return sum(held_bytes(getattr(data, name)) for name in names)
 
 
+def paths_of_shapes(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The paths of layers, once for all that are alike, with how many these are."""
+    alike: dict[str, dict[str, Any]] = {}
+    for each in layers:
+        path = {key: value for key, value in each.items() if key != "layer"}
+        alike.setdefault(json.dumps(path), path | {"layers": 0})["layers"] += 1
+    return list(alike.values())
+
+
 def weight_bytes(model: nn.Module) -> int:
     """What the weights of the linear layers take."""
     total = 0
@@ -345,7 +354,7 @@ class Subject:
             exact = reference(model, self.dense, x)
             entry["error"] = float((y.float() - exact).norm() / exact.norm())
             if label.startswith("2:4"):
-                entry["paths"] = sf.explain(model, self.options.tokens, quiet=True).to_dicts()
+                entry["paths"] = paths_of_shapes(sf.explain(model, self.options.tokens, quiet=True).to_dicts())
         except Exception as error:
             self._misses(label, error)
         del x

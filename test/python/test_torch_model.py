@@ -331,6 +331,52 @@ def test_times_are_of_one_build_and_target(monkeypatch, tmp_path):
     assert dispatch.recall(layer) == measured
 
 
+class FakeGpu:
+    """A GPU that is behind its host: flushes of 90 µs, calls of 8 µs that the host takes `enqueue` µs for."""
+
+    def __init__(self, enqueue):
+        self.enqueue, self.host, self.idle = enqueue, 0.0, 0.0
+
+    def _run(self, enqueue, microseconds):
+        self.host += enqueue
+        self.idle = max(self.idle, self.host) + microseconds
+
+    def zero_(self):
+        self._run(5, 90)
+
+    def call(self):
+        self._run(self.enqueue, 8)
+
+    def event(self, enable_timing):
+        return FakeEvent(self)
+
+
+class FakeEvent:
+    def __init__(self, gpu):
+        self.gpu = gpu
+
+    def record(self):
+        self.time = max(self.gpu.idle, self.gpu.host)
+
+    def query(self):
+        return self.gpu.host >= self.time
+
+    def synchronize(self):
+        self.gpu.host = max(self.gpu.host, self.time)
+
+    def elapsed_time(self, end):
+        return (end.time - self.time) / 1000
+
+
+@pytest.mark.parametrize("enqueue", [20, 200, 1000])
+def test_times_are_not_those_of_a_slow_host(enqueue, monkeypatch):
+    gpu = FakeGpu(enqueue)
+    monkeypatch.setattr(torch.cuda, "Event", gpu.event)
+    clock = object.__new__(dispatch._Clock)
+    clock._flush = gpu
+    assert clock.microseconds(gpu.call) == pytest.approx(8)
+
+
 class FakeClock:
     """Runs each call once, and notes which kernels ran; times are those of a table, by number of tokens and what ran."""
 

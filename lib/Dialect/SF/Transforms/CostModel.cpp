@@ -11,6 +11,7 @@
 #include "CostModel.h"
 
 #include "sparseflow/Dialect/SF/IR/PipelineDepth.h"
+#include "sparseflow/Dialect/SF/Transforms/Passes.h"
 #include "sparseflow/Support/PackedLayout.h"
 
 #include "llvm/Support/MathExtras.h"
@@ -59,8 +60,6 @@ constexpr double kLaunchMicroseconds = 2.5;
 /// of one weight's values in two steps.
 constexpr int64_t kOtherRegisters = 100, kOtherWarpgroupRegisters = 32, kValueRegisters = 16;
 constexpr int64_t kMaxRegisters = 255;
-/// Accumulators a thread that most epilogues leave room for.
-constexpr int64_t kMostAccumulators = 128;
 
 /// Features x tokens of a tile, and its warps. A warp's features are a whole packed chunk, 64.
 /// Missing are tiles that four warps would fill with 128 accumulators a thread: with twice the

@@ -12,6 +12,9 @@
 
 namespace sparseflow::sf {
 
+/// Accumulators a thread that most epilogues leave room for.
+inline constexpr int64_t kMostAccumulators = 128;
+
 #define GEN_PASS_DECL
 #include "sparseflow/Dialect/SF/Transforms/Passes.h.inc"
 

@@ -236,7 +236,7 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
            "One configuration to use everywhere instead: #sf.kernel_config<...>, #sf.library_config<...>, or what "
            "stands between the angle brackets. Behind a library stay the kernels that serve its calls where it "
            "is missing. For experiments and for reproducing a measurement">,
-    Option<"maxAccumulators", "max-accumulators", "int64_t", /*default=*/"128",
+    Option<"maxAccumulators", "max-accumulators", "int64_t", /*default=*/"kMostAccumulators",
            "Accumulators that a thread may hold. The largest tiles fill the register file; when ptxas spills one, "
            "with a long epilogue say, half as many leave ample room. With fewer than the default no more than two "
            "warpgroups share the registers">,
