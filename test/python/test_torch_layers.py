@@ -435,6 +435,23 @@ def test_ways_to_write_to_a_weight(way, scheme, packed):
         assert torch.equal(deep(x), before) and not torch.equal(before, layer(x))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_a_call_with_another_weight(scheme, packed):
+    (_, layer), (_, other) = (pair(scheme, bias=False) for _ in range(2))
+    x = torch.randn(4, 136).half()
+    with torch.no_grad(), st.emulation() if packed else contextlib.nullcontext():
+        for each in (layer, other):
+            each.weight.pack_() if packed else None
+            each.has_kernels = packed
+            each.use_dense_for([0, 8] if packed else [])
+        mine, expected = layer(x), other(x)
+        for _ in range(2):
+            assert torch.equal(torch.func.functional_call(layer, {"weight": other.weight}, (x,)), expected)
+            assert torch.equal(torch.func.functional_call(layer, {"weight": other.weight}, (x,)), expected)
+            assert torch.equal(layer(x), mine) and torch.equal(layer(x), mine) and torch.equal(other(x), expected)
+
+
 def test_the_data_of_a_weight_is_of_its_like():
     (_, layer), (_, other) = pair("f16"), pair("int8")
     for data, got in ((other.weight.data, "got SparseWeight"), (torch.zeros(72, 136), "got Tensor")):

@@ -153,16 +153,17 @@ class SparseLinear(nn.Linear):
             self._keep_dense(self.local_weight)
 
     def _keep_dense(self, weight: SparseWeight) -> None:
-        """Has the dense copy up to date. One that there is, of another layer with this weight or of this one, is written to in
-        place: graphs may hold it.
+        """Has the dense copy up to date. One of this weight that there is, of whatever layer, is written to in place: graphs may
+        hold it.
         """
         if weight.scheme.quantized and weight.target:
             weight.pack_()
         dense = weight.dense_form()
-        for held in (weight.dense_copy.get(), self._dense):
-            if held is not None and held.shape == dense.shape and held.dtype == dense.dtype:
-                dense = held.copy_(dense)
-                break
+        held = weight.dense_copy.get()
+        if held is not None and held.shape == dense.shape and held.dtype == dense.dtype:
+            dense = held.copy_(dense)
+        if dense is not self._dense:  # which calls that go straight hold
+            self._straight, self._straight_dense = {}, {}
         self._dense = dense
         weight.dense_copy.set(dense)
         self._dense_of = [(part, part._version) for part in weight.parts().values() if not part.is_inference()]
