@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparsef
 
 from torch._inductor.utils import run_and_get_code  # noqa: E402
 
-from sparseflow.torch import dispatch, kernels, ops  # noqa: E402
+from sparseflow.torch import dispatch, kernels, lowering, ops  # noqa: E402
 from sparseflow.torch.backend import sparseflow as backend  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
@@ -107,6 +107,27 @@ def test_inductor_calls_them_for_dense_layers_and_for_what_the_backend_moves_int
         assert torch.equal(y, dense(x)) and "sparseflow.direct_dense_linear(" in code
         y, (code, *_) = run_and_get_code(torch.compile(block, fullgraph=True, backend=backend), x)
         assert close(y, block(x)) and "sparseflow.direct_linear(" in code and "'gelu'" in code
+
+
+def test_wrappers_in_cpp_call_the_operators():
+    x = torch.randn(4, 64).half()
+    with torch.no_grad(), sf.torch.emulation(), torch._inductor.config.patch(cpp_wrapper=True):
+        layer = sf.nn.SparseLinear.from_dense(torch.nn.Linear(64, 64).half().requires_grad_(False))
+        y, (code, *_) = run_and_get_code(torch.compile(layer, fullgraph=True), x)
+        assert close(y, layer(x)) and "sparseflow" in code and "direct_linear" not in code
+
+
+def test_an_inductor_with_other_classes_keeps_the_operators(monkeypatch):
+    lowerings = {}
+    monkeypatch.setattr(torch._inductor.lowering, "lowerings", lowerings)
+    monkeypatch.setattr(lowering, "_registered", False)
+    with monkeypatch.context() as older:
+        older.delattr(torch._inductor.ir.ExternKernel, "require_contiguous")
+        lowering.register(["linear"])
+    assert lowerings == {}
+    monkeypatch.setattr(lowering, "_registered", False)
+    lowering.register(["linear"])
+    assert list(lowerings) == [torch.ops.sparseflow.linear.default]
 
 
 def test_the_package_does_not_import_inductor():
