@@ -137,8 +137,8 @@ double getStraddlingShare(const MatmulShape &shape) {
   return 1 - double(std::gcd(shape.inner * shape.elementBits / 8, lineBytes)) / lineBytes;
 }
 
-/// Bytes that the copy of a stage takes the time of. No row of x is copied that is not there. What
-/// rows cost that straddle lines, the blocks of a cluster share, but not the bytes that arrive.
+/// Bytes that the copy of a stage takes the time of. No row of x is copied that is not there. The
+/// blocks of a cluster share what straddling rows cost; the bytes that arrive they do not share.
 double getCopiedBytes(const MatmulShape &shape, int64_t tokens, KernelConfigAttr config,
                       int64_t stageBytes) {
   double rowBytes = double(config.getTileK()) * shape.elementBits / 8;
@@ -332,8 +332,9 @@ SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const Matm
               config.getInboxBytes(shape.numWeights) + deepStages * stageBytes <
                   chip.sharedMemoryPerBlock)
             candidates.push_back(makeConfig(deepStages, cluster));
-          // What clusters save are copies, which most tiles wait for only where rows straddle.
-          int64_t fewestTokens = getStraddlingShare(shape) > 0 ? fewTokens : 2 * fewTokens + 16;
+          // Clusters save copies. Where no row straddles only tiles of many tokens wait for these.
+          constexpr int64_t manyTokens = 160;
+          int64_t fewestTokens = getStraddlingShare(shape) > 0 ? fewTokens : manyTokens;
           if (warpgroups && tile.tokens >= fewestTokens && split == 1 &&
               divideCeil(shape.features, tile.features) % pair == 0)
             candidates.push_back(makeConfig(/*stages=*/std::nullopt, pair));
