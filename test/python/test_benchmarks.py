@@ -325,6 +325,16 @@ def test_the_most_important_figures_come_first(pytorch):
     assert pytorch.schedule(["eager"], [16], []) == ([("eager", 16)], [])
 
 
+def test_paths_are_listed_once_for_layers_that_are_alike(pytorch):
+    layers = [
+        {"layer": f"layers.{i}", "shape": shape, "path": "sparse"} for i, shape in enumerate(("8x8", "8x8", "8x4"))
+    ]
+    assert pytorch.paths_of_shapes(layers) == [
+        {"shape": "8x8", "path": "sparse", "layers": 2},
+        {"shape": "8x4", "path": "sparse", "layers": 1},
+    ]
+
+
 def test_no_step_is_begun_that_would_end_too_late(pytorch, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(pytorch.time, "monotonic", lambda: now[0])

@@ -14,6 +14,8 @@ import sparseflow as sf
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
 
+from torch import library  # noqa: E402
+
 from sparseflow.torch import blocks, kernels, siblings  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
@@ -301,7 +303,7 @@ def test_the_operator_passes_opcheck_refuses_gradients_and_knows_autocast():
     arguments = ([each.values for each in weights], [each.bitmask for each in weights], [None] * 3)
     arguments += ([layer.bias for layer in layers], [96, 32, 32], "f16", "", [], [None] * 3, [], [0] * 3)
     operator = torch.ops.sparseflow.sibling_linears
-    torch.library.opcheck(operator.default, (x, *arguments))
+    library.opcheck(operator.default, (x, *arguments))
     with torch.autocast("cpu", torch.bfloat16):
         assert model(x).dtype is torch.bfloat16
     results = operator(x.requires_grad_(), *arguments)

@@ -92,3 +92,13 @@ func.func @packed_for_mma(%x: tensor<?x4096xf16>, %w: tensor<4096x4096xf16, #sf.
   %0 = sf.matmul %x, %w : (tensor<?x4096xf16>, tensor<4096x4096xf16, #sf.weight<sp24, pack = mma>>) -> tensor<?x4096xf16>
   return %0 : tensor<?x4096xf16>
 }
+
+// -----
+
+// Rows of 8208 bytes straddle lines of the L2: many features beside few tokens, in clusters that share the copies.
+// CHECK-LABEL: @straddling
+// CHECK: #sf.kernel_config<tile = 256x128x64, warps = 16x1, split_k = 1, cluster = 2, raster = 16, atom = wgmma_sp>]
+func.func @straddling(%x: tensor<?x4104xf16>, %w: tensor<4096x4104xf16, #sf.weight<sp24>>) -> tensor<?x4096xf16> {
+  %0 = sf.matmul %x, %w : (tensor<?x4104xf16>, tensor<4096x4104xf16, #sf.weight<sp24>>) -> tensor<?x4096xf16>
+  return %0 : tensor<?x4096xf16>
+}
