@@ -64,7 +64,7 @@ def report(document: dict[str, Any]) -> str:
         f"# {_PAGES.get(document.get('suite', ''), 'Benchmarks')}",
         "",
         f"{gpu.get('name')}, {gpu.get('power.limit')} limit, {gpu.get('clocks.max.sm')}, driver {gpu.get('driver_version')}, "
-        f"ptxas {environment['ptxas']}; {libraries}; {environment['date']}.",
+        f"ptxas {environment['ptxas']}; {libraries + '; ' if libraries else ''}{environment['date']}.",
         "Made by `tools/gpu/run` and `benchmarks/report.py`; [the benchmarks' page](../benchmarks/README.md) says what is",
         "measured. Y[M,N] = X[M,K] · W[N,K]ᵀ; medians in microseconds and, in parentheses, TFLOPS that count 2·M·N·K.",
     ]

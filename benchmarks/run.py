@@ -27,6 +27,7 @@ from programs import Programs, compile_program, compile_programs, key_of
 from report import report
 from targets import target_cases
 from timing import environment, measure
+from traffic import INSTRUCTION_CEILING
 
 #: Cases that are compiled, looked at and then timed together: programs of more would fill a disk, and a run that ends early
 #: would have compiled for nothing.
@@ -53,7 +54,7 @@ def read_options() -> argparse.Namespace:
         "--random", type=int, metavar="COUNT", help="so many random shapes instead of a suite; f16 unless --dtype"
     )
     parser.add_argument("--seed", type=int, default=1, help="of --random")
-    parser.add_argument("--dtype", nargs="*", choices=("f16", "bf16", "i8", "e4m3"), help="only these dtypes")
+    parser.add_argument("--dtype", nargs="*", choices=INSTRUCTION_CEILING, help="only these dtypes")
     parser.add_argument(
         "--shape", nargs="*", type=shape_of, metavar="MxNxK", help="these shapes instead of the suite's"
     )
