@@ -599,6 +599,34 @@ def test_a_weight_that_a_collective_replaced_is_not_multiplied_by_as_it_was(tmp_
         dist.destroy_process_group()
 
 
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+def test_collectives_are_asked_for_work_to_wait_for(tmp_path, monkeypatch):
+    """Of NCCL without: there is none then, and PyTorch ends the process when an operator returns none to Python."""
+    import torch.distributed as dist
+
+    from sparseflow.torch import tensor
+
+    operator = torch.ops.c10d.broadcast_.default
+    asked = []
+
+    class Spy:
+        _schema = operator._schema
+
+        def __call__(self, **arguments):
+            asked.append(arguments["async_op"])
+            return operator(**arguments)
+
+    monkeypatch.setitem(
+        tensor._HANDLERS, operator, lambda _, *args, **kwargs: tensor._collective(Spy(), *args, **kwargs)
+    )
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        dist.broadcast(pair("int8")[1].weight, 0)  # which is none that goes on while the caller does
+    finally:
+        dist.destroy_process_group()
+    assert asked == [True] * 3  # values, bitmask, scale
+
+
 @pytest.mark.parametrize("scheme", ["f16", "int8"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_dense_path_goes_straight_too(scheme, bias):

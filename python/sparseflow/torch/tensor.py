@@ -592,19 +592,23 @@ def _parts_of(tree: Any, name: str) -> Any:
 
 
 def _collective(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """A collective, one part after the other; they travel in canonical form, and are packed again if they were."""
+    """A collective, one part after the other; they travel in canonical form, and are packed again if they were.
+
+    It is asked for as an asynchronous one and waited for here: NCCL returns no work for others, and PyTorch (2.11) ends the
+    process with a segmentation fault when an operator called from Python returns none.
+    """
+    names = [argument.name for argument in func._schema.arguments]
+    kwargs = dict(zip(names, args, strict=False)) | kwargs | {"async_op": True}
     weights: list[SparseWeight] = []
-    tree_map_only(SparseWeight, weights.append, (args, kwargs))
+    tree_map_only(SparseWeight, weights.append, kwargs)
     orders = [(weight, weight.order) for weight in weights if weight.packed is not None]
     for weight, _ in orders:
         if weight.packed is not None:  # not the same one once more
             weight._hold(weight.to_canonical().parts())
     result = None
     for name in weights[0].parts():
-        result = func(*_parts_of(args, name), **_parts_of(kwargs, name))
-        work = result[-1] if isinstance(result, (tuple, list)) else result
-        if hasattr(work, "wait"):
-            work.wait()
+        result = func(**_parts_of(kwargs, name))
+        result[-1].wait()
     for weight, order in orders:
         weight._hold(weight.to_packed(order).parts(), order)
     return result
