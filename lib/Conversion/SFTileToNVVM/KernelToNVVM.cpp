@@ -95,6 +95,17 @@ struct LowerReturn : OpConversionPattern<ReturnOp> {
   }
 };
 
+/// x / y of numbers below 2^31 by y's reciprocal, which a loop over x computes once: a division
+/// takes some 200 cycles, and nothing hides it at the begin of a tile. The reciprocal is too small
+/// by less than 1, so the product by at most 1.
+Value divideByKnown(Emitter &e, Value x, Value y) {
+  Value reciprocal = arith::DivUIOp::create(e.b, e.loc, e.i32(-1), y);
+  Value quotient = arith::MulUIExtendedOp::create(e.b, e.loc, x, reciprocal).getHigh();
+  Value rest = arith::SubIOp::create(e.b, e.loc, x, e.mul(quotient, y));
+  Value tooSmall = arith::CmpIOp::create(e.b, e.loc, arith::CmpIPredicate::uge, rest, y);
+  return e.add(quotient, arith::ExtUIOp::create(e.b, e.loc, quotient.getType(), tooSmall));
+}
+
 struct LowerTileId : OpConversionPattern<TileIdOp> {
   using OpConversionPattern::OpConversionPattern;
 
@@ -103,9 +114,6 @@ struct LowerTileId : OpConversionPattern<TileIdOp> {
     Emitter e(rewriter, op.getLoc());
     auto divide = [&](Value x, Value y) -> Value {
       return arith::DivUIOp::create(e.b, e.loc, x, y);
-    };
-    auto remainder = [&](Value x, Value y) -> Value {
-      return arith::RemUIOp::create(e.b, e.loc, x, y);
     };
     auto subtract = [&](Value x, Value y) -> Value {
       return arith::SubIOp::create(e.b, e.loc, x, y);
@@ -128,7 +136,7 @@ struct LowerTileId : OpConversionPattern<TileIdOp> {
       split = e.blockRank();
     } else if (op.getSplits() > 1) {
       Value tiles = e.mul(tokenTiles, featureTiles);
-      split = divide(block, tiles);
+      split = divideByKnown(e, block, tiles);
       rest = subtract(block, e.mul(split, tiles));
     }
     Value feature, token;
@@ -139,18 +147,25 @@ struct LowerTileId : OpConversionPattern<TileIdOp> {
       // One panel, or panels of one feature tile.
       bool featuresFirst = rasterTiles != 1;
       Value fast = featuresFirst ? featureTiles : tokenTiles;
-      Value inner = remainder(rest, fast), outer = divide(rest, fast);
+      Value outer = featuresFirst ? divide(rest, fast) : divideByKnown(e, rest, fast);
+      Value inner = subtract(rest, e.mul(outer, fast));
       feature = featuresFirst ? inner : outer;
       token = featuresFirst ? outer : inner;
     } else {
       Value raster = e.i32(rasterTiles);
       Value panelTiles = e.mul(raster, tokenTiles);
-      Value panel = divide(rest, panelTiles);
+      Value panel = divideByKnown(e, rest, panelTiles);
       Value first = e.mul(panel, raster);
-      Value width = e.minimum(raster, subtract(featureTiles, first));
       Value within = subtract(rest, e.mul(panel, panelTiles));
-      feature = e.add(first, remainder(within, width));
-      token = divide(within, width);
+      Value width = raster;
+      token = divide(within, raster);
+      // The last panel may be narrower: another constant.
+      if (int64_t rest = numFeatureTiles % rasterTiles) {
+        Value isNarrow = e.lessThan(e.i32(numFeatureTiles - rasterTiles), first);
+        width = e.select(isNarrow, e.i32(rest), width);
+        token = e.select(isNarrow, divide(within, e.i32(rest)), token);
+      }
+      feature = e.add(first, subtract(within, e.mul(token, width)));
     }
     if (cluster > 1)
       feature = e.add(e.mul(feature, e.i32(cluster)), e.blockRank());

@@ -31,6 +31,31 @@ struct Part {
   int64_t column;
 };
 
+/// Slices whose operands are loaded ahead, since these take as long to come as several slices take
+/// to compute.
+struct LoadsAhead {
+  /// Before the products, then at the epilogue's begin, then while it runs.
+  size_t early, first, most;
+
+  /// Beside three or more warpgroups a thread has no registers left before slices are stored.
+  static LoadsAhead get(sf::KernelConfigAttr config) {
+    constexpr int64_t warpgroupThreads = 128;
+    if (!config.isWarpSpecialized())
+      return {0, 1, 1};
+    if (config.getNumThreads() > 3 * warpgroupThreads)
+      return {0, 2, 8};
+    return {4, 8, 8};
+  }
+};
+
+/// What the epilogue reads for the slices of a tile, loaded so far.
+struct LoadedOperands {
+  /// Of each operand, for all slices; null where each slice has its own.
+  SmallVector<Value> common;
+  /// Of each slice, for all operands.
+  SmallVector<SmallVector<Value>> slices;
+};
+
 /// The shape of one matmul and of one of its variants.
 class MatmulSchedule {
 public:
@@ -52,17 +77,22 @@ private:
   /// The accumulators of one block's tile, one for each weight.
   SmallVector<Value> buildPipeline(ValueRange arguments, sf::KernelConfigAttr config, TileIdOp tile,
                                    Value firstToken);
-  /// The block's share of the sums over its cluster, and the tokens that these are of.
-  std::pair<SmallVector<Value>, Axis> addUp(ValueRange accumulators, Axis tokens, TileIdOp tile);
+  /// The tokens whose sums over its cluster the block gets, and those sums.
+  Axis getShare(Axis tokens, TileIdOp tile);
+  SmallVector<Value> addUp(ValueRange accumulators, Axis share);
   /// Tokens of a tile that the epilogue computes at a time, and the accumulators of one such slice.
   SmallVector<Axis> sliceTokens(Axis tokens, sf::KernelConfigAttr config);
   SmallVector<Value> sliceAccumulators(ValueRange accumulators, size_t slice, size_t numSlices);
   /// Stores accumulators to their split's part of the workspace.
   void storePartial(ValueRange accumulators, Value workspace, TileIdOp tile, ArrayRef<Axis> slices,
                     Axis features, sf::KernelConfigAttr config, bool inBounds, Value from);
-  /// Runs the epilogue and stores to `y`; `operands` are the kernel's memrefs.
-  void storeResult(ValueRange accumulators, ValueRange operands, Value y, ArrayRef<Axis> slices,
-                   Axis features, bool inBounds, Value from);
+  /// Loads what the epilogue reads for slices up to `end`; `operands` are the kernel's memrefs.
+  void loadOperands(LoadedOperands &loaded, size_t end, ValueRange operands, ArrayRef<Axis> slices,
+                    Axis features, bool inBounds);
+  /// Runs the epilogue, of which `loaded` is there, and stores to `y`.
+  void storeResult(ValueRange accumulators, LoadedOperands loaded, LoadsAhead ahead,
+                   ValueRange operands, Value y, ArrayRef<Axis> slices, Axis features,
+                   bool inBounds, Value from);
   /// A tile that would reach beyond the last token, as one that ends there.
   Axis moveInside(Axis tokens, Value numTokens);
   /// Whether all of a tile lies in the result and is this tile's to store, and what the epilogue
@@ -190,42 +220,52 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
     tokens = moveInside(tokens, numTokens);
   }
   Axis features = {s.mul(tile.getFeature(), config.getTileFeatures()), config.getTileFeatures()};
+  Axis stored = config.splitsInCluster() ? getShare(tokens, tile) : tokens;
+  SmallVector<Axis> slices = sliceTokens(stored, config);
+  SmallVector<Value> edges(arguments.begin() + 1 + numWeights, arguments.end());
+  auto ahead = LoadsAhead::get(config);
+  LoadedOperands loaded;
+  // Nothing hides how long they take to come but the products.
+  if (!partial)
+    loadOperands(loaded, std::min(ahead.early, slices.size()), ValueRange(edges).drop_back(),
+                 slices, features, /*inBounds=*/false);
+
   SmallVector<Value> accumulators = buildPipeline(arguments, config, tile, tokens.start);
   if (config.splitsInCluster())
-    std::tie(accumulators, tokens) = addUp(accumulators, tokens, tile);
-
-  SmallVector<Value> edges(arguments.begin() + 1 + numWeights, arguments.end());
+    accumulators = addUp(accumulators, stored);
   auto store = [&](bool plain) {
-    SmallVector<Axis> slices = sliceTokens(tokens, config);
     SmallVector<Value> memory =
         plain ? llvm::map_to_vector(edges, [&](Value v) { return castToContiguous(v); }) : edges;
     Value below = plain ? Value() : from;
     if (partial)
       storePartial(accumulators, memory.back(), tile, slices, features, config, plain, below);
     else
-      storeResult(accumulators, ValueRange(memory).drop_back(), memory.back(), slices, features,
-                  plain, below);
+      storeResult(accumulators, loaded, ahead, ValueRange(memory).drop_back(), memory.back(),
+                  slices, features, plain, below);
   };
   // A warpgroup's threads store to many rows: most tiles need not ask for each whether it is there
   // and where. Beside a branch ptxas would serialize the products of two weights.
   if (config.isWarpSpecialized() && numWeights == 1)
-    s.branch(isPlain(tokens, from, numTokens, features, edges), store);
+    s.branch(isPlain(stored, from, numTokens, features, edges), store);
   else
     store(/*plain=*/false);
   s.finishKernel();
   return kernel;
 }
 
-std::pair<SmallVector<Value>, Axis> MatmulSchedule::addUp(ValueRange accumulators, Axis tokens,
-                                                          TileIdOp tile) {
+Axis MatmulSchedule::getShare(Axis tokens, TileIdOp tile) {
   int64_t share = tokens.size / tile.getSplits();
+  return {s.add(tokens.start, s.mul(tile.getSplit(), share)), share};
+}
+
+SmallVector<Value> MatmulSchedule::addUp(ValueRange accumulators, Axis share) {
   SmallVector<Type> types = llvm::map_to_vector(accumulators.getTypes(), [&](Type type) -> Type {
     auto whole = cast<TileType>(type);
-    return TileType::get({whole.getShape()[0], share}, whole.getElementType());
+    return TileType::get({whole.getShape()[0], share.size}, whole.getElementType());
   });
   auto sums =
       ReduceScatterOp::create(s.b, s.loc, types, accumulators, /*barriers=*/Value(), IntegerAttr());
-  return {sums.getResults(), {s.add(tokens.start, s.mul(tile.getSplit(), share)), share}};
+  return sums.getResults();
 }
 
 /// The copy engine takes ten times as long for a row outside of its matrix as for one inside. What
@@ -298,33 +338,33 @@ void MatmulSchedule::storePartial(ValueRange accumulators, Value workspace, Tile
     }
 }
 
-void MatmulSchedule::storeResult(ValueRange accumulators, ValueRange operands, Value y,
-                                 ArrayRef<Axis> slices, Axis features, bool inBounds, Value from) {
-  // What differs between slices is loaded ahead, since it takes as long to come as several of them
-  // take to compute: first of few, then of more into the registers of slices that are stored.
-  constexpr size_t firstAhead = 2, mostAhead = 8;
-  SmallVector<Value> common(operands.size());
-  SmallVector<SmallVector<Value>> loaded(slices.size());
-  auto load = [&](size_t slice) {
+void MatmulSchedule::loadOperands(LoadedOperands &loaded, size_t end, ValueRange operands,
+                                  ArrayRef<Axis> slices, Axis features, bool inBounds) {
+  loaded.common.resize(operands.size());
+  while (loaded.slices.size() < end) {
+    Axis tokens = slices[loaded.slices.size()];
+    SmallVector<Value> &slice = loaded.slices.emplace_back();
     for (auto [i, operand] : llvm::enumerate(operands)) {
       sf::Broadcast broadcast = op.getEpilogueBroadcast(i);
-      bool isCommon = broadcast == sf::Broadcast::Scalar || broadcast == sf::Broadcast::Feature;
-      Value tile = isCommon ? common[i] : Value();
+      Value tile = loaded.common[i];
       if (!tile)
-        tile = loadBroadcast(s, operand, broadcast, slices[slice], features, /*transposed=*/true,
-                             inBounds);
-      if (isCommon)
-        common[i] = tile;
-      loaded[slice].push_back(tile);
+        tile =
+            loadBroadcast(s, operand, broadcast, tokens, features, /*transposed=*/true, inBounds);
+      if (broadcast == sf::Broadcast::Scalar || broadcast == sf::Broadcast::Feature)
+        loaded.common[i] = tile;
+      slice.push_back(tile);
     }
-  };
-  size_t next = 0;
+  }
+}
+
+void MatmulSchedule::storeResult(ValueRange accumulators, LoadedOperands loaded, LoadsAhead ahead,
+                                 ValueRange operands, Value y, ArrayRef<Axis> slices, Axis features,
+                                 bool inBounds, Value from) {
   for (auto [i, tokens] : llvm::enumerate(slices)) {
-    size_t ahead = std::min(firstAhead + i, mostAhead);
-    for (; next < std::min(i + ahead, slices.size()); ++next)
-      load(next);
+    loadOperands(loaded, std::min(i + std::min(ahead.first + i, ahead.most), slices.size()),
+                 operands, slices, features, inBounds);
     SmallVector<Value> inputs = sliceAccumulators(accumulators, i, slices.size());
-    llvm::append_range(inputs, loaded[i]);
+    llvm::append_range(inputs, loaded.slices[i]);
     StoreOp::create(s.b, s.loc, buildEpilogue(inputs), y, ValueRange{tokens.start, features.start},
                     s.b.getDenseI64ArrayAttr({1, 0}), inBounds, from);
   }

@@ -127,6 +127,8 @@ private:
   TileIdOp tileId;
   /// What depends on the tile before the pipeline, and what follows the pipeline.
   SmallVector<Operation *> coordinates, suffix;
+  /// What the consumers load ahead, for what follows.
+  SmallVector<Operation *> loads;
   /// The producer's constants, which need not wait for the kernel before.
   SmallPtrSet<Operation *, 4> constantCopies;
   /// The barriers, and the bytes that arrive in a stage, an i32.
@@ -157,6 +159,8 @@ LogicalResult SpecializedRoles::run() {
   for (Operation *op : llvm::reverse(suffix))
     op->erase();
   pipeline.erase();
+  for (Operation *op : llvm::reverse(loads))
+    op->erase();
   for (Operation *op : llvm::reverse(coordinates))
     op->erase();
   tileId.erase();
@@ -180,6 +184,8 @@ LogicalResult SpecializedRoles::findTile() {
       continue;
     if (pipeline->isBeforeInBlock(&op)) {
       suffix.push_back(&op);
+    } else if (isa<LoadOp>(op)) {
+      loads.push_back(&op);
     } else if (llvm::any_of(op.getOperands(), [&](Value operand) {
                  return dependent.contains(operand.getDefiningOp());
                })) {
@@ -474,6 +480,8 @@ static int64_t countSteps(Value lower, Value upper) {
 void SpecializedRoles::emitConsumers() {
   size_t numValues = pipeline.getInits().size();
   emitRole(RoleKind::Consumer, /*firstParity=*/0, {}, [&](IRMapping &tile, RingPosition begin) {
+    for (Operation *op : loads)
+      b.clone(*op, tile);
     SmallVector<Value> values = llvm::map_to_vector(
         pipeline.getInits(), [&](Value init) { return tile.lookupOrDefault(init); });
     llvm::append_range(values, begin.values());
