@@ -31,21 +31,59 @@ struct Part {
   int64_t column;
 };
 
-/// Slices whose operands are loaded ahead, since these take as long to come as several slices take
-/// to compute.
-struct LoadsAhead {
-  /// Before the products, then at the epilogue's begin, then while it runs.
-  size_t early, first, most;
-
-  /// Beside three or more warpgroups a thread has no registers left before slices are stored.
-  static LoadsAhead get(sf::KernelConfigAttr config) {
+/// How many slices' operands are loaded ahead, since they take as long to come as several slices
+/// take to compute: as many as there are registers for.
+class LoadsAhead {
+public:
+  LoadsAhead(sf::KernelConfigAttr config, sf::MatmulOp op) {
     constexpr int64_t warpgroupThreads = 128;
     if (!config.isWarpSpecialized())
-      return {0, 1, 1};
-    if (config.getNumThreads() > 3 * warpgroupThreads)
-      return {0, 2, 8};
-    return {4, 8, 8};
+      return;
+    size_t own = 0, common = 0;
+    countRegisters(op, own, common);
+    own = std::max<size_t>(own, 1);
+    if (config.getNumThreads() > 3 * warpgroupThreads) {
+      // A thread of so many has hardly any registers left.
+      first = std::max<size_t>(kSums / own, 1);
+      more = 1;
+      return;
+    }
+    early = (kEarlyRegisters - std::min(common, kEarlyRegisters)) / own;
+    first = std::max<size_t>((kFreeRegisters - std::min(common, kFreeRegisters)) / own, 1);
+    more = std::max<size_t>(kSums / own, 1);
   }
+
+  size_t beforeProducts() const { return early; }
+  /// Behind a number of slices that are stored, whose accumulators are free.
+  size_t behind(size_t stored) const { return std::min(first + stored * more, kMost); }
+
+private:
+  /// Two features of two tokens are a thread's part of a slice.
+  static constexpr size_t kSums = 4, kTokens = 2, kFeatures = 2;
+  static constexpr size_t kEarlyRegisters = 6, kFreeRegisters = 10, kMost = 8;
+
+  /// Of a thread, for what each slice has of its own and for what all have in common.
+  static void countRegisters(sf::MatmulOp op, size_t &own, size_t &common) {
+    for (auto [i, operand] : llvm::enumerate(op.getEpilogueOperands())) {
+      size_t bits = getElementTypeOrSelf(operand).getIntOrFloatBitWidth();
+      switch (op.getEpilogueBroadcast(i)) {
+      case sf::Broadcast::Full:
+        own += llvm::divideCeil(kSums * bits, 32);
+        break;
+      case sf::Broadcast::Token:
+        own += kTokens;
+        break;
+      case sf::Broadcast::Feature:
+        common += llvm::divideCeil(kFeatures * bits, 32);
+        break;
+      case sf::Broadcast::Scalar:
+        ++common;
+        break;
+      }
+    }
+  }
+
+  size_t early = 0, first = 1, more = 0;
 };
 
 /// What the epilogue reads for the slices of a tile, loaded so far.
@@ -223,12 +261,12 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
   Axis stored = config.splitsInCluster() ? getShare(tokens, tile) : tokens;
   SmallVector<Axis> slices = sliceTokens(stored, config);
   SmallVector<Value> edges(arguments.begin() + 1 + numWeights, arguments.end());
-  auto ahead = LoadsAhead::get(config);
+  LoadsAhead ahead(config, op);
   LoadedOperands loaded;
   // Nothing hides how long they take to come but the products.
   if (!partial)
-    loadOperands(loaded, std::min(ahead.early, slices.size()), ValueRange(edges).drop_back(),
-                 slices, features, /*inBounds=*/false);
+    loadOperands(loaded, std::min(ahead.beforeProducts(), slices.size()),
+                 ValueRange(edges).drop_back(), slices, features, /*inBounds=*/false);
 
   SmallVector<Value> accumulators = buildPipeline(arguments, config, tile, tokens.start);
   if (config.splitsInCluster())
@@ -361,8 +399,8 @@ void MatmulSchedule::storeResult(ValueRange accumulators, LoadedOperands loaded,
                                  ValueRange operands, Value y, ArrayRef<Axis> slices, Axis features,
                                  bool inBounds, Value from) {
   for (auto [i, tokens] : llvm::enumerate(slices)) {
-    loadOperands(loaded, std::min(i + std::min(ahead.first + i, ahead.most), slices.size()),
-                 operands, slices, features, inBounds);
+    loadOperands(loaded, std::min(i + ahead.behind(i), slices.size()), operands, slices, features,
+                 inBounds);
     SmallVector<Value> inputs = sliceAccumulators(accumulators, i, slices.size());
     llvm::append_range(inputs, loaded.slices[i]);
     StoreOp::create(s.b, s.loc, buildEpilogue(inputs), y, ValueRange{tokens.start, features.start},

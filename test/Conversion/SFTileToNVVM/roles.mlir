@@ -127,6 +127,38 @@ gpu.module @kernels {
 
 // -----
 
+#row = #sf_tile.layout<register = [[0, 1]], lane = [[0, 2], [0, 4], [0, 8], [0, 16], [0, 32]], warps = [1], along = [0]>
+
+// Panels of two feature tiles, the last of one: a panel's number by the reciprocal of its tiles, the rest by constants.
+// CHECK-LABEL: llvm.func @panels
+// CHECK: %[[PANEL_TILES:.*]] = arith.muli %{{.*}}, %c2_i32
+// CHECK: %[[RECIPROCAL:.*]] = arith.divui %c-1_i32, %[[PANEL_TILES]]
+// CHECK: %{{.*}}, %[[HIGH:.*]] = arith.mului_extended %[[TILE:.*]], %[[RECIPROCAL]]
+// CHECK: %[[BELOW:.*]] = arith.muli %[[HIGH]], %[[PANEL_TILES]]
+// CHECK: %[[REST:.*]] = arith.subi %[[TILE]], %[[BELOW]]
+// CHECK: %[[TOO_SMALL:.*]] = arith.cmpi uge, %[[REST]], %[[PANEL_TILES]]
+// CHECK: %[[ONE:.*]] = arith.extui %[[TOO_SMALL]]
+// CHECK: %[[PANEL:.*]] = arith.addi %[[HIGH]], %[[ONE]]
+// CHECK: %[[FIRST:.*]] = arith.muli %[[PANEL]], %c2_i32
+// CHECK: %[[TOKEN:.*]] = arith.divui %[[WITHIN:.*]], %c2_i32
+// CHECK: %[[NARROW:.*]] = arith.cmpi sgt, %[[FIRST]], %c3_i32
+// CHECK: arith.select %[[NARROW]], %c1_i32, %c2_i32
+// CHECK: arith.select %[[NARROW]], %[[WITHIN]], %[[TOKEN]]
+// CHECK-NOT: div
+gpu.module @kernels {
+  sf_tile.kernel @panels(%x: memref<?x64xf16>) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %zero = arith.constant 0.0 : f16
+    %t = sf_tile.splat %zero : f16 -> !sf_tile.tile<1x64xf16, #row>
+    %tokens = memref.dim %x, %c0 : memref<?x64xf16>
+    %feature, %token, %split = sf_tile.tile_id %tokens {feature_tiles = 5, raster = 2, splits = 1, tile_tokens = 16}
+    sf_tile.store %t, %x[%token, %feature] : !sf_tile.tile<1x64xf16, #row>, memref<?x64xf16>
+    sf_tile.return
+  }
+}
+
+// -----
+
 // An inbox is one barrier more, behind the empty ones; with it the whole cluster waits until all are initialized.
 // CHECK-LABEL: llvm.func @inbox
 // CHECK:   %[[FULL0:.*]] = llvm.getelementptr %{{.*}}[1024]

@@ -224,3 +224,53 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+#x = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [0, 8], [0, 16], [0, 32], [1, 8], [2, 16], [4, 32]]>
+#w = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [2, 0], [4, 0], [8, 0], [1, 0], [16, 0], [32, 0], [0, 8], [0, 16], [0, 32]]>
+#acc = #sf_tile.layout<register = [[1, 0], [0, 1]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, 1]>
+
+// What stands before the pipeline and loads is for what follows it: the consumers load it for each tile, ahead of their products.
+// CHECK-LABEL: sf_tile.kernel @loads_ahead
+// CHECK: sf_tile.role producer
+// CHECK-NOT: sf_tile.load
+// CHECK: sf_tile.role consumer {
+// CHECK: sf_tile.tile_id
+// CHECK-NEXT: sf_tile.load %{{.*}} : memref<4x8xf32> -> <64x8xf32
+// CHECK: sf_tile.await
+// CHECK: sf_tile.mma <
+// CHECK-NOT: memref<4x8xf32>
+gpu.module @kernels {
+  sf_tile.kernel @loads_ahead(%x: memref<?x256xf16>, %w: memref<4x4x4096xf16>, %s: memref<4x8xf32>, %y: memref<?x256xf32>, %steps: index) attributes {threads = 160 : i64} {
+    %c0 = arith.constant 0 : index
+    %tokens = memref.dim %x, %c0 : memref<?x256xf16>
+    %feature, %token, %split = sf_tile.tile_id %tokens {feature_tiles = 4, tile_tokens = 8, splits = 1, raster = 2}
+    %scale = sf_tile.load %s[%feature, %c0] : memref<4x8xf32> -> !sf_tile.tile<64x8xf32, #acc>
+    %zero = arith.constant 0.0 : f32
+    %init = sf_tile.splat %zero : f32 -> !sf_tile.tile<64x8xf32, #acc>
+    %xring = sf_tile.ring : !sf_tile.ring<2 x 8x64xf16, #x>
+    %wring = sf_tile.ring : !sf_tile.ring<2 x 64x64xf16, #w>
+    %sum = sf_tile.pipeline %c0 to %steps init(%init : !sf_tile.tile<64x8xf32, #acc>)
+        rings(%xring, %wring : !sf_tile.ring<2 x 8x64xf16, #x>, !sf_tile.ring<2 x 64x64xf16, #w>) producer {
+    ^bb0(%step: index, %stage: index):
+      sf_tile.copy_async %x[%token, %step] [8, 64] to %xring[%stage] logical : memref<?x256xf16> to <2 x 8x64xf16, #x>
+      sf_tile.copy_async %w[%feature, %step, %c0] [1, 1, 4096] to %wring[%stage] storage : memref<4x4x4096xf16> to <2 x 64x64xf16, #w>
+      sf_tile.yield
+    } consumer {
+    ^bb0(%step: index, %stage: index, %carried: !sf_tile.tile<64x8xf32, #acc>):
+      %b = sf_tile.load %xring[%stage] start [0, 0] : !sf_tile.ring<2 x 8x64xf16, #x> -> !sf_tile.tile<8x16xf16, #x>
+      %a = sf_tile.load %wring[%stage] start [0, 0] : !sf_tile.ring<2 x 64x64xf16, #w> -> !sf_tile.tile<64x16xf16, #w>
+      %r = sf_tile.mma <"wgmma_m64k16_f16"> %a, %b, %carried
+        : !sf_tile.tile<64x16xf16, #w>, !sf_tile.tile<8x16xf16, #x>, !sf_tile.tile<64x8xf32, #acc> -> !sf_tile.tile<64x8xf32, #acc>
+      sf_tile.yield %r : !sf_tile.tile<64x8xf32, #acc>
+    } {stages = 2 : i64} -> !sf_tile.tile<64x8xf32, #acc>
+    %scaled = sf_tile.map %sum, %scale : !sf_tile.tile<64x8xf32, #acc>, !sf_tile.tile<64x8xf32, #acc> -> !sf_tile.tile<64x8xf32, #acc> {
+    ^bb0(%p: f32, %q: f32):
+      %v = arith.mulf %p, %q : f32
+      sf_tile.yield %v : f32
+    }
+    sf_tile.store %scaled, %y[%token, %feature] dims [1, 0] : !sf_tile.tile<64x8xf32, #acc>, memref<?x256xf32>
+    sf_tile.return
+  }
+}
