@@ -103,6 +103,12 @@ def _symbols(function: dict[str, Any]) -> list[tuple[int, int]]:
     return found if len(found) == len(function["symbols"]) else []
 
 
+def _width(function: dict[str, Any]) -> int:
+    """K of a function of token rows, whose first input is [..., K]; -1 where there is none, or not a fixed one."""
+    shape = function["inputs"][0]["shape"] if function["inputs"] else []
+    return shape[-1] if shape and isinstance(shape[-1], int) else -1
+
+
 def _counts(tokens: Any) -> list[int]:
     """Values of a function's symbols: one number, or one for each."""
     try:
@@ -164,7 +170,7 @@ class Executable(_sparseflow.Executable):
         _checked_device(device)
         self._description = json.loads(program.describe())
         functions = [
-            (each["name"], [entry["name"] for entry in each["inputs"]], len(each["outputs"]), _symbols(each))
+            (each["name"], [entry["name"] for entry in each["inputs"]], len(each["outputs"]), _width(each), _symbols(each))
             for each in self._description["functions"]
         ]
         super().__init__(program, device, functions)
