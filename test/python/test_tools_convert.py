@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -291,8 +292,9 @@ def test_a_failed_write_is_resumed_and_gives_the_same_bytes(model, tmp_path, cap
         code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
     assert code == 1 and "it is full; free some and run the same command again" in err
     assert not (tmp_path / "out").exists()
+    kept = re.search(r"(\d+ of \d+ entries) are kept", err)[1]
     code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
-    assert code == 0 and "going on with" in err
+    assert code == 0 and "going on with" in err and f"{kept} are there" in err and kept[0] != "0"
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / "out.partial").exists()
