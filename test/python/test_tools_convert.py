@@ -424,6 +424,14 @@ def test_two_conversions_do_not_write_the_same_output(model, tmp_path, capsys):
         assert code == 1 and "in use by another conversion" in err
 
 
+@pytest.mark.parametrize(("chips", "slow"), [("sm_80,sm_90a", None), ("sm_80, sm_90", "sm_90")])
+def test_a_chip_that_has_faster_kernels_under_another_name_is_told(tmp_path, capsys, chips, slow):
+    checkpoints.write_file(tmp_path / "in.safetensors", {"fc.weight": np.ones((32, 32), np.float16)})
+    arguments = ["--output", tmp_path / "m.sf", "--method", "magnitude", "--targets", chips]
+    code, _, err = run(capsys, "--input", tmp_path / "in.safetensors", *arguments)
+    assert code == 0 and ("kernels for sm_90a are faster" in err) == bool(slow)
+
+
 # ---- Bad input
 
 

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -116,7 +116,8 @@ class ResumableWriter:
     ) -> None:
         with contextlib.suppress(OSError):  # of a full disk: what is not there is written again
             self._sync()
-        for file in (*self._files.values(), self._journal):
+        files: list[SafetensorsWriter | IO[str]] = [*self._files.values(), self._journal]
+        for file in files:
             with contextlib.suppress(OSError):
                 file.close()
 
