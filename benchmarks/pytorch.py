@@ -7,9 +7,9 @@ Models have random weights and the shapes of the real ones: four layers of Llama
 turn, round by round, since the chip's clock moves every figure; a figure is the median over the rounds. The error of a 2:4 model
 is taken against the same pruned and rounded weights in f32; that of the dense one against its own in f32. `torch-24` is PyTorch's own
 semi-structured tensor. A breakdown is the GPU's time of one call in eager mode by what the kernels do. What matters most is
-measured first: every model as a CUDA graph and in eager mode at the token counts of `KEY_TOKENS`, breakdowns, torch.compile by itself
-and in its mode "reduce-overhead" (CUDA graphs), then the other counts. With --seconds the run ends by then, and the result says what
-was left out. It is written after each measurement.
+measured first, each step of all models: CUDA graphs at the token counts of `KEY_TOKENS`, eager mode and breakdowns at the first of
+them, eager mode at the others, CUDA graphs at all counts, then torch.compile by itself and in its mode "reduce-overhead" (CUDA
+graphs). With --seconds the run ends by then, and the result says what was left out. It is written after each measurement.
 Without a GPU the models are tiny and only their numbers mean something.
 """
 
@@ -43,13 +43,16 @@ SCHEMES = ["f16", "int8", "fp8"]
 MODES = ["graph", "eager", "compile", "reduce-overhead"]
 #: Ways in which torch.compile is called, which take seconds to get ready, by their modes here.
 COMPILED = {"compile": "default", "reduce-overhead": "reduce-overhead"}
+#: Contenders that would add nothing but time there.
+NOT_COMPILED = {"dense int8", "torch-24"}
 KEY_TOKENS = [2048, 1, 8192, 256]
-COMPILE_SECONDS = 40  # what torch.compile may take of one model
+COMPILE_SECONDS = 20  # what torch.compile may take of one model
 MIN_ROUNDS = 3
-ROUNDS_SECONDS = 4.0  # of one measurement: slow contenders have fewer rounds
+ROUNDS_SECONDS = 2.5  # of one measurement: slow contenders have fewer rounds
 IMAGE_TOKENS = 257  # of a 224-pixel image in patches of 14, and one for the class
 TEXT_TOKENS = 512  # BERT's longest sequence
 CHECKED_TOKENS = 256
+_BEGIN = time.monotonic()
 
 
 class Llama(nn.Module):
@@ -381,7 +384,7 @@ class Subject:
             return  # of images there are no fewer tokens than one has
         calls: dict[str, Callable[[], Any]] = {}
         for label, model in self.models.items():
-            if label in self.result["missing"] or (mode in COMPILED and label == "torch-24"):
+            if label in self.result["missing"] or (mode in COMPILED and label in NOT_COMPILED):
                 continue
             if not budget.allows(f"{self.name} {mode} call", COMPILE_SECONDS if mode in COMPILED else 0):
                 self.result["left_out"].append({"mode": mode, "tokens": seen, "model": label})
@@ -429,26 +432,29 @@ class Subject:
 Step = tuple[str, int]
 
 
-def schedule(modes: list[str], tokens: list[int], breakdowns: list[int]) -> tuple[list[Step], list[Step]]:
-    """What is done of each model in turn, and what of all of them afterwards; the most important first."""
+def schedule(modes: list[str], tokens: list[int], breakdowns: list[int]) -> list[list[Step]]:
+    """What is done of each model, a part of it of all models before the next; the most important first."""
     key = [count for count in KEY_TOKENS if count in tokens]
     rest = [count for count in tokens if count not in key]
     if not key:
         key, rest = rest, []
-    quick = [mode for mode in modes if mode not in COMPILED]
-    first = [(mode, count) for mode in quick for count in key] + [("breakdown", count) for count in breakdowns]
-    then = [(mode, count) for mode in COMPILED for count in key[:1]] + [
-        (mode, count) for mode in quick for count in rest
+    parts: list[list[Step]] = [
+        [("graph", count) for count in key],
+        [("eager", key[0])] + [("breakdown", count) for count in breakdowns],
+        [("eager", count) for count in key[1:]] + [("graph", count) for count in rest],
+        [(mode, key[0]) for mode in COMPILED],
+        [("eager", count) for count in rest],
+        [(mode, count) for count in key[1:] + rest for mode in COMPILED],
     ]
-    then += [(mode, count) for count in key[1:] + rest for mode in COMPILED]
-    return first, [step for step in then if step[0] in modes]
+    wanted = [[step for step in part if step[0] in (*modes, "breakdown")] for part in parts]
+    return [part for part in wanted if part]
 
 
 def run(options: argparse.Namespace, device: torch.device, write: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """All measurements that there is time for; `write` has the result after each."""
     budget = Budget(options.seconds)
     data: dict[str, Any] = {"environment": environment(device), "models": {}, "left_out": []}
-    first, then = schedule(options.mode, options.tokens, options.breakdown if device.type == "cuda" else [])
+    parts = schedule(options.mode, options.tokens, options.breakdown if device.type == "cuda" else [])
     subjects = []
 
     def take(subject: Subject, step: Step) -> None:
@@ -473,11 +479,12 @@ def run(options: argparse.Namespace, device: torch.device, write: Callable[[dict
             subject = Subject(name, options, device)
         subjects.append(subject)
         data["models"][name] = subject.result
-        for step in first:
+        for step in parts[0]:
             take(subject, step)
-    for step in then:
+    for part in parts[1:]:
         for subject in subjects:
-            take(subject, step)
+            for step in part:
+                take(subject, step)
     write(data)
     return data
 
@@ -503,7 +510,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(f"{time.monotonic() - _BEGIN:6.1f} s  {text}", file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -515,7 +522,7 @@ def main() -> int:
     parser.add_argument("--breakdown", nargs="*", type=int, default=[2048], metavar="TOKENS", help="default: 2048")
     parser.add_argument("--no-dense", dest="dense", action="store_false", help="2:4 layers hold no dense copy")
     parser.add_argument("--seconds", type=float, help="ends by then, with the most important figures")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--out", type=Path, help="where to write the JSON; default: stdout")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,6 +1,6 @@
 """The main job: compiles mlp.mlir for three chips into one .sf file, runs it, and compares every kernel with float64.
 
-    python examples/quickstart.py [--tokens 100] [--target sm_80,sm_89,sm_90] [--device auto] [--output mlp.sf]
+    python examples/quickstart.py [--tokens 100] [--target sm_80,sm_89,sm_90a] [--device auto] [--output mlp.sf]
 
 Runs on the GPU if there is one that a target fits, else in the emulator, which executes the same kernels on the CPU.
 """
@@ -68,7 +68,7 @@ def run(exe: sf.Executable, x: np.ndarray) -> list[dict[str, Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokens", type=int, default=100)
-    parser.add_argument("--target", default="sm_80,sm_89,sm_90")
+    parser.add_argument("--target", default="sm_80,sm_89,sm_90a")
     parser.add_argument("--device", default="auto", help="auto, cuda or emulator")
     parser.add_argument("--output", help="where to keep the .sf file")
     options = parser.parse_args()

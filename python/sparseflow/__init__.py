@@ -4,7 +4,7 @@
 >>> g = sf.Graph()
 >>> x = g.input("x", (None, 4096), sf.f16)
 >>> g.output(g.matmul(x, sf.prune_24(w), bias=b, activation="gelu"))
->>> exe = sf.compile(g, target=["sm_80", "sm_90"])
+>>> exe = sf.compile(g, target=["sm_80", "sm_90a"])
 >>> y = exe(x_array)
 
 With PyTorch, in one line: ``sf.quantize_model_sparse(model)``; see `sparseflow.torch` and docs/PyTorch.md.

@@ -103,6 +103,12 @@ def _symbols(function: dict[str, Any]) -> list[tuple[int, int]]:
     return found if len(found) == len(function["symbols"]) else []
 
 
+def _width(function: dict[str, Any]) -> int:
+    """K of a function of token rows, whose first input is [..., K]; -1 where there is none, or not a fixed one."""
+    shape = function["inputs"][0]["shape"] if function["inputs"] else []
+    return shape[-1] if shape and isinstance(shape[-1], int) else -1
+
+
 def _counts(tokens: Any) -> list[int]:
     """Values of a function's symbols: one number, or one for each."""
     try:
@@ -139,7 +145,9 @@ def _targets(target: Any) -> str | None:
         return None
     names = target.split(",") if isinstance(target, str) else list(target) if isinstance(target, Iterable) else [target]
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise InvalidArgumentError(f"expected target to be chips such as 'sm_80' or ['sm_80', 'sm_90'], got {target!r}")
+        raise InvalidArgumentError(
+            f"expected target to be chips such as 'sm_80' or ['sm_80', 'sm_90a'], got {target!r}"
+        )
     return ",".join(names)
 
 
@@ -164,7 +172,13 @@ class Executable(_sparseflow.Executable):
         _checked_device(device)
         self._description = json.loads(program.describe())
         functions = [
-            (each["name"], [entry["name"] for entry in each["inputs"]], len(each["outputs"]), _symbols(each))
+            (
+                each["name"],
+                [entry["name"] for entry in each["inputs"]],
+                len(each["outputs"]),
+                _width(each),
+                _symbols(each),
+            )
             for each in self._description["functions"]
         ]
         super().__init__(program, device, functions)
@@ -269,7 +283,7 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
     Args:
         model: a `Graph`, the path of a ``.mlir`` file, MLIR text, or a ``torch.export.ExportedProgram``. The latter gives
             an `ExportedModel`, in which PyTorch runs what has no kernel (see docs/PyTorch.md).
-        target: chips, such as "sm_80" or ["sm_80", "sm_90"]. Default: that of the first GPU, else sm_80.
+        target: chips, such as "sm_80" or ["sm_80", "sm_90a"]. Default: that of the first GPU, else sm_80.
         config: overrides the choice for every matmul: ``#sf.kernel_config<...>`` text, or ``"cublaslt"`` for dense products
             by the library (where it is missing, kernels compute them).
         cache_dir: where compiled kernels are kept. Default: $SPARSEFLOW_CACHE_DIR, else ~/.cache/sparseflow; "" keeps none.

@@ -59,7 +59,8 @@ Executable::Executable(Program program, std::string device, const py::list &func
     signatures.push_back({fields[0].cast<std::string>(),
                           {},
                           fields[2].cast<size_t>(),
-                          fields[3].cast<std::vector<std::pair<size_t, size_t>>>()});
+                          fields[3].cast<int64_t>(),
+                          fields[4].cast<std::vector<std::pair<size_t, size_t>>>()});
     for (py::handle name : fields[1].cast<py::list>())
       signatures.back().inputs.push_back(name.cast<std::string>());
   }
@@ -126,8 +127,9 @@ const ExecutableHandle &Executable::onGPU(int32_t gpu) {
 
 std::string Executable::device() { return sfExecutableDevice(bound().get()); }
 
-/// The inputs in the function's order, and the options among the keywords.
-void Executable::takeArguments(Call &call, const py::args &args, const py::kwargs &kwargs) {
+/// The inputs in the function's order, and the options among the keywords. False for a call on rows
+/// whose first input has none.
+bool Executable::takeArguments(Call &call, const py::args &args, const py::kwargs &kwargs) {
   py::object function;
   size_t named = 0;
   for (auto entry : kwargs) {
@@ -162,11 +164,17 @@ void Executable::takeArguments(Call &call, const py::args &args, const py::kwarg
     }
     TensorView &view = call.inputs[i];
     Label label("input", &names[i]);
-    view.borrow(value, label);
-    if (i == 0 && call.foldsRows && view.tensor.rank != 2)
-      call.leading = view.foldRows(label);
+    if (i == 0 && call.foldsRows) {
+      if (!view.borrowRows(value, call.function->width))
+        return false;
+      if (view.tensor.rank != 2)
+        call.leading = view.foldRows();
+    } else {
+      view.borrow(value, label);
+    }
     call.inputTensors.push_back(view.tensor);
   }
+  return true;
 }
 
 /// The executable on the device that the inputs choose, and the stream there.
@@ -249,18 +257,20 @@ void Executable::prepareOutputs(Call &call) {
       else
         view.allocateLike(call.inputs.front(), dtype, rank, shape, call.executable);
       if (call.leading)
-        view.foldRows("result");
+        view.foldRows();
     }
   }
   for (const TensorView &view : call.outputs)
     call.outputTensors.push_back(view.tensor);
 }
 
-/// Everything up to the launch.
-void Executable::prepare(Call &call, const py::args &args, const py::kwargs &kwargs) {
-  takeArguments(call, args, kwargs);
+/// Everything up to the launch; false where there is none to come.
+bool Executable::prepare(Call &call, const py::args &args, const py::kwargs &kwargs) {
+  if (!takeArguments(call, args, kwargs))
+    return false;
   chooseDevice(call);
   prepareOutputs(call);
+  return true;
 }
 
 py::object Executable::Call::result() {
@@ -311,7 +321,8 @@ py::object Executable::callOnRows(const py::args &args) {
 }
 
 py::object Executable::run(Call &call, const py::args &args, const py::kwargs &kwargs) {
-  prepare(call, args, kwargs);
+  if (!prepare(call, args, kwargs))
+    return py::none();
   const char *name = call.function->name.c_str();
   if (call.gpu) {
     SfRunOptions options;

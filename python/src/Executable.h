@@ -41,6 +41,7 @@ struct Signature {
   std::string name;
   std::vector<std::string> inputs;
   size_t outputs;
+  int64_t width; ///< K of a first input [..., K]; -1 where that is not fixed
   /// For each symbol, an input and the axis that has its value.
   std::vector<std::pair<size_t, size_t>> symbols;
 };
@@ -51,7 +52,8 @@ public:
 
   py::object call(const py::args &args, const py::kwargs &kwargs);
   /// A call of a function of token rows, with a first input [..., K] whose leading axes are taken
-  /// as rows and which the results have too.
+  /// as rows and which the results have too. None, and no call, where the first input is not as
+  /// kernels read rows (see TensorView::borrowRows).
   py::object callOnRows(const py::args &args);
   std::unique_ptr<CapturedCall> capture(const py::args &args, const py::kwargs &kwargs);
   /// "cuda:0", "emulator", ...; loads the program there on first use.
@@ -65,8 +67,8 @@ private:
   struct Call;
   const Signature &signature(py::handle name) const;
   py::object run(Call &call, const py::args &args, const py::kwargs &kwargs);
-  void prepare(Call &call, const py::args &args, const py::kwargs &kwargs);
-  void takeArguments(Call &call, const py::args &args, const py::kwargs &kwargs);
+  bool prepare(Call &call, const py::args &args, const py::kwargs &kwargs);
+  bool takeArguments(Call &call, const py::args &args, const py::kwargs &kwargs);
   void chooseDevice(Call &call);
   void prepareOutputs(Call &call);
   void borrowWorkspace(Call &call, SfRunOptions &options);

@@ -10,6 +10,8 @@ namespace sparseflow::python {
 
 namespace {
 
+constexpr uintptr_t rowAlignment = 16; // bytes, of what kernels read with one instruction
+
 py::module_ module(const char *name) { return py::module_::import(name); }
 
 [[noreturn]] void throwPython(const py::object &exception) {
@@ -281,17 +283,28 @@ void TensorView::borrow(py::handle from, const Label &what) {
   }
 }
 
-std::vector<int64_t> TensorView::foldRows(const Label &what) {
-  int32_t rank = tensor.rank;
-  if (rank < 1)
-    raiseInvalidArgument(what.text() + ": expected [..., K], got a scalar");
-  std::vector<int64_t> leading(shape, shape + rank - 1);
-  int64_t rows = 1, inner = shape[rank - 1], contiguous = 1;
-  for (int32_t i = rank; i-- > 0; contiguous *= shape[i]) {
-    if (strides[i] != contiguous && shape[i] > 1)
-      raiseInvalidArgument(what.text() + ": expected a contiguous tensor, got one with gaps");
-    rows *= i < rank - 1 ? shape[i] : 1;
+bool TensorView::borrowRows(py::handle from, int64_t width) {
+  try {
+    borrow(from, "rows");
+  } catch (py::error_already_set &) { // of a kind that has no memory, such as a meta tensor
+    return false;
   }
+  if (tensor.rank < 1 || shape[tensor.rank - 1] != width ||
+      reinterpret_cast<uintptr_t>(tensor.data) % rowAlignment)
+    return false;
+  int64_t elements = 1;
+  for (int32_t i = tensor.rank; i-- > 0; elements *= shape[i])
+    if (strides[i] != elements)
+      return false;
+  return elements > 0;
+}
+
+std::vector<int64_t> TensorView::foldRows() {
+  int32_t rank = tensor.rank;
+  std::vector<int64_t> leading(shape, shape + rank - 1);
+  int64_t rows = 1, inner = shape[rank - 1];
+  for (int64_t extent : leading)
+    rows *= extent;
   shape[0] = rows;
   shape[1] = inner;
   strides[0] = inner;

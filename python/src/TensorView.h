@@ -55,9 +55,11 @@ public:
   TensorView &operator=(const TensorView &) = delete;
 
   void borrow(py::handle object, const Label &what);
-  /// [..., K] becomes [rows, K], the same memory; returns the leading extents. Raises
-  /// InvalidArgumentError for a scalar, and for a tensor that is not contiguous.
-  std::vector<int64_t> foldRows(const Label &what);
+  /// Borrows a tensor [..., width] as kernels read rows of tokens: contiguous, at an address that is
+  /// a multiple of 16 bytes, and not empty. False for any other.
+  bool borrowRows(py::handle object, int64_t width);
+  /// Of a contiguous tensor [..., K]: [rows, K], the same memory. Returns the leading extents.
+  std::vector<int64_t> foldRows();
   /// A new tensor of the kind of `like`, in the same memory. Its object is `take()`.
   void allocateLike(const TensorView &like, SfDType dtype, int32_t rank, const int64_t *shape,
                     const ExecutableHandle &executable);

@@ -317,12 +317,18 @@ def pytorch(benchmarks):
 
 
 def test_the_most_important_figures_come_first(pytorch):
-    first, then = pytorch.schedule(["graph", "eager", "compile"], [1, 16, 2048], [2048])
-    assert first == [("graph", 2048), ("graph", 1), ("eager", 2048), ("eager", 1), ("breakdown", 2048)]
-    assert then == [("compile", 2048), ("graph", 16), ("eager", 16), ("compile", 1), ("compile", 16)]
-    first, then = pytorch.schedule(["reduce-overhead", "compile"], [2048, 16], [])
-    assert not first and then == [(mode, count) for count in (2048, 16) for mode in ("compile", "reduce-overhead")]
-    assert pytorch.schedule(["eager"], [16], []) == ([("eager", 16)], [])
+    assert pytorch.schedule(["graph", "eager", "compile"], [1, 16, 2048], [2048]) == [
+        [("graph", 2048), ("graph", 1)],
+        [("eager", 2048), ("breakdown", 2048)],
+        [("eager", 1), ("graph", 16)],
+        [("compile", 2048)],
+        [("eager", 16)],
+        [("compile", 1), ("compile", 16)],
+    ]
+    assert pytorch.schedule(["reduce-overhead", "compile"], [2048, 16], []) == [
+        [("compile", count), ("reduce-overhead", count)] for count in (2048, 16)
+    ]
+    assert pytorch.schedule(["eager"], [16], []) == [[("eager", 16)]]
 
 
 def test_paths_are_listed_once_for_layers_that_are_alike(pytorch):

@@ -145,6 +145,24 @@ def test_2_4_does_not_help_a_decode_that_attention_binds(capsys):
     assert "does not help here" in document["verdict"][-1]
 
 
+def test_2_4_does_not_help_where_one_gpu_serves_everything(capsys):
+    arguments = [
+        "--model",
+        "llama-7b",
+        "--qps",
+        "0.1",
+        "--input-tokens",
+        "512",
+        "--output-tokens",
+        "16",
+        "--gpu",
+        "a100",
+    ]
+    verdict = json.loads(run(capsys, *arguments, "--json")[1])["verdict"]
+    assert len(verdict) == 3 and all("does not help here" in line for line in verdict)
+    assert all("1 GPU is needed either way" in line for line in verdict)
+
+
 def test_2_4_helps_where_its_kernels_are_twice_as_fast_and_prefill_is_all(capsys, tmp_path):
     groups = []
     for scheme, library, rate in (("dense-int8", "cuBLAS", 1400), ("sparse-int8", "SparseFlow", 2600)):

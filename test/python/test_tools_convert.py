@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -291,8 +292,9 @@ def test_a_failed_write_is_resumed_and_gives_the_same_bytes(model, tmp_path, cap
         code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
     assert code == 1 and "it is full; free some and run the same command again" in err
     assert not (tmp_path / "out").exists()
+    kept = re.search(r"(\d+ of \d+ entries) are kept", err)[1]
     code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
-    assert code == 0 and "going on with" in err
+    assert code == 0 and "going on with" in err and f"{kept} are there" in err and kept[0] != "0"
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / "out.partial").exists()
@@ -420,6 +422,14 @@ def test_two_conversions_do_not_write_the_same_output(model, tmp_path, capsys):
     with ResumableWriter(tmp_path / "out", specs, **options):
         code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
         assert code == 1 and "in use by another conversion" in err
+
+
+@pytest.mark.parametrize(("chips", "slow"), [("sm_80,sm_90a", None), ("sm_80, sm_90", "sm_90")])
+def test_a_chip_that_has_faster_kernels_under_another_name_is_told(tmp_path, capsys, chips, slow):
+    checkpoints.write_file(tmp_path / "in.safetensors", {"fc.weight": np.ones((32, 32), np.float16)})
+    arguments = ["--output", tmp_path / "m.sf", "--method", "magnitude", "--targets", chips]
+    code, _, err = run(capsys, "--input", tmp_path / "in.safetensors", *arguments)
+    assert code == 0 and ("kernels for sm_90a are faster" in err) == bool(slow)
 
 
 # ---- Bad input

@@ -560,8 +560,14 @@ def test_calls_in_eager_mode_go_straight_to_the_kernel(bias):
         assert torch.equal(layer(x), expected)
         straight = layer._straight[torch.float16]
         assert straight.takes(x) and torch.equal(layer(x), expected)
-        assert not straight.takes(x.transpose(0, 1)) and not straight.takes(x[:0])
-        assert not straight.takes(torch.empty(8, 0).half()) and not straight.takes(torch.tensor(1.0).half())
+        off = torch.cat([x.flatten(), x.flatten()])[4 : 4 + x.numel()].view_as(x)  # 8 bytes after a multiple of 16
+        others = [x.transpose(0, 1), x[:0], torch.empty(8, 0).half(), torch.tensor(1.0).half(), x.to("meta")]
+        for each in (*others, off, x[..., :128]):
+            assert straight.run(each) is None
+        assert torch.equal(layer(x.transpose(0, 1)), expected.transpose(0, 1)) and layer(x[:0]).shape == (0, 4, 72)
+        assert torch.equal(layer(off), layer(off.clone())) and layer(x.to("meta")).is_meta
+        with pytest.raises(sf.InvalidArgumentError, match=r"activations \[\.\.\., 136\]"):
+            layer(x[..., :128])
         with torch.autocast("cpu", torch.bfloat16):
             assert not straight.takes(x) and layer(x).dtype is torch.bfloat16
         assert layer._straight[torch.float16] is straight  # kept, whatever else comes by

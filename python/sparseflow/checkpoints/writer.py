@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -58,6 +58,7 @@ class ResumableWriter:
         self._files: dict[str, SafetensorsWriter] = {}
         self._pending: list[str] = []
         self._pending_bytes = 0
+        self._kept = 0  # entries that the journal has
         #: Notes of the entries that are written already, by name.
         self.done: dict[str, Any] = {}
         with self._explained():
@@ -115,10 +116,10 @@ class ResumableWriter:
     ) -> None:
         with contextlib.suppress(OSError):  # of a full disk: what is not there is written again
             self._sync()
-        for file in self._files.values():
+        files: list[SafetensorsWriter | IO[str]] = [*self._files.values(), self._journal]
+        for file in files:
             with contextlib.suppress(OSError):
                 file.close()
-        self._journal.close()
 
     def _check_output(self) -> None:
         if self.output.exists() and not self._force:
@@ -183,6 +184,7 @@ class ResumableWriter:
         # A shard that is gone (moved into place just before a crash, or deleted) is written again.
         present = {tensor for tensor, shard in self._shards.items() if (self.partial / shard).exists()}
         self.done = {line["entry"]: line["note"] for line in lines[1:] if self._specs[line["entry"]].keys() <= present}
+        self._kept = len(self.done)
 
     def _file_of(self, shard: str) -> SafetensorsWriter:
         if shard not in self._files:
@@ -196,11 +198,12 @@ class ResumableWriter:
         return self._files[shard]
 
     def _sync(self) -> None:
+        pending, self._pending, self._pending_bytes = self._pending, [], 0  # after a failure nobody knows what is there
         for file in self._files.values():
             file.sync()
-        for line in self._pending:
+        for line in pending:
             self._append(line)
-        self._pending, self._pending_bytes = [], 0
+            self._kept += 1
 
     def _append(self, line: str) -> None:
         self._journal.write(line + "\n")
@@ -215,9 +218,11 @@ class ResumableWriter:
             raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                with contextlib.suppress(OSError):
+                    self._sync()
                 raise FileError(
                     f"expected {self.nbytes / 2**30:.2f} GiB of disk for {self.output}, and it is full; free some and run the same "
-                    f"command again: {len(self.done) - len(self._pending)} of {len(self._specs)} entries are kept in {self.partial}"
+                    f"command again: {self._kept} of {len(self._specs)} entries are kept in {self.partial}"
                 ) from None
             raise FileError(f"cannot write {self.partial}: {error.strerror or error}") from None
 

@@ -246,7 +246,7 @@ def verdict(plans: dict[str, Plan], qps: float, assumed: Assumptions) -> list[st
         if found.mid < _WORTH:
             sentences.append(f"{scheme}: 2:4 does not help here: {shown}.")
         elif ours >= theirs:
-            sentences.append(f"{scheme}: 2:4 does not help here: {shown}, and {theirs} GPUs are needed either way.")
+            sentences.append(f"{scheme}: 2:4 does not help here: {shown}{_either_way(theirs)}.")
         elif _from_elsewhere(plan, dense):
             sentences.append(
                 f"{scheme}: 2:4 may help: {shown}, {ours} GPUs instead of {theirs}; projected from another GPU, so run --calibrate on one."
@@ -262,8 +262,10 @@ def verdict(plans: dict[str, Plan], qps: float, assumed: Assumptions) -> list[st
     best_sparse = max((p for s, p in plans.items() if s.startswith("sparse")), key=lambda p: p.rate.mid, default=None)
     if best_dense and best_sparse:
         found = compare(best_sparse, best_dense)
+        ours, theirs = best_sparse.gpus(qps, assumed)[1], best_dense.gpus(qps, assumed)[1]
         shown = f"{best_sparse.scheme} serves {found.mid:.2f} times ({found.low:.2f} to {found.high:.2f}) what {best_dense.scheme} does"
-        if found.mid < _WORTH:
+        if found.mid < _WORTH or ours >= theirs:
+            shown += _either_way(theirs) if found.mid >= _WORTH else ""
             sentences.append(
                 f"All in all: 2:4 does not help here: the best of each, {shown}. Take {best_dense.scheme}."
             )
@@ -271,6 +273,10 @@ def verdict(plans: dict[str, Plan], qps: float, assumed: Assumptions) -> list[st
             certainty = "helps" if helps and found.low >= 1 else "may help"
             sentences.append(f"All in all: 2:4 {certainty}: the best of each, {shown}.")
     return sentences
+
+
+def _either_way(gpus: int) -> str:
+    return f", and {gpus} GPUs are needed either way" if gpus != 1 else ", and 1 GPU is needed either way"
 
 
 def _from_elsewhere(*plans: Plan) -> bool:

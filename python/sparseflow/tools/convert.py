@@ -33,6 +33,7 @@ from ..checkpoints.conversion import (
     plan,
 )
 from ..checkpoints.writer import ResumableWriter
+from ..targets import targets
 from . import cli
 
 NAME = "sparseflow-convert"
@@ -69,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "--format", choices=("sparseflow", "dense"), default="sparseflow", help="of a folder or .safetensors"
     )
     made.add_argument(
-        "--targets", metavar="SM", help="chips of a .sf, such as sm_80,sm_90 (default: that of the GPU here)"
+        "--targets", metavar="SM", help="chips of a .sf, such as sm_80,sm_90a (default: that of the GPU here)"
     )
     made.add_argument("--max-shard-size", type=_bytes, metavar="SIZE", help="of a folder's files (default 4GiB)")
     made.add_argument("--force", action="store_true", help="replace an output that exists")
@@ -179,6 +180,11 @@ def _write_program(
 ) -> list[Row]:
     if options.output.exists() and not options.force:
         raise cli.Failure(f"expected a new path, got {options.output}, which exists; remove it, or use --force")
+    for name in (options.targets or "").split(","):
+        name = name.strip()
+        plain, known = targets().get(name), targets().get(f"{name}a")
+        if plain and known and known.warpgroup_row_bytes and not plain.warpgroup_row_bytes:
+            cli.note(f"{NAME}: {name} has no warpgroup instructions; kernels for {name}a are faster where they run")
     compiled = [step for step in steps if step.action != "copy"]
     progress = cli.Progress(len(compiled), "layers")
     program, rows = _interruptible(

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     made = cli.parser(NAME, "Shows what a compiled file holds: programs, kernels, instructions, weights.")
     made.add_argument("file", type=Path, help="a .sf file")
     made.add_argument("kernel", nargs="?", help="only kernels whose name has this")
-    made.add_argument("--target", metavar="SM", help="only programs for this chip, such as sm_90")
+    made.add_argument("--target", metavar="SM", help="only programs for this chip, such as sm_90a")
     made.add_argument("--ptx", action="store_true", help="print the PTX of the kernels")
     made.add_argument("--sass", action="store_true", help="print their SASS; needs nvdisasm or cuobjdump")
     made.add_argument("--layout", action="store_true", help="draw the layout of packed weights")

@@ -93,7 +93,7 @@ class GatedForward(BlockForward):
         if call is None or self.goes_apart(call.layers, tokens):
             return None
         result = call.run(x)
-        hidden: torch.Tensor = result if merged else result[0]
+        hidden: torch.Tensor | None = result if merged or result is None else result[0]
         return hidden
 
     def _step(self, layers: list[Any], x: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,7 @@ ACTIVATION_DTYPES = tuple(_DTYPES)
 
 _emulated_target: str | None = None
 
-#: The kernels of calls that need nothing done to their arguments, by all that decides about them: see `at_hand`.
+#: The kernels of calls that need nothing done to their arguments, by all that decides about them: see `run_at_hand`.
 _at_hand: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
 
@@ -265,13 +265,12 @@ def linear_kernel(key: AnyKey) -> Executable:
     return found
 
 
-def at_hand(x: torch.Tensor, form: Hashable) -> Callable[..., Any] | None:
-    """What `keep_at_hand` had of such an x and form, if x [..., K] is as kernels read it: a function of x and the executable's
-    other arguments, with results [..., N].
+def run_at_hand(x: torch.Tensor, form: Hashable, *arguments: torch.Tensor | None) -> Any:
+    """The results [..., N] of x [..., K] and those other arguments that there are, by the kernels that `keep_at_hand` had of such
+    an x and form. None where it had none, and where x is not as kernels read it: with gaps, empty, or not on 16 bytes.
     """
-    if x.is_contiguous() and x.numel() and not x.data_ptr() % 16:
-        return _at_hand.get((x.dtype, x.shape[-1], x.device, form))
-    return None
+    call = _at_hand.get((x.dtype, x.shape[-1], x.device, form))
+    return None if call is None else call(x, *[each for each in arguments if each is not None])
 
 
 def keep_at_hand(x: torch.Tensor, form: Hashable, key: AnyKey) -> None:

@@ -186,11 +186,15 @@ class SparseLinear(nn.Linear):
         if not torch.compiler.is_compiling() and type(input) is torch.Tensor:
             straight = self._straight.get(input.dtype)
             if straight is not None and straight.takes(input):
+                y = None
                 if not self.dense_tokens or not self.prefers_dense(input.numel() // self.in_features):
-                    return straight.run(input)
-                dense = self._straight_dense.get(input.dtype)
-                if dense is not None and self._is_dense_current():
-                    return dense(input)
+                    y = straight.run(input)
+                else:
+                    dense = self._straight_dense.get(input.dtype)
+                    if dense is not None and self._is_dense_current():
+                        y = dense(input)
+                if y is not None:
+                    return y
         weight = self.weight
         if type(weight) is not SparseWeight:  # a DTensor: its own rules cut the product, then come back to ours
             return F.linear(input, weight, self.bias)
@@ -398,7 +402,9 @@ class QuantizedLinear(nn.Linear):
         if not torch.compiler.is_compiling() and type(input) is torch.Tensor:
             straight = self._straight.get(input.dtype)
             if straight is not None and straight.takes(input):
-                return straight.run(input)
+                y = straight.run(input)
+                if y is not None:
+                    return y
         _check(input, self.in_features)
         if not torch.compiler.is_compiling():
             self._prepare(input)

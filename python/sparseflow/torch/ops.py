@@ -113,9 +113,8 @@ def linear(
     if bitmask is None and residual is None and (not dense_tokens or not within(_tokens(x), dense_tokens)):
         held = None if bias is None else bias.dtype
         form = ("linear", weight.numel(), features, scheme, order, activation, held)
-        call = kernels.at_hand(x, form)
-        if call is not None:
-            ready: torch.Tensor = call(x, *[each for each in (weight, scale, bias) if each is not None])
+        ready: torch.Tensor | None = kernels.run_at_hand(x, form, weight, scale, bias)
+        if ready is not None:
             return ready
     rows = _rows(x)
     inner = rows.shape[1]
@@ -213,10 +212,8 @@ def gated_linear(
     if gate_bitmask is None and up_bitmask is None and not apart:
         held = (None if gate_bias is None else gate_bias.dtype, None if up_bias is None else up_bias.dtype)
         form = ("gated", gate.numel(), up.numel(), features, scheme, order, activation, merged, held)
-        call = kernels.at_hand(x, form)
-        if call is not None:
-            operands = (gate, up, gate_scale, up_scale, gate_bias, up_bias)
-            result = call(x, *[each for each in operands if each is not None])
+        result = kernels.run_at_hand(x, form, gate, up, gate_scale, up_scale, gate_bias, up_bias)
+        if result is not None:
             ready: torch.Tensor = result if merged else result[0]
             return ready
     rows = _rows(x)
@@ -263,9 +260,8 @@ def sibling_linears(
         held = tuple([None if bias is None else bias.dtype for bias in biases])
         sizes = tuple([weight.numel() for weight in weights])
         form = ("siblings", sizes, tuple(features), scheme, order, held)
-        call = kernels.at_hand(x, form)
-        if call is not None:
-            ready = call(x, *[each for each in (*weights, *scales, *biases) if each is not None])
+        ready = kernels.run_at_hand(x, form, *weights, *scales, *biases)
+        if ready is not None:
             return list(ready)
     rows = _rows(x)
     inner = rows.shape[1]
@@ -303,9 +299,8 @@ def dense_linear(
     held = None if bias is None else bias.dtype
     form = ("dense", weight.numel(), features, scheme, order, activation, held)
     if weight.dim() == 1 and residual is None:
-        call = kernels.at_hand(x, form)
-        if call is not None:
-            ready: torch.Tensor = call(x, *[each for each in (weight, scale, bias) if each is not None])
+        ready: torch.Tensor | None = kernels.run_at_hand(x, form, weight, scale, bias)
+        if ready is not None:
             return ready
     rows = _rows(x)
     _check(x, weight, weight.shape[1] if weight.dim() == 2 else 0, features, scheme, sparse=False)

@@ -81,7 +81,9 @@ class SiblingsForward(BlockForward):
         if not torch.compiler.is_compiling() and isinstance(x, torch.Tensor) and x.dim():
             call = self.straight(x.dtype, x)
             if call is not None and not self.goes_apart(call.layers, x.numel() // call.inner):
-                return call.run(x)
+                results = call.run(x)
+                if results is not None:
+                    return results
         layers = self.layers
         if not self.fuses(layers, x) or x.dtype not in kernels.ACTIVATION_DTYPES:
             return None

@@ -1,8 +1,8 @@
 """Calls that go straight to the kernels, past PyTorch's dispatcher, which takes longer on the host than a small kernel runs.
 
 A `StraightCall` holds the compiled kernel of one layer, or of several that are one step, together with their weights. It may
-be taken only while these are the layers' weights still and x is an ordinary tensor that nothing else wants to look at; for
-anything else the layer calls its operator, which gives the same numbers.
+be taken only while these are the layers' weights still and x is an ordinary tensor, as kernels read it, that nothing else wants
+to look at; for anything else the layer calls its operator, which gives the same numbers.
 """
 
 from __future__ import annotations
@@ -29,20 +29,13 @@ def transforms() -> bool:
     return _transform() is not None
 
 
-def is_plain(x: torch.Tensor, inner: int, device: torch.device) -> bool:
-    """Whether x is a matrix [..., inner] as kernels read it, and no mode, trace, gradient or autocast wants to see the operator."""
-    if type(x) is not torch.Tensor or _trace() is not None:
-        return False
-    shape = x.shape
+def is_plain(x: torch.Tensor, kind: str) -> bool:
+    """Whether x is an ordinary tensor and no mode, trace, gradient or autocast of this kind of device wants to see the operator."""
     return (
-        len(shape) > 0
-        and shape[-1] == inner
-        and x.device == device
-        and x.is_contiguous()
-        and x.numel() > 0
-        and not x.data_ptr() % 16
+        type(x) is torch.Tensor
+        and _trace() is None
         and not _dispatch_modes()
-        and not _autocast(device.type)
+        and not _autocast(kind)
         and not (x.requires_grad and _gradients())
         and _transform() is None
         and forward_ad._current_level < 0
@@ -50,12 +43,12 @@ def is_plain(x: torch.Tensor, inner: int, device: torch.device) -> bool:
 
 
 class StraightCall:
-    """The kernel of some layers on an x [..., K]: `run(x)`, where `takes(x)`.
+    """The kernel of some layers on an x [..., K]: `run(x)`, where `takes(x)`, has the result unless x is not as kernels read it.
 
     Args:
         layers: the layers, whose weights are watched.
         inner: K.
-        device: where the weights are, and x has to be.
+        device: where the weights are.
         executable: takes x [rows, K], and then the arguments.
         arguments: packed weights, scales and biases, as the executable has them.
     """
@@ -73,7 +66,7 @@ class StraightCall:
         # A collective packs a weight anew: it stays the parameter that it is, and gets other parts.
         weights = [layer._parameters["weight"] for layer in layers]
         self._packed = [(each, each.packed) for each in weights if isinstance(each, SparseWeight)]
-        self.inner, self.device = inner, device
+        self.inner, self._kind = inner, device.type
         self._call: Callable[..., Any] = executable._call_on_rows
         self._arguments = [each for each in arguments if each is not None]
 
@@ -89,8 +82,10 @@ class StraightCall:
 
     def takes(self, x: torch.Tensor) -> bool:
         """Whether the layers have the weights that they had, and x is plain."""
-        return self.holds() and is_plain(x, self.inner, self.device)
+        return self.holds() and is_plain(x, self._kind)
 
     def run(self, x: torch.Tensor) -> Any:
-        """One result [..., N], or a tuple of them."""
+        """One result [..., N], or a tuple of them; None where x is another matrix than [..., K], empty, has gaps or does not lie
+        on 16 bytes.
+        """
         return self._call(x, *self._arguments)
