@@ -653,6 +653,9 @@ def test_the_dense_path_goes_straight_too(scheme, bias):
             assert torch.equal(y, dense if each is x else dense[0])
         assert error(dense, sparse) < 1e-3 and (scheme == "f16" or torch.equal(dense, sparse))
         assert torch.equal(layer(x.repeat(2, 1, 1))[:2], sparse)  # more tokens than go dense
+        with pytest.raises(sf.InvalidArgumentError, match=r"activations \[\.\.\., 136\]"):
+            layer(x[..., :128])
+        assert layer(x.to("meta")).is_meta
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
