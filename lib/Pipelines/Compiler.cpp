@@ -490,10 +490,8 @@ static llvm::Expected<ChipProgram> buildWithoutSlowKernels(Session &session, con
       }
       ProductChoice &choice = choices[product];
       choice.configs = choice.reasons = choice.times = "";
-      // A kernel that only adds parts up has no configuration.
       for (auto &[config, slowness] : kernels)
-        if (!config.empty())
-          choice.slow.insert(config);
+        choice.slow.insert(config);
       choice.reason = llvm::formatv("the fastest without {0}, which {1}", kernels.front().first,
                                     kernels.front().second);
     }

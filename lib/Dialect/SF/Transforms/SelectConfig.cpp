@@ -247,8 +247,9 @@ private:
     llvm::sort(ends);
     Choice last = selector.select(isDynamic ? ends.back() : tokens, {}, tolerance);
     if (auto slow = op->getAttrOfType<ArrayAttr>(kSlowConfigsAttrName); slow && !last.config)
-      return op.emitOpError() << "expected a configuration whose kernel is not slow on "
-                              << targetAttr.getChip() << ", got none beside those known to be, "
+      return op.emitOpError() << "expected a configuration for " << targetAttr.getChip()
+                              << " whose kernel neither spills registers nor has its wgmma "
+                                 "instructions serialized, got none beside those that do, "
                               << slow << "; a shorter epilogue would fit";
     if (!last.config)
       return op.emitOpError() << "expected a tile that fits on " << targetAttr.getChip() << " for "
