@@ -163,9 +163,9 @@ assignFiles(ArrayRef<std::string> given, ArrayRef<runtime::TensorSpec> specs, St
       ++next;
     }
     if (file.empty())
-      return makeError(Status::InvalidArgument,
-                       "expected '--" + option + "=[NAME=]FILE.npy', got '" + argument +
-                           "', which names no file");
+      return makeError(Status::InvalidArgument, "expected '--" + option +
+                                                    "=[NAME=]FILE.npy', got '" + argument +
+                                                    "', which names no file");
     if (position >= specs.size() || !files[position].empty()) {
       std::string names;
       for (const runtime::TensorSpec &spec : specs)
