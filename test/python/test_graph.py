@@ -194,6 +194,17 @@ REFUSALS = {
 }
 
 
+@pytest.mark.parametrize("device", ["emulator", "reference"])
+def test_nan_becomes_0_in_integers(device):
+    graph = sf.Graph()
+    x = graph.input("x", (None, 64), sf.f32)
+    graph.output(graph.cast(x, sf.i8))
+    graph.output(graph.quantize(x, sf.i8, scale=1.0))
+    values = np.tile(np.float32([np.nan, np.inf, -np.inf, 2.5]), (3, 16))
+    for integers in sf.compile(graph, device=device)(values):
+        np.testing.assert_array_equal(integers, np.tile(np.int8([0, 127, -128, 2]), (3, 16)))
+
+
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda name: name.replace(" ", "_"))
 def test_refuses(case):
     refuse(*REFUSALS[case])

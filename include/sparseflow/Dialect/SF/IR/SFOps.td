@@ -277,7 +277,7 @@ def SF_QuantizeOp : SF_Op<"quantize", [
   ]> {
   let summary = "rounds to 8 bits, with given scales or with scales from the maxima";
   let description = [{
-    `q[m,k] = saturate(round(x[m,k] / s))`, rounding to nearest even, computed in f32.
+    `q[m,k] = saturate(round(x[m,k] / s))`, rounding to nearest even, computed in f32. NaN becomes 0 in `i8`.
 
     The *static* form takes its scales as an operand, and their shape says what one scale covers:
 
