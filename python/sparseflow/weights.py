@@ -202,7 +202,8 @@ def quantize_weight(weight: Any, dtype: Any = dtypes.i8) -> QuantizedWeight:
     target = dtypes.dtype(dtype)
     if target not in (dtypes.i8, dtypes.e4m3, dtypes.e5m2):
         raise InvalidArgumentError(f"expected to quantize to i8, e4m3 or e5m2, got {target}")
-    array = interop.as_numpy(weight, "weight").astype(np.float32)
+    with np.errstate(over="ignore"):  # refused below, as infinity is
+        array = interop.as_numpy(weight, "weight").astype(np.float32)
     if array.ndim != 2:
         raise InvalidArgumentError(f"weight: expected a matrix [N, K], got shape {tuple(array.shape)}")
     largest = np.maximum(array.max(axis=1, initial=0), -array.min(axis=1, initial=0))
