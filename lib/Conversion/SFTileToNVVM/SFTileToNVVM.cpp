@@ -24,6 +24,8 @@ struct ConvertSFTileToNVVMPass
     : sparseflow::impl::ConvertSFTileToNVVMBase<ConvertSFTileToNVVMPass> {
   void runOnOperation() override {
     gpu::GPUModuleOp module = getOperation();
+    if (failed(checkLayouts(module)))
+      return signalPassFailure();
     declareSharedMemory(module);
 
     MLIRContext *context = &getContext();
@@ -53,6 +55,20 @@ struct ConvertSFTileToNVVMPass
   }
 
 private:
+  /// A tile becomes the registers that its layout names.
+  static LogicalResult checkLayouts(gpu::GPUModuleOp module) {
+    auto isLaidOut = [](Type type) {
+      auto tile = dyn_cast<sf_tile::TileType>(type);
+      return !tile || tile.getLayout();
+    };
+    WalkResult result = module.walk([&](Operation *op) -> WalkResult {
+      if (llvm::all_of(op->getResultTypes(), isLaidOut))
+        return WalkResult::advance();
+      return op->emitOpError("expected tiles with layouts; run sf-tile-assign-layouts before");
+    });
+    return failure(result.wasInterrupted());
+  }
+
   static void declareSharedMemory(gpu::GPUModuleOp module) {
     auto b = OpBuilder::atBlockBegin(module.getBody());
     auto type = LLVM::LLVMArrayType::get(b.getI8Type(), 0);
