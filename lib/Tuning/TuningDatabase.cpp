@@ -11,7 +11,6 @@
 #include "llvm/Support/Chrono.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/FormatVariadic.h"
-#include "llvm/Support/JSON.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/Process.h"
@@ -344,12 +343,6 @@ Error TuningDatabase::onUser(function_ref<Error(sqlite3 &)> query) {
   return query(*user);
 }
 
-/// Whether this can have been recorded.
-static bool isEntry(const TuningEntry &entry) {
-  return !entry.config.empty() && json::isUTF8(entry.config) && std::isfinite(entry.microseconds) &&
-         entry.microseconds > 0;
-}
-
 static Error select(sqlite3 &connection, const TuningKey &key, std::optional<TuningEntry> &entry) {
   Statement statement(connection);
   if (Error error = statement.prepare(selectEntry))
@@ -357,9 +350,8 @@ static Error select(sqlite3 &connection, const TuningKey &key, std::optional<Tun
   Expected<bool> any = statement.bind(key).step();
   if (!any)
     return any.takeError();
-  // Somebody else may have written to the table.
-  if (TuningEntry found{statement.text(0), statement.number(1)}; *any && isEntry(found))
-    entry = std::move(found);
+  if (*any)
+    entry = TuningEntry{statement.text(0), statement.number(1)};
   return Error::success();
 }
 
@@ -376,7 +368,7 @@ Expected<std::optional<TuningEntry>> TuningDatabase::lookup(const TuningKey &key
 }
 
 Error TuningDatabase::record(const TuningKey &key, StringRef config, double microseconds) {
-  if (!isEntry({config.str(), microseconds}))
+  if (config.empty() || !std::isfinite(microseconds) || microseconds <= 0)
     return makeError(formatv("expected a configuration and a time above 0, got '{0}' and {1} us",
                              config, std::to_string(microseconds)));
   std::lock_guard<std::mutex> lock(mutex);

@@ -55,16 +55,22 @@ struct ConvertSFTileToNVVMPass
   }
 
 private:
-  /// A tile becomes the registers that its layout names.
+  /// A tile becomes the registers that its layout names, and a box is copied to where its stage's
+  /// layout says.
   static LogicalResult checkLayouts(gpu::GPUModuleOp module) {
     auto isLaidOut = [](Type type) {
       auto tile = dyn_cast<sf_tile::TileType>(type);
       return !tile || tile.getLayout();
     };
     WalkResult result = module.walk([&](Operation *op) -> WalkResult {
-      if (llvm::all_of(op->getResultTypes(), isLaidOut))
+      auto copy = dyn_cast<sf_tile::CopyAsyncOp>(op);
+      bool needsStage = copy && copy.getOrder() == sf_tile::CopyOrder::Logical &&
+                        isa<MemRefType>(copy.getSource().getType());
+      if (llvm::all_of(op->getResultTypes(), isLaidOut) &&
+          (!needsStage || copy.getRing().getType().getLayout()))
         return WalkResult::advance();
-      return op->emitOpError("expected tiles with layouts; run sf-tile-assign-layouts before");
+      return op->emitOpError("expected tiles and stages with layouts; run sf-tile-assign-layouts "
+                             "before");
     });
     return failure(result.wasInterrupted());
   }

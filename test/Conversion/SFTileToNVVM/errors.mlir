@@ -13,8 +13,20 @@ gpu.module @kernels {
 
 gpu.module @kernels {
   sf_tile.kernel @no_layout(%v: f32) attributes {threads = 32 : i64} {
-    // expected-error @below {{expected tiles with layouts; run sf-tile-assign-layouts before}}
+    // expected-error @below {{expected tiles and stages with layouts; run sf-tile-assign-layouts before}}
     %t = sf_tile.splat %v : f32 -> !sf_tile.tile<8x64xf32>
+    sf_tile.return
+  }
+}
+
+// -----
+
+gpu.module @kernels {
+  sf_tile.kernel @no_stage_layout(%x: memref<?x64xf16>) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %ring = sf_tile.ring {offset = 0 : i64, stride = 1024 : i64} : !sf_tile.ring<2 x 8x64xf16>
+    // expected-error @below {{expected tiles and stages with layouts; run sf-tile-assign-layouts before}}
+    sf_tile.copy_async %x[%c0, %c0] [8, 64] to %ring[%c0] logical : memref<?x64xf16> to <2 x 8x64xf16>
     sf_tile.return
   }
 }
@@ -57,13 +69,14 @@ gpu.module @kernels attributes {sf.target = #sf.target<"sm_80">} {
 
 // -----
 
+#odd = #sf_tile.layout<offset = [[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]]>
 gpu.module @kernels {
   sf_tile.kernel @odd_rows(%x: memref<?x3xf16>) attributes {threads = 32 : i64} {
     %c0 = arith.constant 0 : index
-    %ring = sf_tile.ring {offset = 0 : i64, stride = 1024 : i64} : !sf_tile.ring<2 x 8x3xf16>
+    %ring = sf_tile.ring {offset = 0 : i64, stride = 1024 : i64} : !sf_tile.ring<2 x 8x3xf16, #odd>
     // expected-error @below {{expected rows of a multiple of 4 bytes, got 6}}
     // expected-error @below {{failed to legalize operation 'sf_tile.copy_async'}}
-    sf_tile.copy_async %x[%c0, %c0] [8, 3] to %ring[%c0] logical : memref<?x3xf16> to <2 x 8x3xf16>
+    sf_tile.copy_async %x[%c0, %c0] [8, 3] to %ring[%c0] logical : memref<?x3xf16> to <2 x 8x3xf16, #odd>
     sf_tile.return
   }
 }

@@ -64,6 +64,11 @@ func.func private @no_dimensions(!sf_tile.tile<f32>)
 
 // -----
 
+// expected-error @below {{expected the layout to cover a stage of [4, 2], got [2, 2]}}
+func.func private @uncovered_stage(!sf_tile.ring<2 x 4x2xf32, #sf_tile.layout<offset = [[0, 1], [1, 0]]>>)
+
+// -----
+
 // expected-error @below {{expected at most 2^30 elements, got [65536, 65536]}}
 func.func private @many_elements(!sf_tile.tile<65536x65536xf32>)
 

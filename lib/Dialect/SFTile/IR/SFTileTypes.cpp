@@ -176,6 +176,11 @@ LogicalResult RingType::verify(function_ref<InFlightDiagnostic()> emitError, int
     return failure();
   if (layout && (layout.isDistributed() || layout.getBases("offset").empty()))
     return emitError() << "expected a layout over `offset`";
+  if (layout)
+    for (auto [size, covered] : llvm::zip_equal(shape, layout.getWarpTile()))
+      if (covered < size)
+        return emitError() << "expected the layout to cover a stage of [" << shape << "], got ["
+                           << layout.getWarpTile() << "]";
   return success();
 }
 
