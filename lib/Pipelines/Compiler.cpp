@@ -11,6 +11,7 @@
 #include "Session.h"
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
+#include "sparseflow/Dialect/SF/Transforms/Passes.h"
 #include "sparseflow/Dialect/SF/Transforms/Tuning.h"
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
 #include "sparseflow/Runtime/ElementType.h"
@@ -37,6 +38,7 @@
 #include <dlfcn.h>
 #include <map>
 #include <mutex>
+#include <set>
 
 using namespace mlir;
 using namespace sparseflow;
@@ -360,21 +362,22 @@ static llvm::Expected<ChipProgram> buildKernels(Session &session, const Chip &ch
 
 // How many registers an epilogue needs is known to ptxas alone. Where a kernel of a configuration
 // that the compiler chose is slow, spilling or with serialized wgmma, the product gets another
-// choice among tiles with fewer accumulators.
+// choice: at first without what needs as many registers, in the end among small tiles alone.
 
 /// The number of a product, in the order of the module's text, on the product and on its launches.
 static constexpr llvm::StringLiteral productAttrName = "sf.product";
-/// Accumulators a thread, from try to try. The smallest tiles have 16, which leaves room for any
-/// epilogue that was met.
-static constexpr int64_t fewerAccumulators[] = {112, 64, 48, 32, 16};
+/// Accumulators a thread, from try to try; the first only leaves out what is known to be slow. The
+/// smallest tiles have 16, which leaves room for any epilogue that was met.
+static constexpr int64_t fewerAccumulators[] = {sf::kMostAccumulators, 112, 64, 48, 32, 16};
 
 /// What is known about the products of a module while their configurations are sought. Attributes
 /// are text, which outlives their session.
 struct ProductChoice {
-  std::string configs; // "" while there is something to choose
-  std::string reasons; // of each configuration; "": none are known
-  std::string times;   // likewise
-  std::string reason;  // why it is not what was chosen first
+  std::string configs;        // "" while there is something to choose
+  std::string reasons;        // of each configuration; "": none are known
+  std::string times;          // likewise
+  std::string reason;         // why it is not what was chosen first
+  std::set<std::string> slow; // configurations that were built and are slow
   bool isGiven = false;
 };
 
@@ -410,6 +413,11 @@ static void setChoices(ModuleOp module, ArrayRef<ProductChoice> choices) {
       op->setAttr(sf::kTimesAttrName, parseAttribute(choice.times, module.getContext()));
     if (!choice.reason.empty())
       op->setAttr("sf.reason", builder.getStringAttr(choice.reason));
+    if (!choice.slow.empty())
+      op->setAttr(sf::kSlowConfigsAttrName, builder.getArrayAttr(llvm::map_to_vector(
+                                                choice.slow, [&](const std::string &text) {
+                                                  return parseAttribute(text, module.getContext());
+                                                })));
   });
 }
 
@@ -420,22 +428,24 @@ static void numberProducts(ModuleOp module) {
       [&](sf::MatmulOp op) { op->setAttr(productAttrName, builder.getI64IntegerAttr(number++)); });
 }
 
-/// The numbers of the products of which a kernel is slow, with the first one's configuration and
-/// slowness; -1 stands for other operations.
-static std::map<int64_t, std::string> findSlowProducts(ModuleOp module) {
-  llvm::StringMap<std::string> slow;
+/// A kernel's configuration and what makes it slow.
+using SlowKernel = std::pair<std::string, std::string>;
+
+/// The slow kernels of each product that has some, by its number; -1 stands for other operations.
+static std::map<int64_t, std::vector<SlowKernel>> findSlowProducts(ModuleOp module) {
+  llvm::StringMap<SlowKernel> slow;
   for (auto binary : module.getOps<gpu::BinaryOp>())
     for (const target::BinaryKernel &kernel : target::getBinaryKernels(binary))
       if (auto slowness = kernel.metadata.getAttr<StringAttr>("slowness"))
-        slow[kernel.metadata.getName()] = llvm::formatv(
-            "{0} {1}", printAttribute(kernel.metadata.getAttr("sf.config")), slowness.getValue());
-  std::map<int64_t, std::string> products;
+        slow[kernel.metadata.getName()] = {printAttribute(kernel.metadata.getAttr("sf.config")),
+                                           slowness.str()};
+  std::map<int64_t, std::vector<SlowKernel>> products;
   module.walk([&](sf_tile::LaunchOp launch) {
     auto known = slow.find(launch.getKernel().getLeafReference());
     if (known == slow.end())
       return;
     auto product = launch->getParentOp()->getAttrOfType<IntegerAttr>(productAttrName);
-    products.insert({product ? product.getInt() : -1, known->second});
+    products[product ? product.getInt() : -1].push_back(known->second);
   });
   return products;
 }
@@ -467,21 +477,23 @@ static llvm::Expected<ChipProgram> buildWithoutSlowKernels(Session &session, con
   llvm::Expected<ChipProgram> program = build(session);
   if (!program)
     return program;
-  std::map<int64_t, std::string> slow = findSlowProducts(session.module());
+  auto slow = findSlowProducts(session.module());
   for (int64_t accumulators : fewerAccumulators) {
     if (slow.empty())
       break;
     pipeline.maxAccumulators = accumulators;
-    for (auto &[product, message] : slow) {
+    for (auto &[product, kernels] : slow) {
       // What is not ours to change is an error this time.
       if (product < 0 || choices[product].isGiven) {
         pipeline.allowSlow = false;
         continue;
       }
-      choices[product].configs = choices[product].reasons = choices[product].times = "";
-      choices[product].reason = llvm::formatv("the fastest with at most {0} accumulators a "
-                                              "thread: {1}",
-                                              accumulators, message);
+      ProductChoice &choice = choices[product];
+      choice.configs = choice.reasons = choice.times = "";
+      for (auto &[config, slowness] : kernels)
+        choice.slow.insert(config);
+      choice.reason = llvm::formatv("the fastest without {0}, which {1}", kernels.front().first,
+                                    kernels.front().second);
     }
     Session again(shared.options, llvm::formatv("{0}-{1}-", chip.name, accumulators).str());
     if (llvm::Error error = openForChip(again, shared, chip))
@@ -503,8 +515,9 @@ static llvm::Expected<ChipProgram> buildWithoutSlowKernels(Session &session, con
         rt::Status::InvalidProgram,
         llvm::formatv("expected a configuration for {0} whose kernel neither spills registers nor "
                       "has its wgmma instructions serialized, got none: with the fewest "
-                      "accumulators, {1}; a shorter epilogue would fit",
-                      chip.name, slow.begin()->second));
+                      "accumulators, {1} {2}; a shorter epilogue would fit",
+                      chip.name, slow.begin()->second.front().first,
+                      slow.begin()->second.front().second));
   return program;
 }
 

@@ -286,7 +286,9 @@ void TensorView::borrow(py::handle from, const Label &what) {
 bool TensorView::borrowRows(py::handle from, int64_t width) {
   try {
     borrow(from, "rows");
-  } catch (py::error_already_set &) { // of a kind that has no memory, such as a meta tensor
+  } catch (py::error_already_set &error) { // of a kind that has no memory, such as a meta tensor
+    if (!error.matches(PyExc_Exception))
+      throw; // Ctrl-C
     return false;
   }
   if (tensor.rank < 1 || shape[tensor.rank - 1] != width ||

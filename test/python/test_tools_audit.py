@@ -146,21 +146,16 @@ def test_2_4_does_not_help_a_decode_that_attention_binds(capsys):
 
 
 def test_2_4_does_not_help_where_one_gpu_serves_everything(capsys):
-    arguments = [
-        "--model",
-        "llama-7b",
-        "--qps",
-        "0.1",
-        "--input-tokens",
-        "512",
-        "--output-tokens",
-        "16",
-        "--gpu",
-        "a100",
-    ]
+    arguments = changed(qps=0.1, output_tokens=16, gpu="a100")
     verdict = json.loads(run(capsys, *arguments, "--json")[1])["verdict"]
     assert len(verdict) == 3 and all("does not help here" in line for line in verdict)
     assert all("1 GPU is needed either way" in line for line in verdict)
+
+
+def test_2_4_does_not_help_where_its_fastest_replica_is_of_more_gpus(capsys):
+    arguments = changed(model="qwen2.5-32b", qps=0.01, output_tokens=512, gpu="a100")
+    verdict = json.loads(run(capsys, *arguments, "--json")[1])["verdict"]
+    assert "does not help here" in verdict[-1] and "2:4 needs 2 GPUs instead of 1" in verdict[-1]
 
 
 def test_2_4_helps_where_its_kernels_are_twice_as_fast_and_prefill_is_all(capsys, tmp_path):

@@ -607,7 +607,7 @@ def test_a_weight_that_a_collective_replaced_is_not_multiplied_by_as_it_was(tmp_
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 def test_collectives_are_asked_for_work_to_wait_for(tmp_path, monkeypatch):
-    """Of NCCL without: there is none then, and PyTorch ends the process when an operator returns none to Python."""
+    """NCCL has none for the others, and PyTorch ends the process when an operator called from Python returns none."""
     import torch.distributed as dist
 
     from sparseflow.torch import tensor
@@ -627,7 +627,7 @@ def test_collectives_are_asked_for_work_to_wait_for(tmp_path, monkeypatch):
     )
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
     try:
-        dist.broadcast(pair("int8")[1].weight, 0)  # which is none that goes on while the caller does
+        dist.broadcast(pair("int8")[1].weight, 0)  # not asked for as an asynchronous one
     finally:
         dist.destroy_process_group()
     assert asked == [True] * 3  # values, bitmask, scale
@@ -653,6 +653,9 @@ def test_the_dense_path_goes_straight_too(scheme, bias):
             assert torch.equal(y, dense if each is x else dense[0])
         assert error(dense, sparse) < 1e-3 and (scheme == "f16" or torch.equal(dense, sparse))
         assert torch.equal(layer(x.repeat(2, 1, 1))[:2], sparse)  # more tokens than go dense
+        with pytest.raises(sf.InvalidArgumentError, match=r"activations \[\.\.\., 136\]"):
+            layer(x[..., :128])
+        assert layer(x.to("meta")).is_meta
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")

@@ -96,8 +96,8 @@ struct LowerReturn : OpConversionPattern<ReturnOp> {
 };
 
 /// x / y of numbers below 2^31 by y's reciprocal, which a loop over x computes once: a division
-/// takes some 200 cycles, and nothing hides it at the begin of a tile. The reciprocal is too small
-/// by less than 1, so the product by at most 1.
+/// takes some 200 cycles, and nothing hides it at the beginning of a tile. The reciprocal, in units
+/// of 2^-32, is too small by at most 1, so the product by less than 1 and the quotient by at most 1.
 Value divideByKnown(Emitter &e, Value x, Value y) {
   Value reciprocal = arith::DivUIOp::create(e.b, e.loc, e.i32(-1), y);
   Value quotient = arith::MulUIExtendedOp::create(e.b, e.loc, x, reciprocal).getHigh();
@@ -160,10 +160,10 @@ struct LowerTileId : OpConversionPattern<TileIdOp> {
       Value width = raster;
       token = divide(within, raster);
       // The last panel may be narrower: another constant.
-      if (int64_t rest = numFeatureTiles % rasterTiles) {
+      if (int64_t narrow = numFeatureTiles % rasterTiles) {
         Value isNarrow = e.lessThan(e.i32(numFeatureTiles - rasterTiles), first);
-        width = e.select(isNarrow, e.i32(rest), width);
-        token = e.select(isNarrow, divide(within, e.i32(rest)), token);
+        width = e.select(isNarrow, e.i32(narrow), width);
+        token = e.select(isNarrow, divide(within, e.i32(narrow)), token);
       }
       feature = e.add(first, subtract(within, e.mul(token, width)));
     }

@@ -60,7 +60,10 @@ public:
 private:
   /// Two features of two tokens are a thread's part of a slice.
   static constexpr size_t kSums = 4, kTokens = 2, kFeatures = 2;
-  static constexpr size_t kEarlyRegisters = 6, kFreeRegisters = 10, kMost = 8;
+  /// ptxas has room for as many beside the 128 sums of 128 x 256; with 10 and 16 it spills there
+  /// where the epilogue has a bias and a residual.
+  static constexpr size_t kEarlyRegisters = 6, kFreeRegisters = 10;
+  static constexpr size_t kMost = 8; // slices
 
   /// Of a thread, for what each slice has of its own and for what all have in common.
   static void countRegisters(sf::MatmulOp op, size_t &own, size_t &common) {

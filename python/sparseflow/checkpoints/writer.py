@@ -198,12 +198,16 @@ class ResumableWriter:
         return self._files[shard]
 
     def _sync(self) -> None:
-        pending, self._pending, self._pending_bytes = self._pending, [], 0  # after a failure nobody knows what is there
-        for file in self._files.values():
-            file.sync()
-        for line in pending:
-            self._append(line)
-            self._kept += 1
+        try:
+            for file in self._files.values():
+                file.sync()
+            for line in self._pending:
+                self._append(line)
+                self._kept += 1
+        except OSError:  # a second try would succeed, whatever is lost; behind Ctrl-C it is a true one
+            self._pending, self._pending_bytes = [], 0
+            raise
+        self._pending, self._pending_bytes = [], 0
 
     def _append(self, line: str) -> None:
         self._journal.write(line + "\n")

@@ -246,7 +246,7 @@ def verdict(plans: dict[str, Plan], qps: float, assumed: Assumptions) -> list[st
         if found.mid < _WORTH:
             sentences.append(f"{scheme}: 2:4 does not help here: {shown}.")
         elif ours >= theirs:
-            sentences.append(f"{scheme}: 2:4 does not help here: {shown}{_either_way(theirs)}.")
+            sentences.append(f"{scheme}: 2:4 does not help here: {shown}, and {_no_fewer(ours, theirs)}.")
         elif _from_elsewhere(plan, dense):
             sentences.append(
                 f"{scheme}: 2:4 may help: {shown}, {ours} GPUs instead of {theirs}; projected from another GPU, so run --calibrate on one."
@@ -265,7 +265,8 @@ def verdict(plans: dict[str, Plan], qps: float, assumed: Assumptions) -> list[st
         ours, theirs = best_sparse.gpus(qps, assumed)[1], best_dense.gpus(qps, assumed)[1]
         shown = f"{best_sparse.scheme} serves {found.mid:.2f} times ({found.low:.2f} to {found.high:.2f}) what {best_dense.scheme} does"
         if found.mid < _WORTH or ours >= theirs:
-            shown += _either_way(theirs) if found.mid >= _WORTH else ""
+            if found.mid >= _WORTH:
+                shown += f", and {_no_fewer(ours, theirs)}"
             sentences.append(
                 f"All in all: 2:4 does not help here: the best of each, {shown}. Take {best_dense.scheme}."
             )
@@ -275,8 +276,11 @@ def verdict(plans: dict[str, Plan], qps: float, assumed: Assumptions) -> list[st
     return sentences
 
 
-def _either_way(gpus: int) -> str:
-    return f", and {gpus} GPUs are needed either way" if gpus != 1 else ", and 1 GPU is needed either way"
+def _no_fewer(ours: int, theirs: int) -> str:
+    """Where 2:4 is faster and saves no GPU."""
+    if ours > theirs:
+        return f"2:4 needs {ours} GPUs instead of {theirs}"
+    return f"{theirs} GPUs are needed either way" if theirs != 1 else "1 GPU is needed either way"
 
 
 def _from_elsewhere(*plans: Plan) -> bool:

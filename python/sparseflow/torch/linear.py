@@ -56,6 +56,13 @@ def _check(x: Any, inner: int) -> None:
         ops.refuse_tangent(x)
 
 
+def _linear_if_fits(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
+    """``F.linear`` of an x [..., K] beside a weight [N, K]; None for any other x, which the layer refuses with a sentence."""
+    if x.dim() == 0 or x.shape[-1] != weight.shape[1] or x.device != weight.device:
+        return None
+    return F.linear(x, weight, bias)
+
+
 class SparseLinear(nn.Linear):
     """``y = x @ weight.T + bias`` with a 2:4 weight; see `from_dense`. For inference.
 
@@ -83,7 +90,7 @@ class SparseLinear(nn.Linear):
         self._straight: dict[torch.dtype, StraightCall] = {}
         #: The kernels of blocks of which this is the first layer, by the block; see blocks.py.
         self.steps: dict[Any, dict[Any, StraightCall]] = {}
-        self._straight_dense: dict[torch.dtype, Callable[[torch.Tensor], torch.Tensor]] = {}
+        self._straight_dense: dict[torch.dtype, Callable[[torch.Tensor], torch.Tensor | None]] = {}
         self._decide()
 
     @classmethod
@@ -239,7 +246,7 @@ class SparseLinear(nn.Linear):
             if self._dense is not None and weight.scheme.quantized:
                 self._straight_dense[x.dtype] = self._straight_call(weight, x.dtype, self._dense, sparse=False).run
             elif self._dense is not None and (self.bias is None or self.bias.dtype is x.dtype):
-                self._straight_dense[x.dtype] = functools.partial(F.linear, weight=self._dense, bias=self.bias)
+                self._straight_dense[x.dtype] = functools.partial(_linear_if_fits, self._dense, self.bias)
 
     def _straight_call(
         self, weight: SparseWeight, dtype: torch.dtype, packed: torch.Tensor, *, sparse: bool

@@ -102,3 +102,16 @@ func.func @straddling(%x: tensor<?x4104xf16>, %w: tensor<4096x4104xf16, #sf.weig
   %0 = sf.matmul %x, %w : (tensor<?x4104xf16>, tensor<4096x4104xf16, #sf.weight<sp24>>) -> tensor<?x4096xf16>
   return %0 : tensor<?x4096xf16>
 }
+
+// -----
+
+// A kernel of so many accumulators in two warpgroups was slow: what has fewer is left, and other numbers of warpgroups.
+// CHECK-LABEL: @known_slow
+// CHECK-NOT: tile = 128x{{224|240|256}}x
+// CHECK: tile = 128x192x64
+// CHECK-NOT: tile = 128x{{224|240|256}}x
+// CHECK: #sf.kernel_config<tile = 256x128x64, warps = 16x1, split_k = 1, raster = 16, atom = wgmma_sp>], sf.slow_configs
+func.func @known_slow(%x: tensor<?x4096xf16>, %w: tensor<4096x4096xf16, #sf.weight<sp24>>) -> tensor<?x4096xf16> {
+  %0 = sf.matmul %x, %w {sf.slow_configs = [#sf.kernel_config<max_tokens = 512, tile = 128x224x64, warps = 8x1, atom = wgmma_sp>]} : (tensor<?x4096xf16>, tensor<4096x4096xf16, #sf.weight<sp24>>) -> tensor<?x4096xf16>
+  return %0 : tensor<?x4096xf16>
+}

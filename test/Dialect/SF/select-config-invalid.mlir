@@ -18,3 +18,15 @@ func.func @warpgroups_elsewhere(%x: tensor<?x64xf16>, %w: tensor<64x64xf16, #sf.
     : (tensor<?x64xf16>, tensor<64x64xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
   return %0 : tensor<?x64xf16>
 }
+
+// -----
+
+// The smallest tile of each number of warps was slow.
+func.func @all_slow(%x: tensor<?x64xf16>, %w: tensor<64x64xf16, #sf.weight<sp24>>) -> tensor<?x64xf16> {
+  // expected-error@+1 {{'sf.matmul' op expected a configuration for sm_80 whose kernel neither spills registers nor has its wgmma instructions serialized, got none beside those that do, [#sf.kernel_config<tile = 64x16x64}}
+  %0 = sf.matmul %x, %w {sf.slow_configs = [#sf.kernel_config<tile = 64x16x64, warps = 1x2, atom = mma_sp>,
+                                            #sf.kernel_config<tile = 64x32x64, warps = 1x4, atom = mma_sp>,
+                                            #sf.kernel_config<tile = 256x16x64, warps = 4x2, atom = mma_sp>]}
+    : (tensor<?x64xf16>, tensor<64x64xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
+  return %0 : tensor<?x64xf16>
+}

@@ -231,13 +231,16 @@ gpu.module @kernels {
 #w = #sf_tile.layout<offset = [[0, 1], [0, 2], [0, 4], [2, 0], [4, 0], [8, 0], [1, 0], [16, 0], [32, 0], [0, 8], [0, 16], [0, 32]]>
 #acc = #sf_tile.layout<register = [[1, 0], [0, 1]], lane = [[0, 2], [0, 4], [2, 0], [4, 0], [8, 0]], warps = [4, 1], along = [0, 1]>
 
-// What stands before the pipeline and loads is for what follows it: the consumers load it for each tile, ahead of their products.
+// What is loaded before the pipeline is for what follows it: the consumers load it for each tile, ahead of their products, and compute
+// what is made of it alone.
 // CHECK-LABEL: sf_tile.kernel @loads_ahead
 // CHECK: sf_tile.role producer
 // CHECK-NOT: sf_tile.load
+// CHECK-NOT: sf_tile.map
 // CHECK: sf_tile.role consumer {
 // CHECK: sf_tile.tile_id
-// CHECK-NEXT: sf_tile.load %{{.*}} : memref<4x8xf32> -> <64x8xf32
+// CHECK-NEXT: %[[LOADED:.*]] = sf_tile.load %{{.*}} : memref<4x8xf32> -> <64x8xf32
+// CHECK-NEXT: sf_tile.map %[[LOADED]]
 // CHECK: sf_tile.await
 // CHECK: sf_tile.mma <
 // CHECK-NOT: memref<4x8xf32>
@@ -246,7 +249,12 @@ gpu.module @kernels {
     %c0 = arith.constant 0 : index
     %tokens = memref.dim %x, %c0 : memref<?x256xf16>
     %feature, %token, %split = sf_tile.tile_id %tokens {feature_tiles = 4, tile_tokens = 8, splits = 1, raster = 2}
-    %scale = sf_tile.load %s[%feature, %c0] : memref<4x8xf32> -> !sf_tile.tile<64x8xf32, #acc>
+    %loaded = sf_tile.load %s[%feature, %c0] : memref<4x8xf32> -> !sf_tile.tile<64x8xf32, #acc>
+    %scale = sf_tile.map %loaded : !sf_tile.tile<64x8xf32, #acc> -> !sf_tile.tile<64x8xf32, #acc> {
+    ^bb0(%p: f32):
+      %v = arith.negf %p : f32
+      sf_tile.yield %v : f32
+    }
     %zero = arith.constant 0.0 : f32
     %init = sf_tile.splat %zero : f32 -> !sf_tile.tile<64x8xf32, #acc>
     %xring = sf_tile.ring : !sf_tile.ring<2 x 8x64xf16, #x>

@@ -12,6 +12,7 @@
 
 #include "sparseflow/Dialect/SF/IR/PipelineDepth.h"
 #include "sparseflow/Dialect/SF/Transforms/Passes.h"
+#include "sparseflow/Dialect/SF/Transforms/Tuning.h"
 #include "sparseflow/Support/PackedLayout.h"
 
 #include "llvm/Support/MathExtras.h"
@@ -185,6 +186,17 @@ bool sf::leavesRegisters(KernelConfigAttr config, const MatmulShape &shape,
   constexpr int64_t fewestAccumulators = 16;
   return getAccumulatorsPerThread(config, shape.numWeights) <=
          std::max<int64_t>(maxAccumulators, fewestAccumulators * shape.numWeights);
+}
+
+bool sf::isKnownSlow(MatmulOp op, KernelConfigAttr config) {
+  auto slow = op->getAttrOfType<ArrayAttr>(kSlowConfigsAttrName);
+  unsigned numWeights = op.getWeights().size();
+  return slow && llvm::any_of(slow, [&](Attribute attr) {
+           auto known = dyn_cast<KernelConfigAttr>(attr);
+           return known && known.getNumThreads() == config.getNumThreads() &&
+                  getAccumulatorsPerThread(known, numWeights) <=
+                      getAccumulatorsPerThread(config, numWeights);
+         });
 }
 
 bool sf::usesWarpgroups(const MatmulShape &shape, const ChipInfo &chip) {

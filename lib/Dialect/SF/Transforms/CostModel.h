@@ -40,6 +40,10 @@ bool usesWarpgroups(const MatmulShape &shape, const ChipInfo &chip);
 /// leave room for, has many registers beside them.
 bool leavesRegisters(KernelConfigAttr config, const MatmulShape &shape, int64_t maxAccumulators);
 
+/// Whether a kernel of the product that needs no more registers is known to be slow: one of as many
+/// threads and no more accumulators.
+bool isKnownSlow(MatmulOp op, KernelConfigAttr config);
+
 /// Configurations worth comparing for the product on the chip: those of which three stages fit in
 /// shared memory, with at most so many accumulators a thread. Unbounded, without a depth.
 llvm::SmallVector<KernelConfigAttr> getCandidates(mlir::MLIRContext *context,

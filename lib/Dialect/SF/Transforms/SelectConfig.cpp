@@ -49,7 +49,9 @@ class Selector {
 public:
   Selector(MatmulOp op, TargetAttr target, int64_t maxAccumulators, TunedConfigs &tuned)
       : op(op), target(target), maxAccumulators(maxAccumulators), tuned(tuned), shape(getShape(op)),
-        candidates(getCandidates(op.getContext(), shape, target.getInfo(), maxAccumulators)) {}
+        candidates(getCandidates(op.getContext(), shape, target.getInfo(), maxAccumulators)) {
+    llvm::erase_if(candidates, [&](KernelConfigAttr config) { return isKnownSlow(op, config); });
+  }
 
   /// What is the fastest as far as that was measured, else by the cost model; of kernels by the
   /// cost model `preferred`, if it is not slower by more than `tolerance`. No kernel if none fits.
@@ -244,6 +246,11 @@ private:
     llvm::append_range(ends, kEndsBetween);
     llvm::sort(ends);
     Choice last = selector.select(isDynamic ? ends.back() : tokens, {}, tolerance);
+    if (auto slow = op->getAttrOfType<ArrayAttr>(kSlowConfigsAttrName); slow && !last.config)
+      return op.emitOpError() << "expected a configuration for " << targetAttr.getChip()
+                              << " whose kernel neither spills registers nor has its wgmma "
+                                 "instructions serialized, got none beside those that do, "
+                              << slow << "; a shorter epilogue would fit";
     if (!last.config)
       return op.emitOpError() << "expected a tile that fits on " << targetAttr.getChip() << " for "
                               << op.getWeights().size() << " weights, got none; compute them in "

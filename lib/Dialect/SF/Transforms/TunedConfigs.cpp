@@ -98,7 +98,7 @@ std::optional<TunedConfig> TunedConfigs::find(MatmulOp op, TargetAttr target, in
     return std::nullopt;
   }
   // Such a kernel was found to be slow in this product; what was measured stays true.
-  if (!leavesRegisters(tuned.config, shape, maxAccumulators))
+  if (!leavesRegisters(tuned.config, shape, maxAccumulators) || isKnownSlow(op, tuned.config))
     tuned.config = nullptr;
   if (std::optional<tuning::TuningEntry> library = lookup(getLibraryKey(key)))
     tuned.libraryMicroseconds = library->microseconds;

@@ -14,7 +14,7 @@ namespace sparseflow::sf {
 
 /// What was measured of a product and a number of tokens.
 struct TunedConfig {
-  /// The fastest kernel, for any number of tokens. Null: it holds too many accumulators.
+  /// The fastest kernel, for any number of tokens. Null: it needs too many registers.
   KernelConfigAttr config;
   double microseconds = 0;
   /// Of the dense product by cuBLASLt.

@@ -26,7 +26,9 @@
 //
 // Blocks stay and take one tile after the other, so the producer fills stages of the next tile
 // while the consumers store this one; only where K is divided in a cluster, which is for few tiles,
-// each takes one. What computes a tile's coordinates is copied into both roles.
+// each takes one. What computes a tile's coordinates is copied into both roles; what is loaded
+// before the pipeline is for the epilogue, so the consumers load it, for each tile ahead of its
+// products.
 //
 // Where a kernel may begin while another one ends, the producer first brings the parts of a few
 // stages that are constants: weights. What else belongs to them follows after the wait.
@@ -127,8 +129,8 @@ private:
   TileIdOp tileId;
   /// What depends on the tile before the pipeline, and what follows the pipeline.
   SmallVector<Operation *> coordinates, suffix;
-  /// What the consumers load ahead, for what follows.
-  SmallVector<Operation *> loads;
+  /// What stands before the pipeline and is the consumers' alone: loads, and what is made of them.
+  llvm::SmallSetVector<Operation *, 4> loads;
   /// The producer's constants, which need not wait for the kernel before.
   SmallPtrSet<Operation *, 4> constantCopies;
   /// The barriers, and the bytes that arrive in a stage, an i32.
@@ -179,16 +181,18 @@ LogicalResult SpecializedRoles::findTile() {
   tileId = tiles[0];
   sharers = tileId.getSplits() > 1 ? 1 : cluster;
   SmallPtrSet<Operation *, 8> dependent = {tileId};
+  auto dependsOn = [](Operation &op, const auto &others) {
+    return llvm::any_of(op.getOperands(),
+                        [&](Value operand) { return others.contains(operand.getDefiningOp()); });
+  };
   for (Operation &op : llvm::make_range(std::next(Block::iterator(tileId)), body.end())) {
     if (isa<ReturnOp>(op) || &op == pipeline)
       continue;
     if (pipeline->isBeforeInBlock(&op)) {
       suffix.push_back(&op);
-    } else if (isa<LoadOp>(op)) {
-      loads.push_back(&op);
-    } else if (llvm::any_of(op.getOperands(), [&](Value operand) {
-                 return dependent.contains(operand.getDefiningOp());
-               })) {
+    } else if (isa<LoadOp>(op) || dependsOn(op, loads)) {
+      loads.insert(&op);
+    } else if (dependsOn(op, dependent)) {
       dependent.insert(&op);
       coordinates.push_back(&op);
     }

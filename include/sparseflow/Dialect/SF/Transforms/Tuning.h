@@ -18,6 +18,9 @@ namespace sparseflow::sf {
 inline constexpr llvm::StringLiteral kReasonsAttrName = "sf.reasons";
 /// Likewise: #sf.times for each, what was measured.
 inline constexpr llvm::StringLiteral kTimesAttrName = "sf.times";
+/// Configurations of kernels that were built and found slow, spilling registers say: an array on a
+/// product, which sf-select-config asks.
+inline constexpr llvm::StringLiteral kSlowConfigsAttrName = "sf.slow_configs";
 
 /// The numbers of tokens that configurations are chosen for, ascending. Each stands for those from
 /// the one before; the last for all larger ones too.

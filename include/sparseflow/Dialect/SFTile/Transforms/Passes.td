@@ -53,11 +53,11 @@ def SFTileAssignRoles : Pass<"sf-tile-assign-roles", "::sparseflow::sf_tile::Ker
     The instruction decides which of two ways a pipeline runs.
 
     Specialized, where products are asynchronous and read shared memory themselves: one thread of a warp of its own
-    produces, through the copy engine; all other warps consume, and what follows the pipeline is theirs. For each step the
-    producer waits until the stage is empty, announces its bytes and issues the copies; the consumers wait until it is
-    full, issue its products as one group, wait for the group of the step before and say that its stage is empty; where
-    the number of steps is not known, nothing stays in flight. A matrix that is copied box by box becomes a tensor map,
-    which is a further argument of the kernel.
+    produces, through the copy engine; all other warps consume. What follows the pipeline is theirs, and what is loaded
+    before it. For each step the producer waits until the stage is empty, announces its bytes and issues the copies; the
+    consumers wait until it is full, issue its products as one group, wait for the group of the step before and say that
+    its stage is empty; where the number of steps is not known, nothing stays in flight. A matrix that is copied box by
+    box becomes a tensor map, which is a further argument of the kernel.
 
     Cooperative, where products take registers: all warps produce and consume. Before the loop the producer fills every
     stage, and the consumer reads the fragments of its first product when the first stage has landed. Each step of the
