@@ -65,6 +65,11 @@ class CanonicalWeight:
         """From a dense [N, K] that is 2:4; nothing is pruned. Raises InvalidArgumentError where it is not 2:4."""
         return cls(compress(dense), None if scale is None else np.ascontiguousarray(scale, np.float32), scheme)
 
+    @staticmethod
+    def numpy_dtype(scheme: str) -> np.dtype:
+        """The NumPy dtype of a scheme's stored values."""
+        return dtypes.dtype(_DTYPES[scheme]).numpy
+
     @property
     def shape(self) -> tuple[int, int]:
         """(N, K) of the dense weight."""
@@ -142,10 +147,10 @@ def dequantize(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 def cast(dense: np.ndarray, scheme: str) -> np.ndarray:
     """A dense [N, K] in the dtype of a float scheme. Raises InvalidArgumentError where it overflows."""
-    dtype = dtypes.dtype(_DTYPES[scheme])
     with np.errstate(over="ignore"):
-        made = dense.astype(dtype.numpy)
+        made = dense.astype(CanonicalWeight.numpy_dtype(scheme))
     if not np.isfinite(made.astype(np.float32)).all():
+        dtype = dtypes.dtype(_DTYPES[scheme])
         largest = float(np.nanmax(np.abs(dense.astype(np.float64)), initial=0))
         raise InvalidArgumentError(
             f"expected finite elements of at most {dtype.max:g} for {scheme}, got NaN, infinity or {largest:g}; use bf16"
