@@ -162,6 +162,10 @@ assignFiles(ArrayRef<std::string> given, ArrayRef<runtime::TensorSpec> specs, St
       file = argument;
       ++next;
     }
+    if (file.empty())
+      return makeError(Status::InvalidArgument, "expected '--" + option +
+                                                    "=[NAME=]FILE.npy', got '" + argument +
+                                                    "', which names no file");
     if (position >= specs.size() || !files[position].empty()) {
       std::string names;
       for (const runtime::TensorSpec &spec : specs)

@@ -368,7 +368,14 @@ public:
 
   /// Ready to be passed; copies the data if it is an input.
   Error prepare(bool isInput) {
-    if (rows == 0 || columns == 0 || usableAsIs())
+    if (rows == 0 || columns == 0)
+      return Error::success();
+    if (!isInput && hostOverlapsItself())
+      return makeError(Status::InvalidArgument,
+                       formatv("output '{0}' expected memory of its own for each element, got "
+                               "shape {1} with strides {2}; write to a contiguous tensor",
+                               spec.name, describeShape(host.shape), describeShape(host.strides)));
+    if (usableAsIs())
       return Error::success();
     Expected<void *> allocated = device.allocate(bytes());
     if (!allocated)
@@ -428,6 +435,22 @@ private:
       product *= host.shape[d];
     }
     return true;
+  }
+  /// Whether two elements may share memory: whether some dimension's step lies within the reach of
+  /// those with smaller steps.
+  bool hostOverlapsItself() const {
+    SmallVector<std::pair<int64_t, int64_t>, maxRank> steps; // and extents
+    for (size_t d = 0; d < host.shape.size(); ++d)
+      if (host.shape[d] > 1)
+        steps.emplace_back(std::abs(hostStride(d)), host.shape[d]);
+    sort(steps);
+    int64_t reach = 0;
+    for (auto [step, extent] : steps) {
+      if (step <= reach)
+        return true;
+      reach += step * (extent - 1);
+    }
+    return false;
   }
   bool isDense() const { return stride == columns && hostIsContiguous(); }
   bool usableAsIs() const {

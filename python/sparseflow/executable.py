@@ -248,7 +248,7 @@ class Executable(_sparseflow.Executable):
 
     def tensor(self, name: str) -> np.ndarray:
         """A read-only view of one tensor of the program, such as a packed weight. ``manifest["tensors"]`` lists them."""
-        view, code, shape = self._program.tensor(name)
+        view, code, shape = self._program.tensor(_text(name, "tensor"))
         return view.view(dtypes.numpy_dtype(code)).reshape(shape)
 
     def __repr__(self) -> str:
@@ -310,6 +310,8 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         options["tuning"] = tuning
         return compile_exported(model, aot=aot, **options)
     is_file = False
+    if not isinstance(constants or {}, Mapping):
+        raise InvalidArgumentError(f"constants: expected arrays by name, got {type(constants).__name__}")
     blobs = {name: interop.as_numpy(array, name) for name, array in (constants or {}).items()}
     if isinstance(model, Graph):
         if not model._outputs:

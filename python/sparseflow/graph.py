@@ -186,17 +186,20 @@ class Graph:
     def constant(self, array: Any, name: str | None = None) -> Value:
         """A constant tensor of rank 0 to 2. float64 becomes f32; a Python number is an f32 scalar."""
         if isinstance(array, (int, float)):
-            array = np.float32(array)
+            array = np.float64(array)
         if isinstance(array, np.generic):
             array = np.asarray(array)
         array = interop.as_numpy(array, name or "constant")
         if array.dtype == np.float64:
-            array = array.astype(np.float32)
+            with np.errstate(over="ignore"):
+                array = array.astype(np.float32)
         dtype = dtypes.dtype(array.dtype)
         if array.ndim > 2:
             raise InvalidArgumentError(f"{name or 'constant'}: expected rank 0 to 2, got shape {array.shape}")
         if dtype.is_float and not np.isfinite(array.astype(np.float32)).all():
-            raise InvalidArgumentError(f"{name or 'constant'}: expected finite elements, got NaN or infinity")
+            raise InvalidArgumentError(
+                f"{name or 'constant'}: expected finite elements, within {dtype}'s range, got others"
+            )
         if array.ndim == 0 and dtype is dtypes.f32:
             text = f"dense<{literal(float(array))}>"
             if text not in self._literals:

@@ -26,6 +26,10 @@ def _matrix(weight: Any, what: str = "weight") -> np.ndarray:
             f"{what}: expected K to be a multiple of 4 for 2:4, got {array.shape[1]}; "
             f"pad K to {(array.shape[1] + 3) // 4 * 4}"
         )
+    if array.dtype != np.float64 and dtypes.of_array(array) not in dtypes._COMPUTE:
+        raise InvalidArgumentError(
+            f"{what}: expected f16, bf16, f32, f64, i8, e4m3 or e5m2, got {dtypes.of_array(array)}; cast it with astype"
+        )
     return np.ascontiguousarray(array)
 
 
@@ -202,14 +206,16 @@ def quantize_weight(weight: Any, dtype: Any = dtypes.i8) -> QuantizedWeight:
     target = dtypes.dtype(dtype)
     if target not in (dtypes.i8, dtypes.e4m3, dtypes.e5m2):
         raise InvalidArgumentError(f"expected to quantize to i8, e4m3 or e5m2, got {target}")
-    with np.errstate(over="ignore"):  # refused below, as infinity is
-        array = interop.as_numpy(weight, "weight").astype(np.float32)
+    array = interop.as_numpy(weight, "weight")
     if array.ndim != 2:
         raise InvalidArgumentError(f"weight: expected a matrix [N, K], got shape {tuple(array.shape)}")
+    dtypes.of_array(array)  # refuses what is no real number
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
     largest = np.maximum(array.max(axis=1, initial=0), -array.min(axis=1, initial=0))
     if not np.isfinite(largest).all():
         row = int(np.flatnonzero(~np.isfinite(largest))[0])
-        raise InvalidArgumentError(f"weight: expected finite elements, got NaN or infinity in row {row}")
+        raise InvalidArgumentError(f"weight: expected finite elements, within f32's range, got others in row {row}")
     # A row so small that its scale would vanish gets the smallest normal one.
     scale = np.maximum(largest / np.float32(target.max), np.finfo(np.float32).tiny)
     scale = np.where(largest > 0, scale, np.float32(1)).astype(np.float32)

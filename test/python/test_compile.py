@@ -107,6 +107,11 @@ BAD = {
     ),
     "a folder": (sf.InvalidArgumentError, "got '/', which is a folder", lambda w: compile("/")),
     "text without an encoding": (sf.InvalidArgumentError, "that UTF-8 can encode", lambda w: compile("\udcff")),
+    "constants without names": (
+        sf.InvalidArgumentError,
+        "constants: expected arrays by name, got list",
+        lambda w: compile(TEXT, constants=[w]),
+    ),
     "a number for a config": (sf.InvalidArgumentError, "config: expected text", lambda w: compile(TEXT, config=3)),
     "no such file": (FileNotFoundError, "does not exist", lambda w: compile("/nowhere/model.mlir")),
     "a number": (sf.InvalidArgumentError, "expected a Graph, a path or MLIR text, got int", lambda w: compile(3)),

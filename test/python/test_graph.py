@@ -144,6 +144,7 @@ REFUSALS = {
         "'?fc.bias'?: expected finite",
         lambda g, x: g.matmul(x, pruned(4, 64), bias=np.full(4, np.nan), name="fc"),
     ),
+    "a number beyond f32": ("expected finite elements, within f32's range", lambda g, x: g.add(x, 1e300)),
     "infinity in a scale": ("finite", lambda g, x: g.quantize(x, scale=float("inf"))),
     "a bias of another length": (
         r"'fc': expected bias of shape \[32\] or \[\], got \[31\]",

@@ -345,6 +345,8 @@ def test_tensors_of_a_program_can_be_looked_at(linear):
         assert list(tensor.shape) == entry["shape"] and not tensor.flags.writeable
     with pytest.raises(sf.Error, match="nothing"):
         exe.tensor("nothing")
+    with pytest.raises(sf.InvalidArgumentError, match="tensor: expected text or a path, got int"):
+        exe.tensor(3)
 
 
 def test_the_report_names_what_ran(linear, rng):

@@ -328,6 +328,7 @@ def test_calibrating_says_why_it_cannot(calibrates, capsys, monkeypatch):
         ({"input_tokens": 0}, "expected --input-tokens of at least 1"),
         ({"qps": "nan"}, "expected --qps"),
         ({"price": -1}, "expected --price of at least 0"),
+        ({"qps": 1e300}, "expected --qps below 1e+12, got 1e+300"),
         ({"model": "llama-70b", "gpu": "a10", "gpus_per_replica": 1}, "to fit on 1 A10"),
         ({"kernels": "/nowhere.json"}, "which does not exist"),
     ],

@@ -103,6 +103,14 @@ def test_an_unknown_dtype_is_named():
         sf.prune_24(np.zeros((4, 8), np.complex64))
 
 
+@pytest.mark.parametrize("function", [sf.prune_24, sf.compress, sf.validate_24], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int64], ids=lambda d: d.__name__)
+def test_a_dtype_that_no_weight_has_is_named(function, dtype):
+    name = {"bool": "bool", "uint8": "u8", "int64": "i64"}[np.dtype(dtype).name]
+    with pytest.raises(ValueError, match=rf"weight'?: expected f16, .* or e5m2, got {name}; cast it with astype"):
+        function(np.zeros((4, 8), dtype))
+
+
 @pytest.mark.parametrize("value", ["w", object(), None])
 def test_what_is_no_array_is_named(value):
     with pytest.raises(ValueError, match="expected a NumPy array or anything with __dlpack__, got"):
@@ -194,6 +202,21 @@ def test_quantize_weight_is_symmetric_per_feature(rng, dtype, bound):
 def test_quantize_weight_survives_tiny_rows():
     w = np.full((1, 4), 1e-44, np.float32)
     assert np.isfinite(sf.quantize_weight(w).dequantize()).all()
+
+
+@pytest.mark.parametrize(
+    "weight, message",
+    [
+        (np.ones((4, 8), complex), "a dtype that SparseFlow knows, got complex128"),
+        (np.ones((4, 8), object), "a dtype that SparseFlow knows, got object"),
+        (np.full((4, 8), 1e300), "expected finite elements, within f32's range, got others in row 0"),
+    ],
+    ids=["complex", "object", "beyond f32"],
+)
+@pytest.mark.filterwarnings("error")
+def test_quantize_weight_refuses_what_f32_cannot_hold(weight, message):
+    with pytest.raises(ValueError, match=message):
+        sf.quantize_weight(weight)
 
 
 def test_quantize_weight_to_a_wide_dtype_is_refused():

@@ -247,8 +247,6 @@ struct LowerMap : OpConversionPattern<MapOp> {
   LogicalResult matchAndRewrite(MapOp op, OneToNOpAdaptor adaptor,
                                 ConversionPatternRewriter &rewriter) const override {
     Emitter e(rewriter, op.getLoc());
-    if (failed(checkFloat8(op)))
-      return failure();
     TileType first = cast<TileType>(op.getResult(0).getType());
     LayoutAttr layout = first.getLayout();
     SmallVector<SmallVector<Value>> inputs;
@@ -275,23 +273,6 @@ struct LowerMap : OpConversionPattern<MapOp> {
   }
 
 private:
-  static LogicalResult checkFloat8(MapOp op) {
-    sf::TargetAttr target = sf::getTarget(op);
-    if (target.supportsFp8Mma())
-      return success();
-    WalkResult result = op.getBody().walk([](Operation *inner) {
-      auto isFp8 = [](Type type) { return isFloat8(type); };
-      return llvm::any_of(inner->getOperandTypes(), isFp8) ||
-                     llvm::any_of(inner->getResultTypes(), isFp8)
-                 ? WalkResult::interrupt()
-                 : WalkResult::advance();
-    });
-    if (!result.wasInterrupted())
-      return success();
-    return op.emitOpError("expected a chip with 8-bit floats, sm_89 or later, got ")
-           << target.getChip();
-  }
-
   /// For each register of the result, the register of an input that broadcasts.
   static SmallVector<unsigned> getBroadcastRegisters(LayoutAttr layout, TileType input) {
     SmallVector<bool> kept =

@@ -24,7 +24,7 @@ struct ConvertSFTileToNVVMPass
     : sparseflow::impl::ConvertSFTileToNVVMBase<ConvertSFTileToNVVMPass> {
   void runOnOperation() override {
     gpu::GPUModuleOp module = getOperation();
-    if (failed(checkLayouts(module)))
+    if (failed(checkLayouts(module)) || failed(checkFloat8(module)))
       return signalPassFailure();
     declareSharedMemory(module);
 
@@ -71,6 +71,30 @@ private:
         return WalkResult::advance();
       return op->emitOpError("expected tiles and stages with layouts; run sf-tile-assign-layouts "
                              "before");
+    });
+    return failure(result.wasInterrupted());
+  }
+
+  /// Conversions of 8-bit floats are instructions of the chip. Asked before anything is converted,
+  /// because a pattern that fails adds an error of its own, which tells a user nothing.
+  static LogicalResult checkFloat8(gpu::GPUModuleOp module) {
+    auto isFloat8 = [](Type type) { return isa<Float8E4M3FNType, Float8E5M2Type>(type); };
+    WalkResult result = module.walk([&](sf_tile::MapOp map) {
+      sf::TargetAttr target = sf::getTarget(map);
+      if (target.supportsFp8Mma())
+        return WalkResult::advance();
+      WalkResult computes = map.getBody().walk([&](Operation *op) {
+        return llvm::any_of(op->getOperandTypes(), isFloat8) ||
+                       llvm::any_of(op->getResultTypes(), isFloat8)
+                   ? WalkResult::interrupt()
+                   : WalkResult::advance();
+      });
+      if (!computes.wasInterrupted())
+        return WalkResult::advance();
+      map.emitError("expected a chip with 8-bit floats (sm_89 or later) to convert to or from "
+                    "them, got ")
+          << target.getChip() << "; use i8, or compile for another target";
+      return WalkResult::interrupt();
     });
     return failure(result.wasInterrupted());
   }

@@ -117,7 +117,8 @@ def _check_numbers(options: argparse.Namespace, model: models.Model) -> None:
     ):
         value = getattr(options, name)
         if value is not None and not (least <= value < 1e12):
-            raise cli.Failure(f"expected --{name.replace('_', '-')} of at least {least:g}, got {value:g}")
+            bound = "below 1e+12" if value >= 1e12 else f"of at least {least:g}"
+            raise cli.Failure(f"expected --{name.replace('_', '-')} {bound}, got {value:g}")
 
 
 def load_table(kernels: Sequence[Path]) -> KernelTable:

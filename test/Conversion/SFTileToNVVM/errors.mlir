@@ -56,8 +56,7 @@ gpu.module @kernels attributes {sf.target = #sf.target<"sm_80">} {
   sf_tile.kernel @float8(%x: memref<64xf8E4M3FN>) attributes {threads = 32 : i64} {
     %c0 = arith.constant 0 : index
     %t = sf_tile.load %x[%c0] : memref<64xf8E4M3FN> -> !sf_tile.tile<64xf8E4M3FN, #row>
-    // expected-error @below {{expected a chip with 8-bit floats, sm_89 or later, got sm_80}}
-    // expected-error @below {{failed to legalize operation 'sf_tile.map'}}
+    // expected-error @below {{expected a chip with 8-bit floats (sm_89 or later) to convert to or from them, got sm_80; use i8, or compile for another target}}
     %r = sf_tile.map %t : !sf_tile.tile<64xf8E4M3FN, #row> -> !sf_tile.tile<64xf32, #row> {
     ^bb0(%v: f8E4M3FN):
       %f = arith.extf %v : f8E4M3FN to f32

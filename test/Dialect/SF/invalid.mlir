@@ -60,6 +60,11 @@ module attributes {a = #sf.kernel_config<tile = 192x40x64, warps = 12x1, atom = 
 
 // -----
 
+// expected-error@+1 {{expected at most 256 features for wgmma_sp, a warpgroup for each 64, got 512}}
+module attributes {a = #sf.kernel_config<tile = 512x8x64, warps = 4x1, atom = wgmma_sp>} {}
+
+// -----
+
 // expected-error@+1 {{expected 4x1 warps for wgmma and 64 features, a warpgroup for each 64, got 2x2}}
 module attributes {a = #sf.kernel_config<tile = 64x64x64, warps = 2x2, atom = wgmma>} {}
 
@@ -329,6 +334,13 @@ func.func @matmul_epilogue_type(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>) {
 
 // expected-error@+1 {{expected N and K of a weight of at most 2^30, got 4000000000 and 4}}
 func.func @weight_beyond_32_bits(%w: tensor<4000000000x4xf16, #sf.weight<sp24>>) {
+  return
+}
+
+// -----
+
+// expected-error@+1 {{expected a weight of at most 2^46 elements, got 1073741824 x 1073741824; split it into several products}}
+func.func @weight_whose_bytes_overflow(%w: tensor<1073741824x1073741824xf16, #sf.weight<sp24>>) {
   return
 }
 

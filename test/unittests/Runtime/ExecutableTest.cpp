@@ -404,6 +404,13 @@ TEST_F(ExecutableTest, host_tensors_may_lie_anywhere) {
   transposed.strides = strides;
   ASSERT_EQ(messageOf(executable->runHost(0, transposed, target.ref())), "");
   EXPECT_EQ(target.at(2, 3), source.data[3 * 5 + 2] * 6 + 1.5f);
+  // As an input it may show one element twice, as a result it may not.
+  std::vector<int64_t> overlapping = {1, 1};
+  transposed.strides = overlapping;
+  EXPECT_EQ(messageOf(executable->runHost(0, transposed, target.ref())), "");
+  EXPECT_CONTAINS(messageOf(executable->runHost(0, x.ref(), transposed)),
+                  "output 'y' expected memory of its own for each element, got shape [5,16] with "
+                  "strides [1,1]; write to a contiguous tensor");
   TensorRef null = x.ref();
   null.data = nullptr;
   EXPECT_CONTAINS(messageOf(executable->runHost(0, null, y.ref())),

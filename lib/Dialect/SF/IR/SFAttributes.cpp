@@ -120,6 +120,10 @@ LogicalResult WeightAttr::verifyEncoding(ArrayRef<int64_t> shape, Type elementTy
   if (llvm::any_of(shape, [](int64_t size) { return size > maxExtent; }))
     return emitError() << "expected N and K of a weight of at most 2^30, got " << shape[0]
                        << " and " << shape[1];
+  constexpr int64_t maxElements = int64_t(1) << 46; // a manifest's sizes go up to 2^48 bytes
+  if (shape[0] * shape[1] > maxElements)
+    return emitError() << "expected a weight of at most 2^46 elements, got " << shape[0] << " x "
+                       << shape[1] << "; split it into several products";
   bool isOperandType =
       isa<Float16Type, BFloat16Type, Float8E4M3FNType, Float8E5M2Type>(elementType) ||
       elementType.isSignlessInteger(8);
@@ -206,6 +210,9 @@ LogicalResult KernelConfigAttr::verify(function_ref<InFlightDiagnostic()> emitEr
     return emitError() << "expected powers of two for the tile, got " << tileFeatures << "x"
                        << tileTokens << "x" << tileK << "; use " << llvm::PowerOf2Ceil(tileFeatures)
                        << "x" << llvm::PowerOf2Ceil(tileTokens) << "x" << llvm::PowerOf2Ceil(tileK);
+  if (isWarpgroup && tileFeatures > kMaxWarps * kAtomFeatures)
+    return emitError() << "expected at most " << kMaxWarps * kAtomFeatures << " features for "
+                       << stringifyAtom(atom) << ", a warpgroup for each 64, got " << tileFeatures;
   if (warpsFeatures < 1 || warpsTokens < 1 ||
       (!isWarpgroup && !llvm::isPowerOf2_64(warpsFeatures)) || !llvm::isPowerOf2_64(warpsTokens) ||
       warpsFeatures > kMaxWarps || warpsTokens > kMaxWarps ||
