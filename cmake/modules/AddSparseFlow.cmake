@@ -12,8 +12,11 @@ target_compile_options(sparseflow_options INTERFACE
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   target_compile_options(sparseflow_options INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-Xclang -fno-pch-timestamp>")
 endif()
+# LLVM's own libraries stay as they are, so that the tests want ASAN_OPTIONS=detect_container_overflow=0:allow_user_poisoning=0.
 if(SPARSEFLOW_SANITIZE)
   target_compile_options(sparseflow_options INTERFACE -fsanitize=${SPARSEFLOW_SANITIZE} -fno-omit-frame-pointer -g1)
+  # Generated code that is called carries no type to compare.
+  target_compile_options(sparseflow_options INTERFACE "$<$<COMPILE_LANG_AND_ID:CXX,Clang>:-fno-sanitize=function>")
   target_link_options(sparseflow_options INTERFACE -fsanitize=${SPARSEFLOW_SANITIZE})
 endif()
 target_link_options(sparseflow_options INTERFACE -fuse-ld=lld -Wl,--gc-sections,--icf=all,--as-needed)

@@ -92,6 +92,9 @@ private:
 
 /// malloc'd copies, for sfFree.
 llvm::Error copyOut(llvm::StringRef text, char **result);
+/// The text with a replacement character for what is no UTF-8: callers decode all that they get,
+/// and a path or the source in an altered file may hold any bytes.
+std::string makeUTF8(llvm::StringRef text);
 
 /// Opens a device by the name that users give; "auto" chooses for this program.
 llvm::Expected<std::shared_ptr<runtime::Device>> openDevice(llvm::StringRef name,

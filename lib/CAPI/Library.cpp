@@ -29,7 +29,7 @@ static const bool throwsBadAlloc = [] {
 
 SfStatus capi::fail(SfStatus status, const std::string &message) noexcept {
   try {
-    lastError().text = message;
+    lastError().text = makeUTF8(message);
     lastError().constant = nullptr;
   } catch (...) {
     lastError().constant = "out of memory while writing an error message";
@@ -52,13 +52,16 @@ SfStatus capi::failWith(Error error, Status fallback) noexcept {
   }
 }
 
-Error capi::copyOut(StringRef text, char **result) {
+std::string capi::makeUTF8(StringRef text) {
+  return json::isUTF8(text) ? text.str() : json::fixUTF8(text);
+}
+
+Error capi::copyOut(StringRef given, char **result) {
+  std::string text = makeUTF8(given);
   char *copy = static_cast<char *>(std::malloc(text.size() + 1));
   if (!copy)
     throw std::bad_alloc();
-  if (!text.empty())
-    std::memcpy(copy, text.data(), text.size());
-  copy[text.size()] = '\0';
+  std::memcpy(copy, text.c_str(), text.size() + 1);
   *result = copy;
   return Error::success();
 }

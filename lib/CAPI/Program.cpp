@@ -93,7 +93,7 @@ static Expected<CompileOptions> readOptions(const SfCompileOptions *given) {
       int32_t number = severity == Severity::Error     ? SF_SEVERITY_ERROR
                        : severity == Severity::Warning ? SF_SEVERITY_WARNING
                                                        : SF_SEVERITY_REMARK;
-      handler(user, number, message.str().c_str());
+      handler(user, number, makeUTF8(message).c_str());
     };
   return options;
 }

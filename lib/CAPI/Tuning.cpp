@@ -5,6 +5,7 @@
 #include "sparseflow/Pipelines/Compiler.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
+#include <cmath>
 
 using namespace llvm;
 using namespace sparseflow;
@@ -156,7 +157,8 @@ SfStatus sfTuningLookup(SfTuning *database, const SfTuningKey *key, char **json)
         if (!entry)
           return entry.takeError();
         *json = nullptr;
-        if (!*entry)
+        // What somebody else wrote to the file need not be JSON.
+        if (!*entry || !json::isUTF8((*entry)->config) || !std::isfinite((*entry)->microseconds))
           return Error::success();
         return copyJSON(
             json::Object{{"config", (*entry)->config}, {"microseconds", (*entry)->microseconds}},

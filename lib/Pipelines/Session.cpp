@@ -228,12 +228,20 @@ llvm::Error Session::bind(ArrayRef<ExternalConstant> constants) {
                                    /*dataIsMutable=*/false));
     constant->data = given.data;
   }
-  for (const ResourceConstant &constant : wanted)
-    if (!constant.data.data() && constant.type.getNumElements() > 0)
+  for (const ResourceConstant &constant : wanted) {
+    if (!constant.type.hasStaticShape()) {
+      std::string type;
+      llvm::raw_string_ostream(type) << constant.type;
+      return rt::makeError(rt::Status::InvalidProgram, "constant '" + constant.name +
+                                                           "': expected a static shape, got " +
+                                                           type);
+    }
+    if (!constant.data.data() && !llvm::is_contained(constant.type.getShape(), 0))
       return rt::makeError(rt::Status::InvalidArgument,
                            "expected the bytes of constant '" + constant.name +
                                "', got none; pass them beside the IR, or carry them in its "
                                "dialect_resources");
+  }
   bound.assign(constants.begin(), constants.end());
   return llvm::Error::success();
 }

@@ -37,6 +37,7 @@ private:
   size_t skipString(size_t begin) const;
   void close(char opening);
   unsigned enterWord(StringRef word, StringRef rest);
+  bool arePropertiesNoDictionary(char c, StringRef word);
 
   StringRef source;
   unsigned line = 1;
@@ -45,6 +46,8 @@ private:
   /// How deep the attribute or type behind an alias nests.
   StringMap<unsigned> aliases;
   unsigned *defined = nullptr;
+  /// Behind the name of an operation of linalg, or behind the `<` that follows it.
+  enum { Elsewhere, Name, Properties } place = Elsewhere;
 };
 } // namespace
 
@@ -83,6 +86,18 @@ unsigned Scanner::enterWord(StringRef word, StringRef rest) {
   return depth;
 }
 
+/// Whether the properties of an operation of linalg, `linalg.matmul <{...}>`, are something else
+/// than a dictionary: its parser takes them for one, and crashes. Told by the first character and,
+/// if it is one, the word of each token.
+bool Scanner::arePropertiesNoDictionary(char c, StringRef word) {
+  bool isWrong = place == Properties && c != '{';
+  if (word.starts_with("linalg."))
+    place = Name;
+  else
+    place = place == Name && c == '<' ? Properties : Elsewhere;
+  return isWrong;
+}
+
 std::optional<std::string> Scanner::run() {
   auto isWord = [](char c) { return isAlnum(c) || StringRef("_.$#!%@^").contains(c); };
   auto isAlias = [&](char c) { return isWord(c) || c == '-'; };
@@ -98,6 +113,9 @@ std::optional<std::string> Scanner::run() {
     }
     unsigned depth = open.size();
     ++terms;
+    if (arePropertiesNoDictionary(c, source.substr(i, 7)))
+      return formatv("{0}: expected properties in braces, as in <{{}>, got something else", line)
+          .str();
     if (c == '"' || isWord(c)) {
       // Only what follows these belongs to an alias's definition without brackets around it.
       if (open.empty() && previous != '=' && previous != ':')

@@ -294,9 +294,14 @@ static std::optional<rt::DType> getRuntimeDType(Type type) {
 }
 
 FailureOr<std::vector<rt::Dimension>> FunctionBuilder::shapeOf(Value value) {
+  constexpr int64_t maxElements = int64_t(1) << 40; // whose bytes no product overflows
+  int64_t elements = 1;
   auto type = cast<RankedTensorType>(value.getType());
   std::vector<rt::Dimension> shape;
   for (auto [i, size] : llvm::enumerate(type.getShape())) {
+    if (ShapedType::isStatic(size) &&
+        (llvm::MulOverflow(elements, size, elements) || elements > maxElements))
+      return emitError(value.getLoc()) << "expected at most 2^40 elements, got " << type;
     if (ShapedType::isStatic(size))
       shape.push_back(size);
     else if (i == 0)

@@ -38,3 +38,11 @@ func.func @dtype(%x: tensor<4xi1>) -> tensor<4xf32> {
   %y = sf_tile.launch @kernels::@k0(%x) <blocks = 1> : (tensor<4xi1>) -> tensor<4xf32>
   return %y : tensor<4xf32>
 }
+
+// -----
+
+// expected-error @below {{expected at most 2^40 elements, got 'tensor<?x4611686018427387904xf32>'}}
+func.func @large(%x: tensor<?x4611686018427387904xf32>) -> tensor<4xf32> {
+  %y = sf_tile.launch @kernels::@k0(%x) <blocks = 1> : (tensor<?x4611686018427387904xf32>) -> tensor<4xf32>
+  return %y : tensor<4xf32>
+}

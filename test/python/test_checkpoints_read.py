@@ -79,6 +79,8 @@ def test_a_cut_file_is_an_error(tmp_path, length):
         b'{"w": {"dtype": "F16", "shape": [-2], "data_offsets": [0, 4]}}',
         b'{"w": {"dtype": "X9", "shape": [2], "data_offsets": [0, 4]}}',
         b'{"w": {"dtype": "F16", "shape": [2], "data_offsets": [1, 5]}}',
+        b'{"w": {"dtype": "F16", "shape": [0, 4611686018427387904], "data_offsets": [0, 0]}}',
+        b'{"w": {"dtype": "F16", "shape": [%s2], "data_offsets": [0, 4]}}' % (b"1, " * 70),
     ],
 )
 def test_a_damaged_header_is_an_error(tmp_path, header):
@@ -158,6 +160,17 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(sharded):
     folder, _ = sharded
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
     with pytest.raises(sf.InvalidProgramError, match="refused"):
+        checkpoints.open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("shard", [1, None, ["x"], "..", "", "a\0b", "x" * 300])
+def test_an_index_of_what_are_no_files_is_refused(sharded, shard):
+    folder, tensors = sharded
+    index = {"weight_map": dict.fromkeys(tensors, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(
+        sf.InvalidProgramError, match=r"index.json: expected (JSON with a weight_map|shards in its own)"
+    ):
         checkpoints.open_checkpoint(folder)
 
 
@@ -321,6 +334,44 @@ def test_what_is_incomplete_or_not_finite_names_its_layer(rng, tmp_path, scheme,
         checkpoint.read(entry_named(checkpoint, "a.weight"))
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"q.weight_scale": np.ones((16, 3), np.float32)}, "'q.weight': expected scales for groups that divide K = 16"),
+        (
+            {"q.weight_scale": np.full((16, 1), 3e38, np.float32)},
+            "'q.weight': expected finite weights, got .* in row 0",
+        ),
+        ({"q.weight_scale": np.ones((16, 1), np.uint8)}, "'q.weight_scale': expected scales of F64, F32.*, got U8"),
+        (
+            {"b.weight_scale": np.ones((16, 1), np.float32)},
+            "'b.weight': expected values of 8 or 4 bits beside its scale",
+        ),
+        ({"b.compressed": np.ones((16, 8), np.uint16)}, "'b': values expected f16, .*, got u16"),
+        ({"b.bitmask": np.ones((0, 2), np.uint8), "b.compressed": np.ones((0, 8), np.float16)}, "the shape .0, 16. of"),
+        ({"b.shape": np.ones(5000, np.int64)}, r"'b': expected the shape \[16, 16\] of .*, got 5000 numbers"),
+        ({"b.shape": np.full(2, np.nan)}, r"'b': expected the shape \[16, 16\]"),
+        ({"m.scale_packed": np.ones((0, 64), np.float16)}, "'m': expected scales for groups of 128 .*, got 0 groups"),
+    ],
+)
+def test_tensors_that_do_not_fit_each_other_are_an_error(rng, tmp_path, changed, message):
+    tensors = {"q.weight": random_24(rng, (16, 16), np.int8), "q.weight_scale": np.ones((16, 1), np.float32)}
+    tensors |= prefixed("b", reference.bitmask(random_24(rng, (16, 16))))
+    tensors |= prefixed("m", reference.marlin(*random_int4(rng, 64, 32, 1)))
+    tensors["q.weight"][0, 0] = 100
+    checkpoints.write_file(tmp_path / "model.safetensors", tensors | changed)
+    stem = next(iter(changed)).partition(".")[0]
+    with checkpoints.open_checkpoint(tmp_path) as checkpoint, pytest.raises(sf.Error, match=message):
+        checkpoint.read(entry_named(checkpoint, f"{stem}.weight"))
+
+
+def test_a_quantized_convolution_is_carried(tmp_path):
+    tensors = {"conv.weight": np.ones((16, 8, 3, 3), np.int8), "conv.weight_scale": np.ones((16, 1), np.float32)}
+    checkpoints.write_file(tmp_path / "model.safetensors", tensors)
+    with checkpoints.open_checkpoint(tmp_path) as checkpoint:
+        assert [entry.format for entry in checkpoint.entries] == ["dense", "dense"]
+
+
 def test_scales_of_another_dtype_are_read(rng, tmp_path):
     weight = canonical.quantized(random_24(rng, (32, 64), np.float32), "int8")
     tensors = canonical.encode("a.weight", weight)
@@ -407,6 +458,18 @@ def test_a_fused_weight_takes_its_parts_from_the_config(rng, tmp_path):
     with checkpoints.open_checkpoint(tmp_path) as checkpoint:
         scale = checkpoint.read(checkpoint.entries[0]).scale
         assert scale.tolist() == [1.0] * 32 + [2.0] * 16 + [3.0] * 16
+
+
+@pytest.mark.parametrize("change", [{"num_attention_heads": "2"}, {"num_key_value_heads": -1}, {"head_dim": "16"}])
+def test_a_config_that_does_not_count_says_nothing_of_fused_parts(rng, tmp_path, change):
+    tensors = prefixed("qkv_proj", reference.bitmask(random_24(rng, (48, 64), np.int8)))
+    tensors["qkv_proj.weight_scale"] = np.array([1.0, 2.0, 3.0], np.float32)
+    checkpoints.write_file(tmp_path / "model.safetensors", tensors)
+    config = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2} | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with checkpoints.open_checkpoint(tmp_path) as checkpoint:
+        scale = checkpoint.read(checkpoint.entries[0]).scale
+        assert scale.tolist() == [1.0] * 16 + [2.0] * 16 + [3.0] * 16
 
 
 @pytest.mark.parametrize("lost", ["compressed", "bitmask"])

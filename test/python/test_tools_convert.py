@@ -516,6 +516,16 @@ def test_a_wrong_bitmask_names_its_layer(rng, tmp_path, capsys):
     assert code == 1 and "'up': expected a bitmask with two bits" in err and "row 3" in err
 
 
+def test_a_dense_weight_that_overflows_is_refused(rng, tmp_path, capsys):
+    tensors = {f"up.{name}": array for name, array in reference.bitmask(random_24(rng, (32, 64), np.int8)).items()}
+    tensors["up.weight_scale"] = np.full((32, 1), 1e6, np.float32)
+    checkpoints.write_file(tmp_path / "in.safetensors", tensors)
+    arguments = ("--input", tmp_path / "in.safetensors", "--output", tmp_path / "out.safetensors", "--format", "dense")
+    code, _, err = run(capsys, *arguments)
+    assert code == 1 and "'up.weight': expected finite elements of at most 65504 for f16" in err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_a_pt_with_code_is_refused(tmp_path, capsys):
     torch = pytest.importorskip("torch")
     torch.save({"fc.weight": torch.ones(32, 32), "run": Payload()}, tmp_path / "evil.pt")

@@ -7,7 +7,7 @@ import pytest
 
 import sparseflow as sf
 from sparseflow import checkpoints
-from sparseflow.tools import chips, inspect, layout_picture
+from sparseflow.tools import chips, cli, inspect, layout_picture
 
 
 def run(capsys, *arguments):
@@ -53,6 +53,20 @@ def test_text_shows_paths_kernels_and_weights(compiled, capsys):
     for wanted in ("main(x [M, 256] f16) -> y [M, 100] f16", "main for sm_80", "main for sm_90", "sparse", "fc1.weight",
                    "128x256", "registers", "tokens"):  # fmt: skip
         assert wanted in out, wanted
+
+
+def test_a_kernel_without_ptx_or_with_a_damaged_one_is_shown(compiled):
+    program = compiled[1]._program
+    kernel = compiled[1].manifest["functions"][0]["programs"][0]["kernels"][0]
+    assert inspect._text(program, None) == ""
+    assert inspect.count_instructions(inspect._text(program, kernel["cubin"])) == {}
+    with pytest.raises(cli.Failure, match="expected a cubin for --sass, got a kernel that is PTX alone"):
+        inspect.disassemble(None, program, None)
+
+
+def test_tensors_that_only_have_the_names_of_a_weight_are_none():
+    named = [{"name": f"a.{part}", "dtype": "u8", "shape": [4], "bytes": 4} for part in ("values", "bitmask")]
+    assert inspect._weights({"tensors": named}) == []
 
 
 def test_a_kernel_and_a_target_can_be_chosen(compiled, capsys):

@@ -25,8 +25,13 @@ struct LowerMma : OpConversionPattern<MmaOp> {
       return rewriter.notifyMatchFailure(op, "a product of a warpgroup");
     Emitter e(rewriter, op.getLoc());
     SmallVector<int64_t> warpTile = op.getAcc().getType().getLayout().getWarpTile();
-    unsigned blocksM = warpTile[0] / atom.m, blocksN = warpTile[1] / atom.n;
+    size_t blocksM = warpTile[0] / atom.m, blocksN = warpTile[1] / atom.n;
     ValueRange a = adaptor.getA(), b = adaptor.getB();
+    if (a.size() < blocksM * atom.aRegisters() || b.size() < blocksN * atom.bRegisters() ||
+        adaptor.getAcc().size() < 4 * blocksM * blocksN ||
+        (atom.sparse && adaptor.getMetadata().size() < blocksM))
+      return op.emitOpError("expected layouts with the registers of ")
+             << blocksM << "x" << blocksN << " instructions, as sf-tile-assign-layouts gives them";
     SmallVector<Value> acc(adaptor.getAcc());
 
     Type word = rewriter.getI32Type();

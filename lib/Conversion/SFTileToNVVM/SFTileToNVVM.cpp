@@ -24,7 +24,7 @@ struct ConvertSFTileToNVVMPass
     : sparseflow::impl::ConvertSFTileToNVVMBase<ConvertSFTileToNVVMPass> {
   void runOnOperation() override {
     gpu::GPUModuleOp module = getOperation();
-    if (failed(checkFloat8(module)))
+    if (failed(checkLayouts(module)) || failed(checkFloat8(module)))
       return signalPassFailure();
     declareSharedMemory(module);
 
@@ -55,6 +55,26 @@ struct ConvertSFTileToNVVMPass
   }
 
 private:
+  /// A tile becomes the registers that its layout names, and a box is copied to where its stage's
+  /// layout says.
+  static LogicalResult checkLayouts(gpu::GPUModuleOp module) {
+    auto isLaidOut = [](Type type) {
+      auto tile = dyn_cast<sf_tile::TileType>(type);
+      return !tile || tile.getLayout();
+    };
+    WalkResult result = module.walk([&](Operation *op) -> WalkResult {
+      auto copy = dyn_cast<sf_tile::CopyAsyncOp>(op);
+      bool needsStage = copy && copy.getOrder() == sf_tile::CopyOrder::Logical &&
+                        isa<MemRefType>(copy.getSource().getType());
+      if (llvm::all_of(op->getResultTypes(), isLaidOut) &&
+          (!needsStage || copy.getRing().getType().getLayout()))
+        return WalkResult::advance();
+      return op->emitOpError("expected tiles and stages with layouts; run sf-tile-assign-layouts "
+                             "before");
+    });
+    return failure(result.wasInterrupted());
+  }
+
   /// Conversions of 8-bit floats are instructions of the chip. Asked before anything is converted,
   /// because a pattern that fails adds an error of its own, which tells a user nothing.
   static LogicalResult checkFloat8(gpu::GPUModuleOp module) {

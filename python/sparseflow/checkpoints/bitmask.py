@@ -14,6 +14,7 @@ import numpy as np
 from .. import interop
 from ..errors import InvalidArgumentError
 from ..weights import Weight24, compress, decompress
+from .canonical import naming
 
 _NIBBLE_COUNT = np.array([bin(value).count("1") for value in range(16)], np.uint8)
 
@@ -28,9 +29,10 @@ def decode(name: str, compressed: np.ndarray, bitmask: np.ndarray, shape: np.nda
             f"'{name}': expected compressed [N, K/2] and bitmask [N, K/8], got {list(compressed.shape)} and {list(bitmask.shape)}"
         )
     features, inner = compressed.shape[0], 2 * compressed.shape[1]
-    if shape is not None and tuple(int(extent) for extent in shape.reshape(-1)) != (features, inner):
+    if shape is not None and (shape.size != 2 or shape.reshape(-1).tolist() != [features, inner]):
+        given = shape.reshape(-1).tolist() if shape.size == 2 else f"{shape.size} numbers"
         raise InvalidArgumentError(
-            f"'{name}': expected the shape [{features}, {inner}] of its compressed values, got {shape.reshape(-1).tolist()}"
+            f"'{name}': expected the shape [{features}, {inner}] of its compressed values, got {given}"
         )
     if inner % 4 or bitmask.shape[1] != (inner + 7) // 8 or bitmask.dtype != np.uint8:
         raise InvalidArgumentError(
@@ -38,13 +40,14 @@ def decode(name: str, compressed: np.ndarray, bitmask: np.ndarray, shape: np.nda
             f"got {bitmask.dtype} {list(bitmask.shape)}"
         )
     check(name, bitmask, inner)
-    return compress(decompress(Weight24.from_arrays(compressed, bitmask, (features, inner))))
+    with naming(name):
+        return compress(decompress(Weight24.from_arrays(compressed, bitmask, (features, inner))))
 
 
 def check(name: str, bitmask: np.ndarray, inner: int) -> None:
     """Raises InvalidArgumentError, naming the first group that does not have exactly two bits."""
     counts = np.stack([_NIBBLE_COUNT[bitmask & 15], _NIBBLE_COUNT[bitmask >> 4]], axis=-1)
-    counts = counts.reshape(bitmask.shape[0], -1)[:, : inner // 4]
+    counts = counts.reshape(bitmask.shape[0], 2 * bitmask.shape[1])[:, : inner // 4]
     wrong = np.argwhere(counts != 2)
     if len(wrong):
         row, group = wrong[0]

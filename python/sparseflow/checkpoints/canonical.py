@@ -15,7 +15,8 @@ Names, dtypes and shapes say everything: no metadata is needed to read it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,10 @@ class CanonicalWeight:
             return
         features, inner = self.shape
         if self.scale.shape != (features,) and (
-            self.scale.ndim != 2 or self.scale.shape[0] != features or inner % max(1, self.scale.shape[1])
+            self.scale.ndim != 2
+            or self.scale.shape[0] != features
+            or not self.scale.shape[1]
+            or inner % self.scale.shape[1]
         ):
             raise InvalidArgumentError(
                 f"expected scales of shape [{features}] or [{features}, groups], groups a divisor of K = {inner}, "
@@ -84,19 +88,18 @@ class CanonicalWeight:
     def dense(self) -> np.ndarray:
         """[N, K] with the scales applied: float32 if there are any, else of the stored dtype."""
         dense = self.stored_dense()
-        if self.scale is None:
-            return dense
-        features, inner = self.shape
-        scale = self.scale.reshape(features, -1, 1)
-        wide = dense.astype(np.float32).reshape(features, scale.shape[1], -1)
-        wide *= scale
-        return wide.reshape(features, inner)
+        return dense if self.scale is None else dequantize(dense, self.scale)
 
     def check(self, name: str) -> None:
-        """Raises InvalidArgumentError for 8 or 4 bits without a scale, and for values or scales that are not finite."""
-        if self.scale is None and self.weight.dtype.name not in ("f16", "bf16", "f32"):
+        """Raises InvalidArgumentError unless 8 or 4 bits, and only those, have a scale, and all numbers are finite."""
+        is_float = self.weight.dtype.name in ("f16", "bf16", "f32")
+        if self.scale is None and not is_float:
             raise InvalidArgumentError(
                 f"'{name}': expected scales beside values of {self.scheme}, got none; the checkpoint is incomplete"
+            )
+        if self.scale is not None and is_float:
+            raise InvalidArgumentError(
+                f"'{name}': expected values of 8 or 4 bits beside its scales, got {self.scheme}; two checkpoints are mixed"
             )
         for what, array in (("values", self.weight.values), ("scales", self.scale)):
             if array is not None and array.dtype != np.int8:
@@ -117,19 +120,49 @@ class CanonicalWeight:
         return quantized(self.dense(), scheme, self.input_scale)
 
 
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Says in an error which weight it is about."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"'{name}': {error}") from None
+
+
+def dequantize(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """float32 [N, K] of stored values [N, K] and their scales [N] or [N, groups].
+
+    Raises InvalidArgumentError where one is not finite.
+    """
+    features, inner = values.shape
+    groups = scale.shape[1] if scale.ndim == 2 else 1
+    wide = values.astype(np.float32).reshape(features, groups, inner // groups)
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide *= scale.reshape(features, groups, 1)
+    finite = np.isfinite(wide).all(axis=(1, 2))
+    if not finite.all():
+        raise InvalidArgumentError(f"expected finite weights, got NaN or infinity in row {int(finite.argmin())}")
+    return wide.reshape(features, inner)
+
+
+def cast(dense: np.ndarray, scheme: str) -> np.ndarray:
+    """A dense [N, K] in the dtype of a float scheme. Raises InvalidArgumentError where it overflows."""
+    with np.errstate(over="ignore"):
+        made = dense.astype(CanonicalWeight.numpy_dtype(scheme))
+    if not np.isfinite(made.astype(np.float32)).all():
+        dtype = dtypes.dtype(_DTYPES[scheme])
+        largest = float(np.nanmax(np.abs(dense.astype(np.float64)), initial=0))
+        raise InvalidArgumentError(
+            f"expected finite elements of at most {dtype.max:g} for {scheme}, got NaN, infinity or {largest:g}; use bf16"
+        )
+    return made
+
+
 def quantized(dense: np.ndarray, scheme: str, input_scale: np.ndarray | None = None) -> CanonicalWeight:
     """A dense [N, K] that is 2:4, stored in a scheme. Raises InvalidArgumentError where it overflows or is not 2:4."""
-    dtype = dtypes.dtype(_DTYPES[scheme])
     if scheme in ("f16", "bf16", "f32"):
-        with np.errstate(over="ignore"):
-            cast = dense.astype(dtype.numpy)
-        if not np.isfinite(cast.astype(np.float32)).all():
-            largest = float(np.nanmax(np.abs(dense.astype(np.float64)), initial=0))
-            raise InvalidArgumentError(
-                f"expected finite elements of at most {dtype.max:g} for {scheme}, got NaN, infinity or {largest:g}; use bf16"
-            )
-        return CanonicalWeight(compress(cast), input_scale=input_scale)
-    rounded: QuantizedWeight = quantize_weight(dense, dtype)
+        return CanonicalWeight(compress(cast(dense, scheme)), input_scale=input_scale)
+    rounded: QuantizedWeight = quantize_weight(dense, dtypes.dtype(_DTYPES[scheme]))
     return CanonicalWeight(compress(rounded.values), rounded.scale, input_scale=input_scale)
 
 
@@ -172,12 +205,7 @@ def decode(name: str, parts: Mapping[str, np.ndarray]) -> CanonicalWeight:
         scheme, values = "int4", unpack_int4(values)
     shape = (values.shape[0], 2 * values.shape[1])
     scale = parts.get("scale")
-    try:
-        return CanonicalWeight(
-            Weight24.from_arrays(values, bitmask, shape),
-            None if scale is None else np.ascontiguousarray(scale, np.float32),
-            scheme,
-            parts.get("input_scale"),
-        )
-    except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"'{name}': {error}") from None
+    if scale is not None:
+        scale = np.ascontiguousarray(scale.reshape(-1) if scale.shape[1:] == (1,) else scale, np.float32)
+    with naming(name):
+        return CanonicalWeight(Weight24.from_arrays(values, bitmask, shape), scale, scheme, parts.get("input_scale"))

@@ -32,6 +32,7 @@ _FORMATS = {
     "marlin-24": (("weight_packed", "scale_packed", "meta"), ("input_scale",)),
     "quantized": (("weight", "weight_scale"), ("weight_zero_point", "input_scale")),
 }
+_SCALES = ("weight.scale", "weight_scale", "scale_packed", "input_scale")
 _QUANTIZED_CODES = ("I8", "F8_E4M3", "F8_E5M2")
 
 # Matrices that are no linear layer's weight, by the last names before ".weight".
@@ -140,22 +141,20 @@ class Checkpoint:
         """The weight of a 2:4 format as a `CanonicalWeight`, any other tensor as an array (quantized: dequantized to f32).
 
         Raises InvalidArgumentError for tensors that do not fit each other, such as a wrong bitmask, for 8 bits without a
-        scale, and for a 2:4 weight with NaN or infinity.
+        scale, and for NaN or infinity in a 2:4 or a quantized weight.
         """
         if entry.format == "dense":
             return self._source.read(entry.parts["weight"])
         if entry.format == "quantized":
             values, scale = self.read_quantized(entry)
-            groups = scale.shape[1] if scale.ndim == 2 else 1
-            features, inner = values.shape
-            dense = values.astype(np.float32).reshape(features, groups, -1) * scale.reshape(features, groups, 1)
-            return dense.reshape(features, inner)
+            with canonical.naming(entry.name):
+                return canonical.dequantize(values, scale)
         weight = self._read_sparse(entry)
         weight.check(entry.name)
         return weight
 
     def _read_sparse(self, entry: Entry) -> CanonicalWeight:
-        parts = {role: self._source.read(name) for role, name in entry.parts.items()}
+        parts = self._parts(entry)
         if entry.format == "sparseflow":
             return canonical.decode(entry.name, {role.removeprefix("weight."): part for role, part in parts.items()})
         stem = entry.name.removesuffix(".weight")
@@ -163,19 +162,39 @@ class Checkpoint:
             return marlin.decode(stem, parts["weight_packed"], parts["scale_packed"], parts["meta"])
         weight = bitmask.decode(stem, parts["compressed"], parts["bitmask"], parts.get("shape"))
         scale_array = self._scale(entry, parts)
-        return CanonicalWeight(weight, scale_array, input_scale=_vector(parts.get("input_scale")))
+        with canonical.naming(entry.name):
+            return CanonicalWeight(weight, scale_array, input_scale=parts.get("input_scale"))
 
     def read_quantized(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         """The 8-bit values [N, K] and scales, [N] or [N, groups], of an entry in the format "quantized"."""
-        parts = {role: self._source.read(name) for role, name in entry.parts.items()}
+        parts = self._parts(entry)
         scale = self._scale(entry, parts)
         assert scale is not None
+        if scale.ndim == 2 and entry.shape[1] % scale.shape[1]:
+            raise InvalidArgumentError(
+                f"'{entry.name}': expected scales for groups that divide K = {entry.shape[1]}, got {scale.shape[1]} groups"
+            )
         return parts["weight"], scale
 
     def input_scale(self, entry: Entry) -> np.ndarray | None:
         """float32 [1], the scale of static activations, where the checkpoint has one."""
-        name = entry.parts.get("input_scale")
-        return None if name is None else _vector(self._source.read(name))
+        return self._part(entry, "input_scale") if "input_scale" in entry.parts else None
+
+    def _parts(self, entry: Entry) -> dict[str, np.ndarray]:
+        return {role: self._part(entry, role) for role in entry.parts}
+
+    def _part(self, entry: Entry, role: str) -> np.ndarray:
+        """A tensor of an entry. Scales come as float32, and are floats in the file: exponents in a byte are none."""
+        name = entry.parts[role]
+        array = self._source.read(name)
+        if role not in _SCALES:
+            return array
+        code = self._source.specs[name].code
+        if code not in ("F64", "F32", "F16", "BF16"):
+            raise UnsupportedError(f"'{name}': expected scales of F64, F32, F16 or BF16, got {code}")
+        with np.errstate(over="ignore"):  # what overflows is refused where the scales are used
+            array = array.astype(np.float32)
+        return array.reshape(-1) if role == "input_scale" else array
 
     def spec(self, name: str) -> Spec:
         """Dtype and shape of one tensor of the files, by its own name."""
@@ -215,12 +234,12 @@ class Checkpoint:
     def _fused_parts(self, entry: Entry) -> tuple[int, ...]:
         """The features of q, k and v in a fused projection, from config.json; () where it does not say."""
         config = self.config or {}
-        heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
-        if not re.search(r"(qkv|query_key_value|W_?pack)", entry.name, re.IGNORECASE) or not heads or not hidden:
+        if not re.search(r"(qkv|query_key_value|W_?pack)", entry.name, re.IGNORECASE):
             return ()
-        width = config.get("head_dim") or hidden // heads
-        shared = config.get("num_key_value_heads", heads) * width
-        return (heads * width, shared, shared)
+        heads, hidden = (_count(config.get(key)) for key in ("num_attention_heads", "hidden_size"))
+        width = _count(config.get("head_dim") or hidden // max(1, heads))
+        shared = _count(config.get("num_key_value_heads", heads)) * width
+        return (heads * width, shared, shared) if heads and shared else ()
 
     def close(self) -> None:
         self._source.close()
@@ -261,8 +280,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise
 
 
-def _vector(array: np.ndarray | None) -> np.ndarray | None:
-    return None if array is None else array.astype(np.float32).reshape(-1)
+def _count(value: Any) -> int:
+    """A positive integer of config.json, or 0 for anything else."""
+    return value if type(value) is int and value > 0 else 0
 
 
 def _group(specs: dict[str, Spec], path: Path) -> Iterator[Entry]:
@@ -275,7 +295,7 @@ def _group(specs: dict[str, Spec], path: Path) -> Iterator[Entry]:
                 continue
             prefix = name.removesuffix(f".{role}")
             missing = [role for role in needed if f"{prefix}.{role}" not in specs]
-            if format_name == "quantized" and (missing or specs[f"{prefix}.weight"].code not in _QUANTIZED_CODES):
+            if format_name == "quantized" and (missing or not _is_quantized(specs[f"{prefix}.weight"])):
                 continue
             # Other formats have tensors of some of these names too; one of them alone says nothing.
             if missing and role in ("weight_packed", "meta") and len(missing) == len(needed) - 1:
@@ -297,6 +317,10 @@ def _group(specs: dict[str, Spec], path: Path) -> Iterator[Entry]:
         elif found.name not in given:
             given.add(found.name)
             yield found
+
+
+def _is_quantized(weight: Spec) -> bool:
+    return weight.code in _QUANTIZED_CODES and len(weight.shape) == 2
 
 
 def _entry(name: str, format_name: str, parts: dict[str, str], specs: dict[str, Spec]) -> Entry:

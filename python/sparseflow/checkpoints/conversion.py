@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidArgumentError
 from ..weights import prune_24
 from . import canonical
-from .canonical import SCHEMES, CanonicalWeight, quantized
+from .canonical import SCHEMES, CanonicalWeight, naming, quantized
 from .checkpoint import Checkpoint, Entry
 from .storage import CODES, Spec
 
@@ -162,7 +161,8 @@ def convert(checkpoint: Checkpoint, step: Step, pruner: Pruner | None = None) ->
         return tensors, row
     weight, original, was_sparse = weight_of(checkpoint, step, pruner)
     if step.action == "expand":
-        arrays = {entry.name: weight.dense().astype(CanonicalWeight.numpy_dtype(step.scheme))}
+        with naming(entry.name):
+            arrays = {entry.name: canonical.cast(original, step.scheme)}
         after = f"dense {step.scheme}"
         written = arrays[entry.name]
     else:
@@ -182,22 +182,22 @@ def weight_of(
     if entry.is_sparse:
         weight = checkpoint.read(entry)
         assert isinstance(weight, CanonicalWeight)
-        kept = weight if step.action == "expand" else weight.to_scheme(step.scheme)
-        return kept, weight.dense(), True
+        with naming(entry.name):
+            kept = weight if step.action == "expand" else weight.to_scheme(step.scheme)
+            return kept, weight.dense(), True
     if step.action == "convert" and entry.format == "quantized" and step.scheme == SCHEMES[entry.dtype or ""]:
         values, scale = checkpoint.read_quantized(entry)
-        kept = CanonicalWeight.of_dense(values, scale)
-        kept = CanonicalWeight(kept.weight, kept.scale, kept.scheme, checkpoint.input_scale(entry))
-        return kept, kept.dense(), True
+        with naming(entry.name):
+            kept = CanonicalWeight.of_dense(values, scale)
+            kept = CanonicalWeight(kept.weight, kept.scale, kept.scheme, checkpoint.input_scale(entry))
+            return kept, kept.dense(), True
     dense = checkpoint.read(entry)
     assert isinstance(dense, np.ndarray)
     pruned = dense
-    try:
+    with naming(entry.name):
         if step.action == "prune":
             pruned = pruner(entry.name, dense) if pruner else prune_24(dense)
         weight = quantized(pruned, step.scheme, checkpoint.input_scale(entry))
-    except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"'{entry.name}': {error}") from None
     return weight, dense, pruned is dense or not ((dense != 0) & (pruned == 0)).any()
 
 

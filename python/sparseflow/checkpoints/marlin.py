@@ -38,7 +38,7 @@ def _check_shape(name: str, features: int, inner: int, groups: int) -> None:
         raise InvalidArgumentError(
             f"'{name}': expected N a multiple of 64 and K one of 32 for marlin-24, got [{features}, {inner}]"
         )
-    if groups > 1 and inner != 128 * groups:
+    if groups != 1 and inner != 128 * groups:
         raise InvalidArgumentError(
             f"'{name}': expected scales for groups of 128 of K = {inner} or one a feature, got {groups} groups"
         )

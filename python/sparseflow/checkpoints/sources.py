@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,11 @@ from .storage import SafetensorsFile, Spec
 
 _INDEX = "model.safetensors.index.json"
 _PICKLES = (".pt", ".pth", ".bin")
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a file of a folder can have this name, without leaving the folder. Raises TypeError for what is no text."""
+    return name not in ("", ".", "..") and not re.search("[/\0]", name) and len(os.fsencode(name)) <= 255
 
 
 class Source(Protocol):
@@ -65,11 +71,12 @@ class ShardedSource:
         try:
             placement: dict[str, str] = json.loads(index.read_text())["weight_map"]
             names = sorted(set(placement.values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            inside = all(map(_is_file_name, names))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InvalidProgramError(
                 f"{index}: expected JSON with a weight_map of tensors to files, got something else; copy it again"
             ) from None
-        if any(Path(name).name != name for name in names):
+        if not inside:
             raise InvalidProgramError(f"{index}: expected shards in its own folder, got others; refused")
         missing = [name for name in names if not (index.parent / name).exists()]
         if missing:

@@ -33,6 +33,9 @@ _BITS = {code: 8 * dtypes._BY_NAME[name].itemsize for name, code in CODES.items(
 _BITS |= {"F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64}
 # What the reference implementation accepts; a larger one is damage, not a header.
 _MAX_HEADER = 100_000_000
+# What NumPy can index: dimensions (of every release), and elements, those of an extent 0 counted as one.
+_MAX_RANK = 32
+_MAX_ELEMENTS = 1 << 59
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,10 @@ class SafetensorsFile:
         for name, code, shape, begin, stop in entries:
             if code not in _BITS:
                 raise self._damaged(f"'{name}' of dtype {code}")
-            if min(shape, default=0) < 0:
+            if min(shape, default=0) < 0 or math.prod(max(1, extent) for extent in shape) > _MAX_ELEMENTS:
                 raise self._damaged(f"'{name}' of shape {shape}")
+            if len(shape) > _MAX_RANK:
+                raise self._damaged(f"'{name}' of {len(shape)} dimensions")
             spec = Spec(code, shape)
             if begin != end or stop - begin != spec.nbytes:
                 raise self._damaged(

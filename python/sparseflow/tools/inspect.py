@@ -181,7 +181,7 @@ def _weights(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     weights = []
     for name, tensor in tensors.items():
         stem = name.removesuffix(".values")
-        if stem == name or f"{stem}.bitmask" not in tensors:
+        if stem == name or f"{stem}.bitmask" not in tensors or len(tensor["shape"]) != 2:
             continue
         features, kept = tensor["shape"]
         itemsize = dtypes._BY_NAME[tensor["dtype"]].itemsize
@@ -212,9 +212,12 @@ def count_instructions(ptx: str) -> dict[str, int]:
     return counts
 
 
-def _text(program: Any, tensor: str) -> str:
+def _text(program: Any, tensor: str | None) -> str:
+    """A text of the file, whatever its bytes; "" where a kernel has none."""
+    if tensor is None:
+        return ""
     data, _, _ = program.tensor(tensor)
-    return bytes(data).decode()
+    return bytes(data).decode(errors="replace")
 
 
 def find_disassembler() -> Path:
@@ -230,8 +233,10 @@ def find_disassembler() -> Path:
     raise cli.Failure("expected nvdisasm or cuobjdump for --sass, got neither; install the CUDA toolkit, or use --ptx")
 
 
-def disassemble(disassembler: Path, program: Any, tensor: str) -> str:
+def disassemble(disassembler: Path, program: Any, tensor: str | None) -> str:
     """The SASS of a cubin of the file."""
+    if tensor is None:
+        raise cli.Failure("expected a cubin for --sass, got a kernel that is PTX alone; use --ptx")
     data, _, _ = program.tensor(tensor)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(bytes(data))
@@ -239,9 +244,8 @@ def disassemble(disassembler: Path, program: Any, tensor: str) -> str:
         flags = ["-c"] if disassembler.name == "nvdisasm" else ["-sass"]
         result = subprocess.run([disassembler, *flags, file.name], capture_output=True, text=True, check=False)
     if result.returncode:
-        raise cli.Failure(
-            f"expected SASS of {tensor}, got: {(result.stderr or result.stdout).strip().splitlines()[-1]}"
-        )
+        said = (result.stderr or result.stdout).strip().splitlines() or ["nothing"]
+        raise cli.Failure(f"expected SASS of {tensor}, got: {said[-1]}")
     return result.stdout
 
 

@@ -11,6 +11,46 @@ gpu.module @kernels {
 
 // -----
 
+gpu.module @kernels {
+  sf_tile.kernel @no_layout(%v: f32) attributes {threads = 32 : i64} {
+    // expected-error @below {{expected tiles and stages with layouts; run sf-tile-assign-layouts before}}
+    %t = sf_tile.splat %v : f32 -> !sf_tile.tile<8x64xf32>
+    sf_tile.return
+  }
+}
+
+// -----
+
+gpu.module @kernels {
+  sf_tile.kernel @no_stage_layout(%x: memref<?x64xf16>) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %ring = sf_tile.ring {offset = 0 : i64, stride = 1024 : i64} : !sf_tile.ring<2 x 8x64xf16>
+    // expected-error @below {{expected tiles and stages with layouts; run sf-tile-assign-layouts before}}
+    sf_tile.copy_async %x[%c0, %c0] [8, 64] to %ring[%c0] logical : memref<?x64xf16> to <2 x 8x64xf16>
+    sf_tile.return
+  }
+}
+
+// -----
+
+#acc = #sf_tile.layout<lane = [[0, 2], [0, 4], [8, 0], [16, 0], [32, 0]], warps = [1, 1], along = [0, 1]>
+#b = #sf_tile.layout<register = [[0, 1], [0, 2], [0, 16]], lane = [[0, 4], [0, 8], [1, 0], [2, 0], [4, 0]], warps = [1, 1], along = [-1, 0]>
+#a = #sf_tile.layout<register = [[0, 1], [0, 2], [1, 0], [0, 16], [2, 0], [4, 0]], lane = [[0, 4], [0, 8], [8, 0], [16, 0], [32, 0]], warps = [1, 1], along = [0, -1]>
+gpu.module @kernels {
+  sf_tile.kernel @no_registers(%zero: i32, %v: i8) attributes {threads = 32 : i64} {
+    %acc = sf_tile.splat %zero : i32 -> !sf_tile.tile<64x8xi32, #acc>
+    %a = sf_tile.splat %v : i8 -> !sf_tile.tile<64x32xi8, #a>
+    %b = sf_tile.splat %v : i8 -> !sf_tile.tile<8x32xi8, #b>
+    // expected-error @below {{expected layouts with the registers of 4x1 instructions, as sf-tile-assign-layouts gives them}}
+    // expected-error @below {{failed to legalize operation 'sf_tile.mma'}}
+    %r = sf_tile.mma <"mma_m16n8k32_s8"> %a, %b, %acc
+      : !sf_tile.tile<64x32xi8, #a>, !sf_tile.tile<8x32xi8, #b>, !sf_tile.tile<64x8xi32, #acc> -> !sf_tile.tile<64x8xi32, #acc>
+    sf_tile.return
+  }
+}
+
+// -----
+
 #row = #sf_tile.layout<register = [[1]], lane = [[2], [4], [8], [16], [32]], warps = [1], along = [0]>
 gpu.module @kernels attributes {sf.target = #sf.target<"sm_80">} {
   sf_tile.kernel @float8(%x: memref<64xf8E4M3FN>) attributes {threads = 32 : i64} {
@@ -28,13 +68,14 @@ gpu.module @kernels attributes {sf.target = #sf.target<"sm_80">} {
 
 // -----
 
+#odd = #sf_tile.layout<offset = [[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]]>
 gpu.module @kernels {
   sf_tile.kernel @odd_rows(%x: memref<?x3xf16>) attributes {threads = 32 : i64} {
     %c0 = arith.constant 0 : index
-    %ring = sf_tile.ring {offset = 0 : i64, stride = 1024 : i64} : !sf_tile.ring<2 x 8x3xf16>
+    %ring = sf_tile.ring {offset = 0 : i64, stride = 1024 : i64} : !sf_tile.ring<2 x 8x3xf16, #odd>
     // expected-error @below {{expected rows of a multiple of 4 bytes, got 6}}
     // expected-error @below {{failed to legalize operation 'sf_tile.copy_async'}}
-    sf_tile.copy_async %x[%c0, %c0] [8, 3] to %ring[%c0] logical : memref<?x3xf16> to <2 x 8x3xf16>
+    sf_tile.copy_async %x[%c0, %c0] [8, 3] to %ring[%c0] logical : memref<?x3xf16> to <2 x 8x3xf16, #odd>
     sf_tile.return
   }
 }

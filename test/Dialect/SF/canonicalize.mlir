@@ -83,3 +83,15 @@ func.func @unused_and_repeated_operands(%x: tensor<?x128xf16>, %w: tensor<64x128
   } : (tensor<?x128xf16>, tensor<64x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf32>
   return %0 : tensor<?x64xf32>
 }
+
+// CHECK-LABEL: @no_weight_is_used
+func.func @no_weight_is_used(%x: tensor<?x128xf16>, %w: tensor<64x128xf16>, %b: tensor<64xf32>) -> tensor<?x64xf32> {
+  // CHECK: sf.matmul %{{.*}}, %{{.*}} epilogue(%{{.*}} : tensor<64xf32>) {
+  // CHECK-NEXT: ^bb0(%{{.*}}: f32, %[[E:.*]]: f32):
+  // CHECK-NEXT: sf.yield %[[E]]
+  %0 = sf.matmul %x, %w, %w epilogue(%b : tensor<64xf32>) {
+  ^bb0(%a0: f32, %a1: f32, %b0: f32):
+    sf.yield %b0 : f32
+  } : (tensor<?x128xf16>, tensor<64x128xf16>, tensor<64x128xf16>) -> tensor<?x64xf32>
+  return %0 : tensor<?x64xf32>
+}

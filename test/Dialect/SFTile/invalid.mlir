@@ -22,13 +22,33 @@ func.func private @repeated_input(!sf_tile.ring<2 x 2x2xf32, #sf_tile.layout<off
 
 // -----
 
-// expected-error @below {{expected positive `warps` and, for each, a dimension from -1 to 1 in `along`}}
+// expected-error @below {{expected `warps` and, for each, a dimension from -1 to 1 in `along`}}
 func.func private @warps(!sf_tile.tile<2x2xf32, #sf_tile.layout<register = [[0, 1]], lane = [[1, 0]], warps = [2, 2], along = [0]>>)
 
 // -----
 
-// expected-error @below {{expected positive `warps` and, for each, a dimension from -1 to 1 in `along`}}
+// expected-error @below {{expected `warps` and, for each, a dimension from -1 to 1 in `along`}}
 func.func private @along(!sf_tile.tile<2x2xf32, #sf_tile.layout<register = [[0, 1]], lane = [[1, 0]], warps = [1], along = [2]>>)
+
+// -----
+
+// expected-error @below {{expected from 1 to 32 warps, got [4, 4611686018427387904]}}
+func.func private @many_warps(!sf_tile.tile<2x2xf32, #sf_tile.layout<register = [[0, 1]], lane = [[1, 0]], warps = [4, 4611686018427387904], along = [0, 1]>>)
+
+// -----
+
+// expected-error @below {{expected the inputs register, lane or offset, got retister}}
+func.func private @unknown_input(!sf_tile.tile<2x2xf32, #sf_tile.layout<retister = [[0, 1]], lane = [[1, 0]], warps = [1], along = [0]>>)
+
+// -----
+
+// expected-error @below {{expected at most 5 bases of lane, got 6}}
+func.func private @many_lanes(!sf_tile.tile<64xf32, #sf_tile.layout<lane = [[1], [2], [4], [8], [16], [32]], warps = [1], along = [0]>>)
+
+// -----
+
+// expected-error @below {{expected at most 2^30 elements, got 2^31}}
+func.func private @large_layout(!sf_tile.ring<2 x 2x2xf32, #sf_tile.layout<offset = [[536870912, 1]]>>)
 
 // -----
 
@@ -41,6 +61,16 @@ func.func private @atom() attributes {atom = #sf_tile.atom<"wgmma">}
 
 // expected-error @below {{expected one or more positive dimensions}}
 func.func private @no_dimensions(!sf_tile.tile<f32>)
+
+// -----
+
+// expected-error @below {{expected the layout to cover a stage of [4, 2], got [2, 2]}}
+func.func private @uncovered_stage(!sf_tile.ring<2 x 4x2xf32, #sf_tile.layout<offset = [[0, 1], [1, 0]]>>)
+
+// -----
+
+// expected-error @below {{expected at most 2^30 elements, got [65536, 65536]}}
+func.func private @many_elements(!sf_tile.tile<65536x65536xf32>)
 
 // -----
 
@@ -191,6 +221,14 @@ func.func @copy_bytes(%x: memref<8x8xf16>, %i: index, %ring: !sf_tile.ring<2 x 8
 
 // -----
 
+func.func @copy_bytes_overflow(%x: memref<8x8xf16>, %i: index, %ring: !sf_tile.ring<2 x 8x8xf16>) {
+  // expected-error @below {{expected a box of 128 bytes, a stage's size, got -1}}
+  sf_tile.copy_async %x[%i, %i] [2, -9223372036854775808] to %ring[%i] storage : memref<8x8xf16> to <2 x 8x8xf16>
+  return
+}
+
+// -----
+
 func.func @copy_element(%x: memref<8x8xindex>, %i: index, %ring: !sf_tile.ring<2 x 8x8xf16>) {
   // expected-error @below {{expected integer or float elements, got 'index'}}
   sf_tile.copy_async %x[%i, %i] [8, 8] to %ring[%i] storage : memref<8x8xindex> to <2 x 8x8xf16>
@@ -257,6 +295,14 @@ func.func @copy_signals_logical(%x: memref<8x64xf16>, %i: index, %ring: !sf_tile
 func.func @view_dynamic(%w: memref<?xi8>) {
   // expected-error @below {{expected static shapes}}
   sf_tile.view %w {byte_offset = 0 : i64} : memref<?xi8> to memref<8xf16>
+  return
+}
+
+// -----
+
+func.func @view_overflow(%w: memref<16xi8>) {
+  // expected-error @below {{expected sizes that memory has}}
+  sf_tile.view %w {byte_offset = 9223372036854775807 : i64} : memref<16xi8> to memref<8xf16>
   return
 }
 

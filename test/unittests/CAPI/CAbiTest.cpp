@@ -339,6 +339,12 @@ TEST(CErrors, belong_to_their_thread) {
   _exit(well && status == SF_OUT_OF_MEMORY ? 0 : 1);
 }
 
+TEST(CErrors, messages_are_utf8_whatever_was_given) {
+  SfProgram *program = nullptr;
+  EXPECT_EQ(sfProgramOpen("/nowhere/\xff.sf", 0, &program), SF_NOT_FOUND);
+  EXPECT_CONTAINS(sfLastError(), "/nowhere/\xef\xbf\xbd.sf");
+}
+
 TEST(CErrors, running_out_of_memory_is_a_status) {
   std::vector<StoredTensor> tensors = makeTensors();
   constexpr size_t big = size_t(256) << 20;

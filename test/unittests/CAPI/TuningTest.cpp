@@ -113,6 +113,12 @@ TEST_F(CTuning, entries_go_along_when_exported) {
   sfTuningClose(exported);
 }
 
+TEST_F(CTuning, an_entry_that_is_no_text_is_none) {
+  SfTuningKey key = makeKey();
+  ASSERT_EQ(sfTuningRecord(database, &key, "#sf.kernel_config<\xff>", 1), SF_OK) << sfLastError();
+  EXPECT_EQ(lookup(key), "");
+}
+
 TEST_F(CTuning, damage_is_told_when_opening) {
   std::string damaged = (folder + "/damaged.sqlite").str();
   std::error_code error;

@@ -13,6 +13,7 @@
 #include "mlir/IR/BuiltinDialect.h"
 #include "mlir/IR/DialectResourceBlobManager.h"
 #include "mlir/IR/Matchers.h"
+#include "llvm/Support/MathExtras.h"
 
 using namespace mlir;
 using namespace sparseflow;
@@ -40,8 +41,13 @@ std::optional<size_t> sf::getStorageBytes(RankedTensorType type) {
   std::optional<DType> dtype = getDType(type.getElementType());
   if (!dtype || !type.hasStaticShape())
     return std::nullopt;
-  if (!type.getEncoding())
-    return size_t(type.getNumElements()) * getByteWidth(*dtype);
+  if (!type.getEncoding()) {
+    int64_t bytes = getByteWidth(*dtype);
+    for (int64_t size : type.getShape())
+      if (llvm::MulOverflow(bytes, size, bytes))
+        return std::nullopt;
+    return bytes;
+  }
   auto weight = dyn_cast<WeightAttr>(type.getEncoding());
   if (!weight)
     return std::nullopt;
@@ -86,6 +92,12 @@ FailureOr<ConstantData> sf::readConstant(Value value) {
   std::optional<size_t> expected = getStorageBytes(type);
   if (!expected)
     return emitError(value.getLoc()) << "expected a constant of a supported type, got " << type;
+  // A few words of text must not fill the memory.
+  constexpr size_t maxSplatBytes = size_t(1) << 32;
+  if (isSplat && *expected > maxSplatBytes)
+    return emitError(value.getLoc())
+           << "expected dense<...> of one value to have at most 4 GiB, got " << type
+           << "; give its elements as dense_resource<...>";
   if (isSplat && data.bytes.size() < *expected) {
     data.expanded.reserve(*expected);
     while (data.expanded.size() < *expected)

@@ -419,20 +419,19 @@ struct SimplifyEpilogueOperands : OpRewritePattern<MatmulOp> {
     DenseMap<std::pair<Value, unsigned>, BlockArgument> firstUse;
     SmallVector<std::pair<BlockArgument, BlockArgument>> merged;
     BitVector dead(inputs.size());
-    size_t liveWeights = 0;
     for (auto [i, input] : llvm::enumerate(inputs)) {
       BlockArgument argument = block.getArgument(i);
       auto [it, isNew] = firstUse.try_emplace({input, unsigned(i < numWeights)}, argument);
       if (!isNew && !argument.use_empty())
         merged.push_back({argument, it->second});
-      // One weight stays in any case: it says what is multiplied.
-      bool isLastHope = i + 1 == numWeights && liveWeights == 0;
-      dead[i] = !isNew || (argument.use_empty() && !isLastHope);
-      liveWeights += i < numWeights && !dead[i];
+      dead[i] = !isNew || argument.use_empty();
     }
     // An argument that looked unused lives on when a later duplicate is used.
     for (auto [from, to] : merged)
       dead.reset(to.getArgNumber());
+    // One weight stays in any case: it says what is multiplied.
+    if (dead.find_first_unset_in(0, numWeights) == -1)
+      dead.reset(0);
     if (dead.none())
       return rewriter.notifyMatchFailure(op, "every operand is used");
 

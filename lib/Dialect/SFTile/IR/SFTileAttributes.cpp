@@ -4,7 +4,9 @@
 
 #include "mlir/IR/DialectImplementation.h"
 #include "llvm/ADT/StringExtras.h"
+#include "llvm/ADT/StringSwitch.h"
 #include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/MathExtras.h"
 
 using namespace mlir;
@@ -26,6 +28,40 @@ void SFTileDialect::registerAttributes() {
 //===----------------------------------------------------------------------===//
 // LayoutAttr
 //===----------------------------------------------------------------------===//
+
+/// What is wrong with the sizes of a layout that somebody wrote, or "". Within these bounds its map
+/// has at most 64 bits on either side, and every product of extents fits.
+static std::string findExcess(ArrayRef<StringAttr> inputs, ArrayRef<DenseI32ArrayAttr> bases,
+                              unsigned rank, ArrayRef<int64_t> warps) {
+  constexpr unsigned maxRegisterBits = 10, maxLaneBits = 5, maxOffsetBits = 30, maxWarps = 32;
+  for (auto [name, flat] : llvm::zip_equal(inputs, bases)) {
+    unsigned most = llvm::StringSwitch<unsigned>(name)
+                        .Case("register", maxRegisterBits)
+                        .Case("lane", maxLaneBits)
+                        .Case("offset", maxOffsetBits)
+                        .Default(0);
+    if (!most)
+      return llvm::formatv("the inputs register, lane or offset, got {0}", name.getValue());
+    if (unsigned bits = flat.size() / rank; bits > most)
+      return llvm::formatv("at most {0} bases of {1}, got {2}", most, name.getValue(), bits);
+  }
+  SmallVector<int32_t> reached(rank, 0);
+  for (DenseI32ArrayAttr flat : bases)
+    for (auto [i, coord] : llvm::enumerate(flat.asArrayRef()))
+      reached[i % rank] |= coord;
+  unsigned bits = 0;
+  for (int32_t coordinate : reached)
+    bits += llvm::Log2_64_Ceil(int64_t(coordinate) + 1);
+  if (bits > maxOffsetBits)
+    return llvm::formatv("at most 2^{0} elements, got 2^{1}", maxOffsetBits, bits);
+  int64_t count = 1;
+  for (int64_t each : warps)
+    if (each < 1 || (count *= std::min<int64_t>(each, maxWarps + 1)) > maxWarps)
+      return llvm::formatv(
+          "from 1 to {0} warps, got [{1}]", maxWarps,
+          llvm::join(llvm::map_range(warps, [](int64_t w) { return std::to_string(w); }), ", "));
+  return "";
+}
 
 // `<register = [[0, 1], [8, 0]], lane = [...], warps = [4, 2], along = [0, -1], used = 3>`
 Attribute LayoutAttr::parse(AsmParser &parser, Type) {
@@ -78,9 +114,11 @@ Attribute LayoutAttr::parse(AsmParser &parser, Type) {
     return {};
   if (!rank)
     return parser.emitError(loc, "expected at least one basis"), Attribute();
-  if (warps.size() != along.size() || llvm::any_of(warps, [](int64_t w) { return w < 1; }) ||
+  if (std::string excess = findExcess(inputs, bases, rank, warps); !excess.empty())
+    return parser.emitError(loc, "expected ") << excess, Attribute();
+  if (warps.size() != along.size() ||
       llvm::any_of(along, [&](int64_t d) { return d < -1 || d >= int64_t(rank); }))
-    return parser.emitError(loc, "expected positive `warps` and, for each, a dimension from -1 to ")
+    return parser.emitError(loc, "expected `warps` and, for each, a dimension from -1 to ")
                << int64_t(rank) - 1 << " in `along`",
            Attribute();
   auto layout = LayoutAttr::get(context, inputs, bases, rank, warps, along);

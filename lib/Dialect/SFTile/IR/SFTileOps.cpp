@@ -7,6 +7,7 @@
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/IR/OpImplementation.h"
 #include "mlir/Interfaces/FunctionImplementation.h"
+#include "llvm/Support/MathExtras.h"
 
 using namespace mlir;
 using namespace sparseflow;
@@ -100,6 +101,15 @@ static int64_t product(ArrayRef<int64_t> sizes) {
   return result;
 }
 
+/// Bytes of so many elements; -1 where there are none such in memory.
+static int64_t countBytes(ArrayRef<int64_t> sizes, Type element) {
+  int64_t bits = element.getIntOrFloatBitWidth();
+  for (int64_t size : sizes)
+    if (size < 0 || llvm::MulOverflow(bits, size, bits))
+      return -1;
+  return bits / 8;
+}
+
 void CopyAsyncOp::build(OpBuilder &builder, OperationState &state, Value source, ValueRange offsets,
                         Value ring, Value stage, ArrayRef<int64_t> sizes, CopyOrder order) {
   build(builder, state, source, offsets, ring, stage, /*predicate=*/Value(), /*barriers=*/Value(),
@@ -138,7 +148,7 @@ LogicalResult CopyAsyncOp::verify() {
   }
   if (!source.getElementType().isIntOrFloat())
     return emitOpError("expected integer or float elements, got ") << source.getElementType();
-  int64_t bytes = product(getSizes()) * source.getElementTypeBitWidth() / 8;
+  int64_t bytes = countBytes(getSizes(), source.getElementType());
   if (bytes != ring.getStageBytes())
     return emitOpError("expected a box of ")
            << ring.getStageBytes() << " bytes, a stage's size, got " << bytes;
@@ -156,8 +166,10 @@ LogicalResult ViewOp::verify() {
   if (static_cast<int64_t>(getByteOffset()) < 0)
     return emitOpError("expected a byte_offset of at least 0, got ")
            << static_cast<int64_t>(getByteOffset());
-  int64_t have = source.getNumElements() * source.getElementTypeBitWidth() / 8;
-  int64_t want = getByteOffset() + result.getNumElements() * result.getElementTypeBitWidth() / 8;
+  int64_t have = countBytes(source.getShape(), source.getElementType());
+  int64_t want = countBytes(result.getShape(), result.getElementType());
+  if (have < 0 || want < 0 || llvm::AddOverflow(want, int64_t(getByteOffset()), want))
+    return emitOpError("expected sizes that memory has, got ") << source << " and " << result;
   if (want > have)
     return emitOpError("expected a source of at least ") << want << " bytes, got " << have;
   return success();
@@ -210,7 +222,7 @@ LogicalResult LoadOp::verify() {
       return emitOpError("expected ") << ring.getRank() << " start coordinates";
     for (auto [i, size] : llvm::enumerate(getResult().getType().getShape())) {
       int64_t start = getStart() ? (*getStart())[i] : 0;
-      if (start < 0 || start + size > ring.getShape()[i])
+      if (start < 0 || start > ring.getShape()[i] - size)
         return emitOpError("expected the tile to lie inside the stage, got ")
                << start << " + " << size << " of " << ring.getShape()[i];
     }
@@ -309,7 +321,7 @@ LogicalResult SliceOp::verify() {
            << source << " and " << result;
   for (auto [start, size, whole] :
        llvm::zip_equal(getStart(), result.getShape(), source.getShape()))
-    if (start < 0 || start + size > whole ||
+    if (start < 0 || start > whole - size ||
         (size != whole && (!llvm::isPowerOf2_64(size) || start % size)))
       return emitOpError("expected whole dimensions, or sizes that are powers of two and starts "
                          "that are multiples of them inside the source, got ")

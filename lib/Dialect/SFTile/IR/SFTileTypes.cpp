@@ -47,6 +47,11 @@ static LogicalResult verifyShape(function_ref<InFlightDiagnostic()> emitError,
                                  ArrayRef<int64_t> shape, Type elementType, LayoutAttr layout) {
   if (shape.empty() || llvm::any_of(shape, [](int64_t s) { return s < 1; }))
     return emitError() << "expected one or more positive dimensions";
+  constexpr int64_t maxElements = 1 << 30;
+  int64_t elements = 1;
+  for (int64_t size : shape)
+    if (size > maxElements || (elements *= size) > maxElements)
+      return emitError() << "expected at most 2^30 elements, got [" << shape << "]";
   if (!elementType.isIntOrFloat())
     return emitError() << "expected an integer or float element type, got " << elementType;
   if (layout && layout.getRank() != shape.size())
@@ -171,6 +176,11 @@ LogicalResult RingType::verify(function_ref<InFlightDiagnostic()> emitError, int
     return failure();
   if (layout && (layout.isDistributed() || layout.getBases("offset").empty()))
     return emitError() << "expected a layout over `offset`";
+  if (layout)
+    for (auto [size, covered] : llvm::zip_equal(shape, layout.getWarpTile()))
+      if (covered < size)
+        return emitError() << "expected the layout to cover a stage of [" << shape << "], got ["
+                           << layout.getWarpTile() << "]";
   return success();
 }
 
