@@ -32,8 +32,8 @@ extern "C" {
 
 /* Raised when a function or a field is added. An older number means that something asked for may be
  * missing. Version 2 added SfCompileOptions.tuning and .package_folders, the section Tuning,
- * sfTargets, sfWarmUp and sfPackWeightWith. */
-#define SF_ABI_VERSION 2
+ * sfTargets, sfWarmUp and sfPackWeightWith. Version 3 added SfCompileOptions.cancelled. */
+#define SF_ABI_VERSION 3
 #define SF_MAX_RANK 8
 
 /* SfTensor t; SF_INIT(t); zeroes a versioned struct and sets its struct_size. */
@@ -56,7 +56,8 @@ enum {
   SF_OUT_OF_MEMORY = 5,
   SF_DEVICE_ERROR = 6, /* the driver or the emulator reported a fault */
   SF_IO_ERROR = 7,
-  SF_INTERNAL_ERROR = 8
+  SF_INTERNAL_ERROR = 8,
+  SF_INTERRUPTED = 9 /* the caller wanted it to end; since version 3 */
 };
 
 typedef int32_t SfDType;
@@ -147,6 +148,8 @@ typedef struct SfCompileOptions {
   const char
       *package_folders; /* where that search for ptxas finds Python packages, separated by ':',
                            as in sys.path; default: the folder that holds this library's */
+  const volatile int32_t *cancelled; /* NULL, or where the caller, on any thread, writes a number
+                                        that is not 0 to end the call before the next kernel */
 } SfCompileOptions;
 
 /* mlir: sf-level IR as text or bytecode. options may be NULL. */

@@ -136,6 +136,8 @@ const char *sfStatusName(SfStatus status) {
     return "device error";
   case SF_IO_ERROR:
     return "i/o error";
+  case SF_INTERRUPTED:
+    return "interrupted";
   case SF_INTERNAL_ERROR:
     return "internal error";
   default:

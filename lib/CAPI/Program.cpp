@@ -87,6 +87,10 @@ static Expected<CompileOptions> readOptions(const SfCompileOptions *given) {
     options.tuning = read->tuning;
   options.dumpDir = text(read->dump_intermediates);
   options.reproducer = text(read->reproducer);
+  if (read->cancelled)
+    options.isCancelled = [cancelled = read->cancelled] {
+      return __atomic_load_n(cancelled, __ATOMIC_RELAXED) != 0;
+    };
   if (read->diagnostic)
     options.diagnostics = [handler = read->diagnostic,
                            user = read->diagnostic_user](Severity severity, StringRef message) {

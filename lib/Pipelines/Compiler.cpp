@@ -33,6 +33,7 @@
 #include "llvm/Support/JSON.h"
 #include "llvm/Support/MemoryBufferRef.h"
 #include "llvm/Support/Path.h"
+#include "llvm/Support/Process.h"
 #include "llvm/Support/Threading.h"
 #include <atomic>
 #include <dlfcn.h>
@@ -298,6 +299,7 @@ static PipelineOptions getPipelineOptions(const Shared &shared, const Chip &chip
   pipeline.ptxas = shared.ptxas.path().str();
   pipeline.cacheDir = shared.cacheDir;
   pipeline.explain = true;
+  pipeline.isCancelled = shared.options.isCancelled;
   setTuning(pipeline, shared.options, chip);
   return pipeline;
 }
@@ -627,6 +629,22 @@ static std::string getCacheDir(const CompileOptions &options) {
   return options.cacheDir ? *options.cacheDir : DiskCache::defaultDirectory();
 }
 
+/// A cache that cannot be written is no error, but whoever named its folder wants to know.
+static void warnOfCacheDir(const CompileOptions &options, StringRef directory) {
+  bool isNamed = options.cacheDir || llvm::sys::Process::GetEnv("SPARSEFLOW_CACHE_DIR");
+  if (!isNamed || directory.empty() || !options.diagnostics)
+    return;
+  std::error_code error = llvm::sys::fs::create_directories(directory);
+  if (!error && !llvm::sys::fs::is_directory(directory))
+    error = std::make_error_code(std::errc::not_a_directory);
+  if (error)
+    options.diagnostics(Severity::Warning,
+                        llvm::formatv("expected a folder for the cache, got '{0}': {1}; nothing is "
+                                      "kept for the next time",
+                                      directory, error.message())
+                            .str());
+}
+
 /// A name that a manifest, which is JSON, and a command line can carry.
 static bool isName(StringRef name) {
   auto isControl = [](unsigned char c) { return c < 0x20 || c == 0x7f; };
@@ -727,6 +745,7 @@ llvm::Expected<rt::ProgramFile::Ptr> sparseflow::compile(StringRef source, Strin
       given.diagnostics(severity, message);
     };
 
+  warnOfCacheDir(options, cacheDir);
   DefaultTimingManager timingManager;
   timingManager.setEnabled(options.timing);
   TimingScope timing = timingManager.getRootScope();

@@ -135,7 +135,7 @@ static constexpr PassEntry entries[] = {
        binary.ptxas = options.ptxas;
        binary.cacheDir = options.cacheDir;
        binary.allowSlow = options.allowSlow;
-       manager.addPass(target::createSFEmitBinary(binary));
+       manager.addPass(target::createSFEmitBinary(binary, options.isCancelled));
      }},
     // 15. Records registers and spills, so after ptxas.
     {Phase::Manifest, "sf-emit-manifest",

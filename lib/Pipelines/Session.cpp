@@ -286,12 +286,17 @@ llvm::Error Session::run(Phase first, Phase last, const PipelineOptions &pipelin
   // The text that a reproducer starts from stands before the first phase that ran.
   if (!firstPhase)
     firstPhase = first;
+  auto isCancelled = [&] { return options.isCancelled && options.isCancelled(); };
   auto runPasses = [&](llvm::function_ref<void(OpPassManager &)> add) -> llvm::Error {
+    if (isCancelled())
+      return rt::makeError(rt::Status::Interrupted, "the compilation was cancelled");
     PassManager manager(loaded->context.get(), ModuleOp::getOperationName());
     manager.enableTiming(timing);
     add(manager);
     if (succeeded(manager.run(module())))
       return llvm::Error::success();
+    if (isCancelled())
+      return rt::makeError(rt::Status::Interrupted, llvm::toString(takeErrors("a pass")));
     PassManager whole(loaded->context.get(), ModuleOp::getOperationName());
     buildPipeline(whole, pipeline, *firstPhase, last);
     std::string reproducer = writeReproducer(whole);

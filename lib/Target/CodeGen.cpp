@@ -264,6 +264,8 @@ sparseflow::target::compileKernels(gpu::GPUModuleOp module, const CodeGenOptions
     job->result.name = kernel.getSymName().str();
     jobs.push_back(job);
     work.push_back([job, index = index, &diagnostics, options] {
+      if (options.isCancelled && options.isCancelled())
+        return;
       diagnostics.setOrderIDForThread(index);
       llvm::Error error = generatePTX(*job->module, options, job->result);
       if (!error && options.ptxas)
@@ -285,6 +287,8 @@ sparseflow::target::compileKernels(gpu::GPUModuleOp module, const CodeGenOptions
     jobs[index]->error = "LLVM's code generator gave up: " + message;
   });
 
+  if (options.isCancelled && options.isCancelled())
+    return module.emitError() << "the compilation was cancelled";
   std::vector<CompiledKernel> results;
   bool failed = false;
   for (auto [kernel, job] : llvm::zip(kernels, jobs)) {

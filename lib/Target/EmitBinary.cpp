@@ -117,6 +117,7 @@ struct SFEmitBinaryPass : sparseflow::target::impl::SFEmitBinaryBase<SFEmitBinar
     options.chip = *chip;
     options.allowSlow = allowSlow;
     options.cache = &cache;
+    options.isCancelled = isCancelled;
     if (format == "cubin") {
       llvm::Expected<Ptxas> found = Ptxas::find({ptxas, {}, *chip});
       if (!found)
@@ -132,9 +133,19 @@ struct SFEmitBinaryPass : sparseflow::target::impl::SFEmitBinaryBase<SFEmitBinar
         return signalPassFailure();
   }
 
+  std::function<bool()> isCancelled;
+
+private:
   void fail(llvm::Error error) {
     getOperation().emitError() << llvm::toString(std::move(error));
     signalPassFailure();
   }
 };
 } // namespace
+
+std::unique_ptr<Pass> sparseflow::target::createSFEmitBinary(const SFEmitBinaryOptions &options,
+                                                             std::function<bool()> isCancelled) {
+  auto pass = std::make_unique<SFEmitBinaryPass>(options);
+  pass->isCancelled = std::move(isCancelled);
+  return pass;
+}

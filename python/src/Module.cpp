@@ -5,6 +5,9 @@
 // What needs no speed (graphs, reports, the sentence of an error) is Python, in the package beside
 // it.
 #include "Executable.h"
+#include <atomic>
+#include <chrono>
+#include <future>
 #include <optional>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -22,6 +25,36 @@ std::string takeString(char *text) {
   return copy;
 }
 
+/// Makes a call that ends soon after `cancelled` is not 0, on a thread of its own: this one looks
+/// for signals meanwhile, so that Ctrl-C ends it.
+template <typename Call> void checkInterruptibly(std::atomic<int32_t> &cancelled, Call call) {
+  std::string message;
+  std::future<SfStatus> running = std::async(std::launch::async, [&] {
+    SfStatus status = call();
+    if (status != SF_OK)
+      message = sfLastError(); // of this thread
+    return status;
+  });
+  std::optional<py::error_already_set> signal;
+  auto isRunning = [&] {
+    constexpr std::chrono::milliseconds pause(50);
+    py::gil_scoped_release release;
+    return running.wait_for(pause) != std::future_status::ready;
+  };
+  auto lookForSignals = [&] {
+    if (!signal && PyErr_CheckSignals() != 0) {
+      signal.emplace();
+      cancelled = 1;
+    }
+  };
+  while (isRunning())
+    lookForSignals();
+  // Ctrl-C in a terminal also ends the assemblers, which are what the call may have failed by.
+  lookForSignals();
+  if (signal)
+    throw std::move(*signal);
+  check(running.get(), message);
+}
 /// Compiler messages as (severity, text), gathered while the GIL is released.
 using Diagnostics = std::vector<std::pair<int32_t, std::string>>;
 
@@ -63,8 +96,11 @@ compile(const std::string &text, bool isFile,
       blobs[i].bytes *= views[i].tensor.shape[d];
   }
 
+  std::atomic<int32_t> cancelled{0};
+  static_assert(sizeof(cancelled) == sizeof(int32_t), "the ABI wants a plain number");
+  native.cancelled = reinterpret_cast<const int32_t *>(&cancelled);
   SfProgram *program = nullptr;
-  checkReleased([&] {
+  checkInterruptibly(cancelled, [&] {
     return isFile
                ? sfCompileFile(text.c_str(), blobs.data(), blobs.size(), &native, &program)
                : sfCompile(text.data(), text.size(), blobs.data(), blobs.size(), &native, &program);

@@ -155,10 +155,13 @@ void registerDeviceBuffer(py::module_ &m) {
 }
 
 void check(SfStatus status) {
-  if (status == SF_OK)
-    return;
-  std::string message = sfLastError();
-  throwPython(module("sparseflow.errors").attr("error_of")(status, message));
+  if (status != SF_OK)
+    check(status, sfLastError());
+}
+
+void check(SfStatus status, const std::string &message) {
+  if (status != SF_OK)
+    throwPython(module("sparseflow.errors").attr("error_of")(status, message));
 }
 
 void raiseInvalidArgument(const std::string &message) {

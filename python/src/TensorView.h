@@ -20,6 +20,8 @@ namespace py = pybind11;
 
 /// Raises the Python exception that belongs to a failed status, with the library's sentence.
 void check(SfStatus status);
+/// The same for a call on another thread, whose sentence `message` is.
+void check(SfStatus status, const std::string &message);
 /// Calls what may wait, or read a whole file, while other threads of Python go on.
 template <typename Call> void checkReleased(Call call) {
   SfStatus status;
@@ -55,8 +57,8 @@ public:
   TensorView &operator=(const TensorView &) = delete;
 
   void borrow(py::handle object, const Label &what);
-  /// Borrows a tensor [..., width] as kernels read rows of tokens: contiguous, at an address that is
-  /// a multiple of 16 bytes, and not empty. False for any other.
+  /// Borrows a tensor [..., width] as kernels read rows of tokens: contiguous, at an address that
+  /// is a multiple of 16 bytes, and not empty. False for any other.
   bool borrowRows(py::handle object, int64_t width);
   /// Of a contiguous tensor [..., K]: [rows, K], the same memory. Returns the leading extents.
   std::vector<int64_t> foldRows();

@@ -1,4 +1,4 @@
-/* A program of some ABI version: built against the header as it was then (v1/, v2/), run with
+/* A program of some ABI version: built against the header as it was then (v1/, v2/, ...), run with
  * today's library.
  *
  * It takes the address of every function, so that a removed one fails to link, and uses what works
@@ -224,6 +224,20 @@ static void tuning(void) {
 }
 #endif
 
+#if SF_ABI_VERSION >= 3
+static void cancelling(void) {
+  static const char text[] = "func.func @f(%x: tensor<?x64xf16>) -> tensor<?x64xf16> { return %x : tensor<?x64xf16> }";
+  SfCompileOptions options;
+  SfProgram *program = NULL;
+  int32_t cancelled = 1;
+  SF_INIT(options);
+  options.cache_dir = "";
+  options.cancelled = &cancelled;
+  CHECK(sfCompile(text, sizeof(text) - 1, NULL, 0, &options, &program) == SF_INTERRUPTED);
+  CHECK(program == NULL && strstr(sfLastError(), "cancelled") != NULL);
+}
+#endif
+
 int main(void) {
 #if SF_ABI_VERSION >= 2
   tuning();
@@ -235,6 +249,9 @@ int main(void) {
 #endif
   programs();
   versions();
+#if SF_ABI_VERSION >= 3
+  cancelling();
+#endif
   if (failures == 0)
     printf("ABI version %d: all well with library %s\n", SF_ABI_VERSION, sfVersion());
   return failures != 0;

@@ -1,6 +1,8 @@
 """What `sf.compile` and `sf.load` take and refuse."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -57,11 +59,42 @@ def test_the_second_compile_comes_from_the_cache(weight, tmp_path):
     compile(TEXT, constants={"w": weight}, cache_dir=tmp_path, ptxas=None)
 
 
+@pytest.mark.parametrize("folder", ["file", "file/below"])
+def test_a_cache_folder_that_cannot_be_one_is_a_warning(weight, tmp_path, folder):
+    (tmp_path / "file").touch()
+    with pytest.warns(sf.CompilerWarning, match=f"expected a folder for the cache, got '{tmp_path / folder}': Not a dir"):
+        compile(TEXT, constants={"w": weight}, cache_dir=tmp_path / folder)
+
+
 def test_intermediates_are_dumped_in_order(weight, tmp_path):
     compile(TEXT, constants={"w": weight}, dump_intermediates=tmp_path, cache_dir="")
     names = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
     assert any(name.endswith(".mlir") for name in names) and any(name.endswith(".ptx") for name in names)
     assert re.match(r"\d+", names[0])
+
+
+def test_ctrl_c_ends_a_compile_and_leaves_a_usable_cache(tmp_path):
+    # Many kernels: to the end it takes far longer than the time that it gets.
+    program = f"""
+import signal, threading
+import numpy as np, sparseflow as sf
+graph = sf.Graph()
+x = graph.input("x", (None, 512), sf.f16)
+for i in range(12):
+    x = graph.matmul(x, sf.prune_24(np.full((512, 512), i + 1, np.float16)), bias=np.zeros(512), activation="gelu")
+graph.output(x)
+threading.Timer(1, lambda: signal.raise_signal(signal.SIGINT)).start()
+try:
+    sf.compile(graph, target="sm_80,sm_89,sm_90,sm_90a,sm_100", device="emulator", cache_dir={str(tmp_path)!r})
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+graph = sf.Graph()
+graph.output(graph.matmul(graph.input("x", (None, 512), sf.f16), sf.prune_24(np.eye(512, dtype=np.float16))))
+sf.compile(graph, device="emulator", cache_dir={str(tmp_path)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 BAD = {

@@ -58,6 +58,9 @@ struct CompileOptions {
   bool timing = false;
   /// Told every diagnostic as it comes, errors included.
   std::function<void(Severity, llvm::StringRef)> diagnostics;
+  /// Asked before each group of passes and each kernel, by several threads: once it says yes the
+  /// compilation ends with Status::Interrupted. Null: never.
+  std::function<bool()> isCancelled;
 };
 
 /// Compiles MLIR (text or bytecode). `name` stands for it in messages.

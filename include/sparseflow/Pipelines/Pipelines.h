@@ -11,6 +11,7 @@
 
 #include "mlir/Pass/PassManager.h"
 #include "llvm/ADT/ArrayRef.h"
+#include <functional>
 #include <string>
 
 namespace sparseflow {
@@ -39,6 +40,7 @@ struct PipelineOptions {
   bool explain = false;
   /// See sf-emit-binary.
   bool allowSlow = false;
+  std::function<bool()> isCancelled;
 };
 
 struct PassEntry {

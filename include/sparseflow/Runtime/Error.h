@@ -21,6 +21,7 @@ enum class Status : int {
   DeviceError = 6,
   IOError = 7,
   InternalError = 8,
+  Interrupted = 9,
 };
 
 class RuntimeError : public llvm::ErrorInfo<RuntimeError> {

@@ -50,6 +50,9 @@ struct CodeGenOptions {
   unsigned ptxasTimeoutSeconds = 120;
   /// At most this many kernels at once; 0: as many as the machine has processors.
   unsigned maxThreads = 0;
+  /// Asked before each kernel, by several threads: no more are compiled once it says yes, which is
+  /// a failure. Null: never.
+  std::function<bool()> isCancelled;
 };
 
 /// The kernels of a module, in order.

@@ -19,6 +19,10 @@ namespace sparseflow::target {
 #define GEN_PASS_REGISTRATION
 #include "sparseflow/Target/Passes.h.inc"
 
+/// sf-emit-binary, which no more kernels are compiled by once `isCancelled` says yes; may be null.
+std::unique_ptr<mlir::Pass> createSFEmitBinary(const SFEmitBinaryOptions &options,
+                                               std::function<bool()> isCancelled);
+
 /// Replaces a gpu.module by the gpu.binary of its kernels.
 mlir::LogicalResult emitBinary(mlir::gpu::GPUModuleOp module, const CodeGenOptions &options);
 
