@@ -93,10 +93,10 @@ FailureOr<ConstantData> sf::readConstant(Value value) {
   if (!expected)
     return emitError(value.getLoc()) << "expected a constant of a supported type, got " << type;
   // A few words of text must not fill the memory.
-  constexpr size_t maxSplatBytes = size_t(1) << 32;
+  constexpr size_t maxSplatBytes = size_t(1) << 30;
   if (isSplat && *expected > maxSplatBytes)
     return emitError(value.getLoc())
-           << "expected dense<...> of one value to have at most 4 GiB, got " << type
+           << "expected dense<...> of one value to have at most 1 GiB, got " << type
            << "; give its elements as dense_resource<...>";
   if (isSplat && data.bytes.size() < *expected) {
     data.expanded.reserve(*expected);
