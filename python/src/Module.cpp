@@ -55,6 +55,7 @@ template <typename Call> void checkInterruptibly(std::atomic<int32_t> &cancelled
     throw std::move(*signal);
   check(running.get(), message);
 }
+
 /// Compiler messages as (severity, text), gathered while the GIL is released.
 using Diagnostics = std::vector<std::pair<int32_t, std::string>>;
 

@@ -62,7 +62,9 @@ def test_the_second_compile_comes_from_the_cache(weight, tmp_path):
 @pytest.mark.parametrize("folder", ["file", "file/below"])
 def test_a_cache_folder_that_cannot_be_one_is_a_warning(weight, tmp_path, folder):
     (tmp_path / "file").touch()
-    with pytest.warns(sf.CompilerWarning, match=f"expected a folder for the cache, got '{tmp_path / folder}': Not a dir"):
+    with pytest.warns(
+        sf.CompilerWarning, match=f"expected a folder for the cache, got '{tmp_path / folder}': Not a dir"
+    ):
         compile(TEXT, constants={"w": weight}, cache_dir=tmp_path / folder)
 
 
