@@ -152,7 +152,8 @@ typedef struct SfCompileOptions {
                                         that is not 0 to end the call before the next kernel */
 } SfCompileOptions;
 
-/* mlir: sf-level IR as text or bytecode. options may be NULL. */
+/* mlir: sf-level IR as text, or as bytecode of a writer that you trust: MLIR's own reader of it may
+ * crash on damaged bytes. options may be NULL. */
 SF_API SfStatus sfCompile(const char *mlir, size_t mlir_bytes, const SfConstant *constants,
                           size_t num_constants, const SfCompileOptions *options,
                           SfProgram **program);
