@@ -82,6 +82,9 @@ import signal, threading, time
 from pathlib import Path
 import numpy as np, sparseflow as sf
 
+# A job in the background may have been started with the signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def interrupt():
     while not any(path.is_file() for path in Path({str(tmp_path)!r}).rglob("*")):
         time.sleep(0.001)
