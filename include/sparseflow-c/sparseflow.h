@@ -131,8 +131,8 @@ typedef void (*SfDiagnosticHandler)(void *user, int32_t severity, const char *me
 typedef struct SfCompileOptions {
   size_t struct_size;
   const char *targets; /* "sm_80,sm_90"; default: what GPU 0 runs best, else sm_80 */
-  const char *config;  /* overrides the choice for every matmul: #sf.kernel_config<...> text, or
-                          "cublaslt" (#sf.library_config<...>) where the library is there */
+  const char *config;  /* overrides the choice for every matmul: text of #sf.kernel_config<...>, or
+                          "cublaslt" where that is installed */
   const char
       *cache_dir;    /* default: $SPARSEFLOW_CACHE_DIR, else ~/.cache/sparseflow; "" turns it off */
   const char *ptxas; /* path of ptxas; default, in order: $SPARSEFLOW_PTXAS, $CUDA_HOME, $CUDA_PATH,

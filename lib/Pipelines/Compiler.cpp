@@ -8,12 +8,12 @@
 
 #include "sparseflow/Pipelines/Compiler.h"
 
+#include "ProductChoices.h"
 #include "Session.h"
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
 #include "sparseflow/Dialect/SF/Transforms/Passes.h"
 #include "sparseflow/Dialect/SF/Transforms/Tuning.h"
-#include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
 #include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Runtime/Error.h"
 #include "sparseflow/Support/Sparse24.h"
@@ -22,7 +22,6 @@
 #include "sparseflow/Target/Manifest.h"
 #include "sparseflow/Target/Passes.h"
 
-#include "mlir/AsmParser/AsmParser.h"
 #include "mlir/Bytecode/BytecodeReader.h"
 #include "mlir/IR/DialectResourceBlobManager.h"
 #include "llvm/ADT/StringExtras.h"
@@ -39,7 +38,6 @@
 #include <dlfcn.h>
 #include <map>
 #include <mutex>
-#include <set>
 
 using namespace mlir;
 using namespace sparseflow;
@@ -366,91 +364,9 @@ static llvm::Expected<ChipProgram> buildKernels(Session &session, const Chip &ch
 // that the compiler chose is slow, spilling or with serialized wgmma, the product gets another
 // choice: at first without what needs as many registers, in the end among small tiles alone.
 
-/// The number of a product, in the order of the module's text, on the product and on its launches.
-static constexpr llvm::StringLiteral productAttrName = "sf.product";
 /// Accumulators a thread, from try to try; the first only leaves out what is known to be slow. The
 /// smallest tiles have 16, which leaves room for any epilogue that was met.
 static constexpr int64_t fewerAccumulators[] = {sf::kMostAccumulators, 112, 64, 48, 32, 16};
-
-/// What is known about the products of a module while their configurations are sought. Attributes
-/// are text, which outlives their session.
-struct ProductChoice {
-  std::string configs;        // "" while there is something to choose
-  std::string reasons;        // of each configuration; "": none are known
-  std::string times;          // likewise
-  std::string reason;         // why it is not what was chosen first
-  std::set<std::string> slow; // configurations that were built and are slow
-  bool isGiven = false;
-};
-
-static std::string printAttribute(Attribute attribute) {
-  std::string text;
-  llvm::raw_string_ostream stream(text);
-  if (attribute)
-    attribute.print(stream);
-  return text;
-}
-
-/// Each product's choice as the module has it; what else is known of it stays.
-static void readChoices(ModuleOp module, MutableArrayRef<ProductChoice> choices) {
-  size_t number = 0;
-  module.walk([&](sf::MatmulOp op) {
-    ProductChoice &choice = choices[number++];
-    choice.configs = printAttribute(op.getConfigsAttr());
-    choice.reasons = printAttribute(op->getAttr(sf::kReasonsAttrName));
-    choice.times = printAttribute(op->getAttr(sf::kTimesAttrName));
-  });
-}
-
-static void setChoices(ModuleOp module, ArrayRef<ProductChoice> choices) {
-  Builder builder(module.getContext());
-  size_t number = 0;
-  module.walk([&](sf::MatmulOp op) {
-    const ProductChoice &choice = choices[number++];
-    if (!choice.configs.empty())
-      op.setConfigsAttr(cast<ArrayAttr>(parseAttribute(choice.configs, module.getContext())));
-    if (!choice.reasons.empty())
-      op->setAttr(sf::kReasonsAttrName, parseAttribute(choice.reasons, module.getContext()));
-    if (!choice.times.empty())
-      op->setAttr(sf::kTimesAttrName, parseAttribute(choice.times, module.getContext()));
-    if (!choice.reason.empty())
-      op->setAttr("sf.reason", builder.getStringAttr(choice.reason));
-    if (!choice.slow.empty())
-      op->setAttr(sf::kSlowConfigsAttrName, builder.getArrayAttr(llvm::map_to_vector(
-                                                choice.slow, [&](const std::string &text) {
-                                                  return parseAttribute(text, module.getContext());
-                                                })));
-  });
-}
-
-static void numberProducts(ModuleOp module) {
-  int64_t number = 0;
-  Builder builder(module.getContext());
-  module.walk(
-      [&](sf::MatmulOp op) { op->setAttr(productAttrName, builder.getI64IntegerAttr(number++)); });
-}
-
-/// A kernel's configuration and what makes it slow.
-using SlowKernel = std::pair<std::string, std::string>;
-
-/// The slow kernels of each product that has some, by its number; -1 stands for other operations.
-static std::map<int64_t, std::vector<SlowKernel>> findSlowProducts(ModuleOp module) {
-  llvm::StringMap<SlowKernel> slow;
-  for (auto binary : module.getOps<gpu::BinaryOp>())
-    for (const target::BinaryKernel &kernel : target::getBinaryKernels(binary))
-      if (auto slowness = kernel.metadata.getAttr<StringAttr>("slowness"))
-        slow[kernel.metadata.getName()] = {printAttribute(kernel.metadata.getAttr("sf.config")),
-                                           slowness.str()};
-  std::map<int64_t, std::vector<SlowKernel>> products;
-  module.walk([&](sf_tile::LaunchOp launch) {
-    auto known = slow.find(launch.getKernel().getLeafReference());
-    if (known == slow.end())
-      return;
-    auto product = launch->getParentOp()->getAttrOfType<IntegerAttr>(productAttrName);
-    products[product ? product.getInt() : -1].push_back(known->second);
-  });
-  return products;
-}
 
 /// Whether the options say which kernel computes every matmul; a library leaves the kernels open.
 static bool isKernelGiven(Session &session, const PipelineOptions &pipeline) {
