@@ -96,9 +96,9 @@ struct LowerReturn : OpConversionPattern<ReturnOp> {
 };
 
 /// x / y of numbers below 2^31 by y's reciprocal, which a loop over x computes once: a division is
-/// a long chain of instructions, and nothing hides it at the beginning of a tile. The reciprocal, in
-/// units of 2^-32, is too small by at most 1, so the product by less than 1 and the quotient by at
-/// most 1.
+/// a long chain of instructions, and nothing hides it at the beginning of a tile. The reciprocal,
+/// in units of 2^-32, is too small by at most 1, so the product by less than 1 and the quotient by
+/// at most 1.
 Value divideByKnown(Emitter &e, Value x, Value y) {
   Value reciprocal = arith::DivUIOp::create(e.b, e.loc, e.i32(-1), y);
   Value quotient = arith::MulUIExtendedOp::create(e.b, e.loc, x, reciprocal).getHigh();

@@ -153,7 +153,8 @@ def cast(dense: np.ndarray, scheme: str) -> np.ndarray:
         dtype = dtypes.dtype(_DTYPES[scheme])
         largest = float(np.nanmax(np.abs(dense.astype(np.float64)), initial=0))
         raise InvalidArgumentError(
-            f"expected finite elements of at most {dtype.max:g} for {scheme}, got NaN, infinity or {largest:g}; use bf16"
+            f"expected finite elements of at most {dtype.max:g} for {scheme}, got NaN, infinity or {largest:g}"
+            + ("; use bf16" if scheme == "f16" else "")
         )
     return made
 
