@@ -707,6 +707,8 @@ def test_elementwise_operations_and_constants():
         assert error(value, reference) < 2e-3
     with pytest.raises(sf.UnsupportedError, match="aten.add: an operand is a constant for a fixed number of tokens"):
         sf.compile(torch.export.export(model, (x,)), aot=True)
+    with pytest.raises(sf.InvalidArgumentError, match="constants: expected none with an exported program"):
+        sf.compile(torch.export.export(model, (x,)), constants={"w": torch.ones(1)})
 
 
 class WrittenOut(torch.nn.Module):
