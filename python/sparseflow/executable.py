@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import _sparseflow, dtypes, interop
-from .errors import CompilerWarning, InvalidArgumentError
+from .errors import CompilerWarning, InvalidArgumentError, InvalidProgramError
 from .graph import Graph
 
 _SEVERITY_WARNING = 1
@@ -171,6 +171,10 @@ class Executable(_sparseflow.Executable):
     def __init__(self, program: Any, device: str):
         _checked_device(device)
         self._description = json.loads(program.describe())
+        if not self._description["functions"]:
+            raise InvalidProgramError(
+                "expected a program with a function to call, got one without any; compile it again"
+            )
         functions = [
             (
                 each["name"],
