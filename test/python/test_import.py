@@ -22,6 +22,13 @@ def test_import_loads_no_framework():
     assert run(code).strip() == "[]"
 
 
+def test_a_program_that_is_not_installed_is_a_sentence():
+    code = "from pathlib import Path; from sparseflow.tools import native; native._PACKAGE = Path('/nowhere'); native.run()"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 1 and found.stderr.count("\n") == 1
+    assert "sparseflow-run: expected the program /nowhere/bin/sparseflow-run, got: No such file" in found.stderr
+
+
 def test_all_names_exist_and_are_documented():
     for name in sf.__all__:
         value = getattr(sf, name)
