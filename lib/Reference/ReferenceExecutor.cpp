@@ -7,6 +7,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "sparseflow/Reference/ReferenceExecutor.h"
+#include "sparseflow/HostCode/ChipArithmetic.h"
 #include "sparseflow/HostCode/HostCode.h"
 
 #include "Lowering.h"
@@ -315,6 +316,7 @@ ReferenceExecutor::create(ModuleOp original, StringRef name, const ReferenceOpti
   std::unique_ptr<llvm::Module> llvmModule = translateModuleToLLVMIR(*module, *llvmContext);
   if (!llvmModule)
     return diagnostics.takeError("'" + name + "' cannot be translated to LLVM IR");
+  useChipArithmetic(*llvmModule);
   addEntryPoint(*llvmModule, name);
   Expected<std::unique_ptr<HostCode>> code = HostCode::create();
   if (!code)
