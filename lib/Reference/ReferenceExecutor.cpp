@@ -151,7 +151,7 @@ static Expected<Port> makePort(Type type, StringAttr name, StringRef kind, unsig
   for (int64_t size : tensor.getShape())
     port.spec.shape.push_back(ShapedType::isDynamic(size) ? kDynamicTokens : size);
   if (tensor.getEncoding()) {
-    port.weight = getWeightFormat(tensor);
+    port.weight = sf::getWeightFormat(tensor);
     port.spec.storageBytes = port.weight->storageBytes();
   }
   return port;
@@ -212,7 +212,7 @@ Error ReferenceExecutor::Impl::liftConstants(func::FuncOp function,
     }
 
     if (isEncoded) {
-      WeightFormat format = getWeightFormat(type);
+      WeightFormat format = sf::getWeightFormat(type);
       constant.owned.resize(format.denseBytes());
       if (Error error = decodeWeight(format, pieces, constant.owned))
         return llvm::joinErrors(llvm::createStringError(formatv("constant '{0}'", absent).str()),

@@ -381,7 +381,7 @@ struct ConstantLowering : OpConversionPattern<arith::ConstantOp> {
     FailureOr<arith::ConstantOp> dense = sf::createConstant(
         rewriter, op.getLoc(), denseType, sf::deriveConstantName(data->getName(), "dense"),
         [&](MutableArrayRef<char> bytes) -> LogicalResult {
-          if (llvm::Error error = decodeWeight(getWeightFormat(type), data->getBytes(), bytes))
+          if (llvm::Error error = decodeWeight(sf::getWeightFormat(type), data->getBytes(), bytes))
             return op.emitError() << llvm::toString(std::move(error));
           return success();
         });
@@ -513,12 +513,6 @@ WeightTypeConverter::WeightTypeConverter() {
       return std::nullopt;
     return RankedTensorType::get(type.getShape(), type.getElementType());
   });
-}
-
-WeightFormat sparseflow::getWeightFormat(RankedTensorType type) {
-  sf::WeightAttr encoding = sf::getWeightEncoding(type);
-  return {*sf::getDType(type.getElementType()), type.getDimSize(0), type.getDimSize(1),
-          encoding && encoding.isSparse(), encoding ? encoding.getPackOrder() : std::nullopt};
 }
 
 void sparseflow::populateSFToLinalgPatterns(const WeightTypeConverter &converter,
