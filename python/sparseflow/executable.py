@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import _sparseflow, dtypes, interop
-from .errors import CompilerWarning, InvalidArgumentError
+from .errors import CompilerWarning, InvalidArgumentError, InvalidProgramError
 from .graph import Graph
 
 _SEVERITY_WARNING = 1
@@ -171,6 +171,10 @@ class Executable(_sparseflow.Executable):
     def __init__(self, program: Any, device: str):
         _checked_device(device)
         self._description = json.loads(program.describe())
+        if not self._description["functions"]:
+            raise InvalidProgramError(
+                "expected a program with a function to call, got one without any; compile it again"
+            )
         functions = [
             (
                 each["name"],
@@ -264,6 +268,31 @@ class Executable(_sparseflow.Executable):
         return function
 
 
+def source_of(model: Any) -> tuple[str, bool]:
+    """(MLIR text or the path of a file with it, whether it is a path) of what `compile` takes.
+
+    Raises InvalidArgumentError for what is neither, FileNotFoundError where there is no such file.
+    """
+    if isinstance(model, Graph):
+        if not model._outputs:
+            raise InvalidArgumentError("expected a graph with an output, got none; call Graph.output")
+        return str(model), False
+    if isinstance(model, os.PathLike) or (isinstance(model, str) and re.search(r"\.mlir(bc)?\Z", model)):
+        path = _text(model, "compile")
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"expected a file with MLIR, got {path}, which does not exist")
+        return path, True
+    if not isinstance(model, str):
+        raise InvalidArgumentError(f"expected a Graph, a path or MLIR text, got {type(model).__name__}")
+    if os.path.isdir(model):
+        raise InvalidArgumentError(f"expected a .mlir file or MLIR text, got {model!r}, which is a folder")
+    try:
+        model.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"expected MLIR text that UTF-8 can encode, got {error}") from None
+    return model, False
+
+
 def compile(  # noqa: A001 - sf.compile is the name users expect
     model: Graph | str | os.PathLike[str],
     *,
@@ -306,32 +335,17 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         from .torch.exporting import compile_exported
 
         options: dict[str, Any] = {"config": config, "cache_dir": cache_dir, "dump_intermediates": dump_intermediates}
-        options |= {"reproducer": reproducer, "ptxas": ptxas, "target": target, "device": device}
-        options["tuning"] = tuning
+        options |= {"reproducer": reproducer, "ptxas": ptxas, "target": target, "device": device, "tuning": tuning}
+        if constants:
+            raise InvalidArgumentError(
+                "constants: expected none with an exported program, which brings its own, got some"
+            )
         return compile_exported(model, aot=aot, **options)
-    is_file = False
+    text, is_file = source_of(model)
     if not isinstance(constants or {}, Mapping):
         raise InvalidArgumentError(f"constants: expected arrays by name, got {type(constants).__name__}")
-    blobs = {name: interop.as_numpy(array, name) for name, array in (constants or {}).items()}
-    if isinstance(model, Graph):
-        if not model._outputs:
-            raise InvalidArgumentError("expected a graph with an output, got none; call Graph.output")
-        text = str(model)
-        blobs = model.constants | blobs
-    elif isinstance(model, os.PathLike) or (isinstance(model, str) and re.search(r"\.mlir(bc)?\Z", model)):
-        text, is_file = _text(model, "compile"), True
-        if not os.path.exists(text):
-            raise FileNotFoundError(f"expected a file with MLIR, got {text}, which does not exist")
-    elif isinstance(model, str):
-        text = model
-        if os.path.isdir(text):
-            raise InvalidArgumentError(f"expected a .mlir file or MLIR text, got {text!r}, which is a folder")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidArgumentError(f"expected MLIR text that UTF-8 can encode, got {error}") from None
-    else:
-        raise InvalidArgumentError(f"expected a Graph, a path or MLIR text, got {type(model).__name__}")
+    blobs = model.constants if isinstance(model, Graph) else {}
+    blobs |= {name: interop.as_numpy(array, name) for name, array in (constants or {}).items()}
 
     native: dict[str, Any] = {
         "targets": _targets(target),

@@ -7,6 +7,7 @@ their bytes go to the compiler as they lie in memory.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,8 +76,14 @@ class Value:
     def __mul__(self, other: Any) -> Value:
         return self.graph.elementwise("mul", self, other)
 
+    def __rsub__(self, other: Any) -> Value:
+        return self.graph.elementwise("sub", other, self)
+
     def __truediv__(self, other: Any) -> Value:
         return self.graph.elementwise("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Value:
+        return self.graph.elementwise("div", other, self)
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -185,21 +192,20 @@ class Graph:
 
     def constant(self, array: Any, name: str | None = None) -> Value:
         """A constant tensor of rank 0 to 2. float64 becomes f32; a Python number is an f32 scalar."""
+        what = self._checked_name(name, "the constant's name") if name is not None else "constant"
         if isinstance(array, (int, float)):
-            array = np.float64(array)
+            array = np.float64(array) if abs(array) <= sys.float_info.max else np.float64(np.inf)
         if isinstance(array, np.generic):
             array = np.asarray(array)
-        array = interop.as_numpy(array, name or "constant")
+        array = interop.as_numpy(array, what)
         if array.dtype == np.float64:
             with np.errstate(over="ignore"):
                 array = array.astype(np.float32)
         dtype = dtypes.dtype(array.dtype)
         if array.ndim > 2:
-            raise InvalidArgumentError(f"{name or 'constant'}: expected rank 0 to 2, got shape {array.shape}")
-        if dtype.is_float and not np.isfinite(array.astype(np.float32)).all():
-            raise InvalidArgumentError(
-                f"{name or 'constant'}: expected finite elements, within {dtype}'s range, got others"
-            )
+            raise InvalidArgumentError(f"{what}: expected rank 0 to 2, got shape {array.shape}")
+        if not _is_finite(array):
+            raise InvalidArgumentError(f"{what}: expected finite elements, within {dtype}'s range, got others")
         if array.ndim == 0 and dtype is dtypes.f32:
             text = f"dense<{literal(float(array))}>"
             if text not in self._literals:
@@ -561,6 +567,9 @@ class Graph:
             )
         if shape[0] < 1:
             raise InvalidArgumentError(f"'{name}': expected at least one feature, got shape {_show(shape)}")
+        stored = weight.values if isinstance(weight, Weight24) else array
+        if not _is_finite(stored):
+            raise InvalidArgumentError(f"'{name}': expected finite elements, got NaN or infinity")
         if dtype is not x.dtype:
             if x.dtype.itemsize == 1 or dtype.itemsize == 1 or isinstance(weight, Weight24) or not dtype.is_float:
                 hint = (
@@ -575,9 +584,9 @@ class Graph:
                 )
             with np.errstate(over="ignore"):
                 cast = array.astype(x.dtype.numpy)
-            if not np.isfinite(cast.astype(np.float32)).all():
+            if not _is_finite(cast):
                 raise InvalidArgumentError(
-                    f"'{name}': expected finite elements within {x.dtype}'s range of {x.dtype.max:g}, got NaN, infinity or more"
+                    f"'{name}': expected finite elements within {x.dtype}'s range of {x.dtype.max:g}, got more"
                 )
             array = cast
         if not sparse:
@@ -590,6 +599,10 @@ class Graph:
                 raise InvalidArgumentError(f"{found}; prune it with prune_24, or pass sparse=False to keep it dense")
             weight = compress(array)
         return self._resource(name, weight.blob, shape, x.dtype, ", #sf.weight<sp24>")
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return not dtypes.of_array(array).is_float or bool(np.isfinite(array).all())
 
 
 def _show(shape: Sequence[int | None]) -> str:

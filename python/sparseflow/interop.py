@@ -63,23 +63,37 @@ def as_numpy(array: Any, what: str) -> np.ndarray:
     if isinstance(array, np.ndarray):
         return array
     if _is_torch(array):
-        torch = sys.modules["torch"]
-        tensor = array.detach().cpu()
-        try:
-            dtype = dtypes._BY_NAME[str(tensor.dtype).removeprefix("torch.")]
-        except KeyError:
-            raise InvalidArgumentError(f"{what}: expected a dtype that SparseFlow knows, got {tensor.dtype}") from None
-        if dtype.itemsize <= 2 and dtype.is_float and dtype is not dtypes.f16:
-            bits = torch.int16 if dtype.itemsize == 2 else torch.int8
-            return tensor.view(bits).numpy().view(dtype.numpy)
-        return tensor.numpy()
+        return _torch_as_numpy(array, what)
     if hasattr(array, "__dlpack__"):
-        return np.from_dlpack(array)
+        try:
+            return np.from_dlpack(array)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise InvalidArgumentError(
+                f"{what}: expected an array in host memory that NumPy can view, got {type(array).__name__}: {error}"
+            ) from None
     if isinstance(array, (list, tuple)):
         return np.asarray(array)
     raise InvalidArgumentError(
         f"{what}: expected a NumPy array or anything with __dlpack__, got {type(array).__name__}"
     )
+
+
+def _torch_as_numpy(array: Any, what: str) -> np.ndarray:
+    torch = sys.modules["torch"]
+    try:
+        dtype = dtypes._BY_NAME[str(array.dtype).removeprefix("torch.")]
+    except KeyError:
+        raise InvalidArgumentError(f"{what}: expected a dtype that SparseFlow knows, got {array.dtype}") from None
+    if array.is_meta:
+        raise InvalidArgumentError(f"{what}: expected a tensor with values, got one on the meta device; load it first")
+    if array.layout is not torch.strided or hasattr(type(array), "__tensor_flatten__"):
+        kind = type(array).__name__ if array.layout is torch.strided else array.layout
+        raise InvalidArgumentError(f"{what}: expected an ordinary tensor, got a {kind}; take its to_dense()")
+    tensor = array.detach().cpu().resolve_neg()
+    if dtype.itemsize <= 2 and dtype.is_float and dtype is not dtypes.f16:
+        bits = torch.int16 if dtype.itemsize == 2 else torch.int8
+        return tensor.view(bits).numpy().view(dtype.numpy)
+    return tensor.numpy()
 
 
 def like(array: np.ndarray, original: Any) -> Any:

@@ -9,13 +9,14 @@ product. docs/Tuning.md has the whole story.
 from __future__ import annotations
 
 import json
+import operator
 import os
 import re
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -24,7 +25,7 @@ import numpy as np
 
 from . import _sparseflow, dtypes, weights
 from .errors import CompilerWarning, Error, InvalidArgumentError, UnsupportedError
-from .executable import Executable, compile, devices
+from .executable import Executable, compile, devices, source_of
 from .graph import Graph
 
 _FAR_BEHIND = 1.3  # times the best: left out after a round
@@ -42,12 +43,23 @@ _SAME_RESULT = 0.01  # of the norm: the order of a sum, not another product
 class Product:
     """Y[M,N] = X[M,K] · W[N,K]ᵀ, any number of tokens M, as the tuning database knows it."""
 
-    target: str  #: "sm_90a"
+    target: str  #: "sm_90a"; "" for what `tune` is asked for
     dtype: str  #: of X: "f16", "i8", "e4m3"
     features: int
     inner: int
     epilogue: str = "plain"  #: "plain", "gated" (two weights), or either and the bits moved for an element of Y
     weights: str = "sp24"  #: "sp24" or "dense"
+
+    def __post_init__(self) -> None:
+        """Raises InvalidArgumentError for what can be no product; sizes and dtypes may be NumPy's and the package's own."""
+        for name in ("target", "epilogue", "weights"):
+            if not isinstance(value := getattr(self, name), str):
+                raise InvalidArgumentError(f"expected the {name} of a product as text, got {value!r}")
+        object.__setattr__(self, "dtype", dtypes.dtype(self.dtype).name)
+        for name in ("features", "inner"):
+            object.__setattr__(self, name, _count(getattr(self, name), f"{name} of a product"))
+        if self.inner % 4:
+            raise InvalidArgumentError(f"expected inner of a product, K a multiple of 4, got {self.inner}")
 
     def __str__(self) -> str:
         return f"{self.dtype} {self.features}x{self.inner} {self.epilogue}"
@@ -57,8 +69,8 @@ class Product:
         return self.target, self.dtype, self.weights, self.epilogue, self.features, self.inner, tokens
 
     def ranked(self, tokens: int, limit: int) -> list[tuple[str, float]]:
-        """Configurations with the microseconds that the cost model estimates, fastest first."""
-        found = json.loads(_sparseflow.tuning_candidates(self.key(tokens), limit))
+        """At most `limit` configurations with the microseconds that the cost model estimates, fastest first."""
+        found = json.loads(_sparseflow.tuning_candidates(self.key(_count(tokens, "tokens")), _count(limit, "limit")))
         return [(each["config"], each["microseconds"]) for each in found]
 
     def graph(self, order: str) -> Graph:
@@ -100,6 +112,17 @@ class Product:
         )
         graph.output(product)
         return graph
+
+
+def _count(value: Any, what: str) -> int:
+    """A number of at least 1 as the library takes it."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if isinstance(value, bool) or not 1 <= count < 1 << 31:
+        raise InvalidArgumentError(f"expected {what} of at least 1 and below 2^31, got {value!r}")
+    return count
 
 
 def _random_24(shape: tuple[int, int], element: dtypes.DType) -> np.ndarray:
@@ -198,6 +221,7 @@ def products_of(model: Any, target: str) -> list[Product]:
 
 
 def gpu_target() -> str:
+    """The chip of the first GPU, as the compiler names it. Raises UnsupportedError where there is none."""
     gpu = next((each for each in devices() if each.kind == "cuda"), None)
     if gpu is None:
         raise UnsupportedError(
@@ -226,7 +250,7 @@ def tune(
     """Times the best candidates of every product on this machine's GPU and records the fastest for later compiles.
 
     Args:
-        model: what `compile` takes, or a list of weight shapes (N, K), or of `Product`.
+        model: what `compile` takes, or a list of weight shapes (N, K), or of `Product` (one without a target is of `target`).
         tokens: numbers of tokens, each rounded up to one of `buckets`; default: all of those.
         dtype: of X, for weight shapes. bf16 shares the entries of f16, e5m2 those of e4m3.
         epilogue: for weight shapes, see `Product`.
@@ -242,25 +266,26 @@ def tune(
         UnsupportedError: without a GPU, or without PyTorch for its events.
         InvalidArgumentError: for shapes, tokens or dtypes that do not fit.
     """
-    if candidates < 1:
-        raise InvalidArgumentError(f"expected at least 1 candidate, got {candidates}")
-    if tokens is not None and (not tokens or min(tokens) < 1):
-        raise InvalidArgumentError(f"expected numbers of tokens of at least 1, got {list(tokens)}")
+    # What is wrong with what was asked for is said before a GPU is needed.
+    candidates = _count(candidates, "candidates")
+    counts = _token_counts(tokens)
+    listed = [_product(each, dtype, epilogue) for each in model] if isinstance(model, (list, tuple)) else None
+    if listed is None:
+        source_of(model)
+    elif not listed:
+        raise InvalidArgumentError("expected at least one weight shape or product to tune, got none")
+    workers = max(1, len(os.sched_getaffinity(0)) - 2) if workers is None else _count(workers, "workers")
     if timer is None:
         from .tools.kernel_timer import GpuTimer
 
         timer = GpuTimer()
     target = target or gpu_target()
-    wanted = sorted({_bucket(each) for each in tokens or buckets()}, reverse=True)
-    if isinstance(model, (list, tuple)):
-        name = dtypes.dtype(dtype).name
-        products = [
-            each if isinstance(each, Product) else Product(target, name, each[0], each[1], epilogue) for each in model
-        ]
-    else:
-        products = products_of(model, target)
-    if workers is None:
-        workers = max(1, len(os.sched_getaffinity(0)) - 2)
+    wanted = sorted({_bucket(each) for each in counts}, reverse=True)
+    products = (
+        products_of(model, target)
+        if listed is None
+        else [replace(each, target=each.target or target) for each in listed]
+    )
     opened = _open(database)
     begin = time.monotonic()
     rows: list[dict[str, Any]] = []
@@ -288,6 +313,23 @@ def tune(
             except UnsupportedError as reason:
                 skipped[str(job.product)] = str(reason)
     return TuningReport(rows, skipped)
+
+
+def _token_counts(tokens: Any) -> list[int]:
+    if tokens is None:
+        return buckets()
+    if not isinstance(tokens, Iterable) or isinstance(tokens, str) or not (given := list(tokens)):
+        raise InvalidArgumentError(f"expected numbers of tokens such as [1, 256], got {tokens!r}")
+    return [_count(each, "numbers of tokens") for each in given]
+
+
+def _product(entry: Any, dtype: Any, epilogue: str) -> Product:
+    """An entry of the list that `tune` takes."""
+    if isinstance(entry, Product):
+        return entry
+    if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
+        raise InvalidArgumentError(f"expected weight shapes (N, K) or products to tune, got {entry!r}")
+    return Product("", dtype, entry[0], entry[1], epilogue)
 
 
 class _Compiling:

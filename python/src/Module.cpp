@@ -100,13 +100,17 @@ compile(const std::string &text, bool isFile,
   std::atomic<int32_t> cancelled{0};
   static_assert(sizeof(cancelled) == sizeof(int32_t), "the ABI wants a plain number");
   native.cancelled = reinterpret_cast<const int32_t *>(&cancelled);
-  SfProgram *program = nullptr;
+  Program program; // owned before a late signal could lose it
   checkInterruptibly(cancelled, [&] {
-    return isFile
-               ? sfCompileFile(text.c_str(), blobs.data(), blobs.size(), &native, &program)
-               : sfCompile(text.data(), text.size(), blobs.data(), blobs.size(), &native, &program);
+    SfProgram *made = nullptr;
+    SfStatus status =
+        isFile ? sfCompileFile(text.c_str(), blobs.data(), blobs.size(), &native, &made)
+               : sfCompile(text.data(), text.size(), blobs.data(), blobs.size(), &native, &made);
+    if (status == SF_OK)
+      program = own(made);
+    return status;
   });
-  return {own(program), std::move(diagnostics)};
+  return {std::move(program), std::move(diagnostics)};
 }
 
 Program openFile(const std::string &path, bool verify) {

@@ -272,8 +272,15 @@ void TensorView::borrow(py::handle from, const Label &what) {
   if (exchange) {
     source = Source::Exchange;
     dlpack::Tensor view;
-    if (exchange->viewFromObject(from.ptr(), &view))
-      throw py::error_already_set();
+    if (exchange->viewFromObject(from.ptr(), &view)) {
+      py::error_already_set error; // of a kind that has no memory, such as a meta tensor
+      if (!error.matches(PyExc_Exception))
+        throw error; // Ctrl-C
+      std::string reason = py::str(error.value());
+      raiseInvalidArgument(what.text() + ": expected a tensor in a CPU's or GPU's memory, got a " +
+                           Py_TYPE(from.ptr())->tp_name +
+                           " that is not: " + reason.substr(0, reason.find('\n')));
+    }
     setFrom(view, what);
   } else if (py::isinstance<py::array>(from)) {
     borrowNumPy(from, what);

@@ -1,5 +1,6 @@
 """What `sf.compile` and `sf.load` take and refuse."""
 
+import json
 import re
 import subprocess
 import sys
@@ -212,6 +213,24 @@ def test_an_altered_header_is_refused(program):
     altered = program.replace(program[start : start + 60], program[start : start + 60].upper(), 1)
     with pytest.raises(sf.InvalidProgramError):
         sf.load(altered)
+
+
+def test_a_file_without_functions_is_refused(program):
+    length = int.from_bytes(program[:8], "little")
+    header = json.loads(program[8 : 8 + length])
+    manifest = json.loads(header["__metadata__"]["sparseflow.manifest"]) | {"functions": []}
+    header["__metadata__"]["sparseflow.manifest"] = json.dumps(manifest)
+
+    def altered():
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 64)
+        return len(text).to_bytes(8, "little") + text + program[8 + length :]
+
+    with pytest.raises(sf.InvalidProgramError, match="expected digest") as error:
+        sf.load(altered())
+    header["__metadata__"]["sparseflow.digest"] = re.search(r"got (\w+)", str(error.value))[1]
+    with pytest.raises(sf.InvalidProgramError, match="expected a program with a function to call"):
+        sf.load(altered())
 
 
 def test_another_file_is_refused(tmp_path):

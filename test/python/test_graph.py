@@ -102,6 +102,12 @@ def test_torch_weights_are_taken():
     assert y.shape == (None, 32) and y.dtype is sf.bf16
 
 
+def with_nan():
+    weight = sf.compress(pruned(32, 64).astype(np.float16))
+    weight.values[3, 5] = np.nan
+    return weight
+
+
 def refuse(message, build):
     g = sf.Graph()
     x = g.input("x", (None, 64), sf.f16)
@@ -140,6 +146,16 @@ REFUSALS = {
         lambda g, x: g.matmul(x, pruned(32, 64) * np.float32(1e6)),
     ),
     "NaN in a weight": ("finite", lambda g, x: g.matmul(x, pruned(32, 64) * np.nan)),
+    "NaN in a dense weight of x's dtype": (
+        "'fc.weight': expected finite elements",
+        lambda g, x: g.matmul(x, np.full((32, 64), np.nan, np.float16), sparse=False, name="fc"),
+    ),
+    "NaN in a compressed weight": ("'fc.weight': expected finite", lambda g, x: g.matmul(x, with_nan(), name="fc")),
+    "a name that no constant can have": (
+        "expected the constant's name to be letters",
+        lambda g, x: g.constant(np.ones(4, np.float32), "a> b"),
+    ),
+    "a whole number beyond f32": ("expected finite elements, within f32's range", lambda g, x: g.add(x, 10**400)),
     "NaN in a bias": (
         "'?fc.bias'?: expected finite",
         lambda g, x: g.matmul(x, pruned(4, 64), bias=np.full(4, np.nan), name="fc"),
@@ -203,6 +219,17 @@ def test_nan_becomes_0_in_integers(device):
     values = np.tile(np.float32([np.nan, np.inf, -np.inf, 2.5]), (3, 16))
     for integers in sf.compile(graph, device=device)(values):
         np.testing.assert_array_equal(integers, np.tile(np.int8([0, 127, -128, 2]), (3, 16)))
+
+
+def test_a_value_is_subtracted_from_a_number_and_divides_one():
+    graph = sf.Graph()
+    x = graph.input("x", (None, 64), sf.f32)
+    graph.output(1 - x)
+    graph.output(2 / x)
+    values = np.linspace(1, 3, 128, dtype=np.float32).reshape(2, 64)
+    less, inverse = sf.compile(graph, device="emulator")(values)
+    np.testing.assert_array_equal(less, 1 - values)
+    np.testing.assert_allclose(inverse, 2 / values, rtol=1e-6)
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda name: name.replace(" ", "_"))

@@ -292,6 +292,10 @@ BAD_CALLS = {
     "another K": ("64.*60|60.*64", lambda exe, x: exe(x[:, :60].copy())),
     "another rank": ("rank|shape|dimension", lambda exe, x: exe(x[0])),
     "big-endian": ("native byte order", lambda exe, x: exe(x.astype(">f2"))),
+    "a tensor without memory": (
+        "input 'x': expected a tensor in a CPU's or GPU's memory, got a Tensor that is not: [^\\n]*$",
+        lambda exe, x: exe(torch.empty(4, 64, dtype=torch.float16, device="meta")),
+    ),
     "no array": ("expected a NumPy array or anything with __dlpack__, got list", lambda exe, x: exe([1.0])),
     "a read-only out": ("writable", lambda exe, x: exe(x, out=np.broadcast_to(np.float16(0), (4, 32)))),
     "an out of another shape": ("31", lambda exe, x: exe(x, out=np.zeros((4, 31), np.float16))),

@@ -314,28 +314,37 @@ def test_calibrating_says_why_it_cannot(calibrates, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "code", "message"),
     [
         (
             {"input_tokens": None, "output_tokens": None},
+            2,
             "expected --input-tokens and --output-tokens, got none: prefill and",
         ),
-        ({"output_tokens": None}, "expected --output-tokens, got none"),
-        ({"model": "vit-base"}, "expected no --output-tokens for vit-base"),
-        ({"model": "llama-9000b"}, "expected a config.json or one of gpt2"),
-        ({"gpu": "abacus"}, "expected a GPU that is known, a100"),
-        ({"gpu": None}, "expected --gpu"),
-        ({"input_tokens": 0}, "expected --input-tokens of at least 1"),
-        ({"qps": "nan"}, "expected --qps"),
-        ({"price": -1}, "expected --price of at least 0"),
-        ({"qps": 1e300}, "expected --qps below 1e+12, got 1e+300"),
-        ({"model": "llama-70b", "gpu": "a10", "gpus_per_replica": 1}, "to fit on 1 A10"),
-        ({"kernels": "/nowhere.json"}, "which does not exist"),
+        ({"output_tokens": None}, 2, "expected --output-tokens, got none"),
+        ({"model": "vit-base"}, 2, "expected no --output-tokens for vit-base"),
+        ({"model": "llama-9000b"}, 1, "expected a config.json or one of gpt2"),
+        ({"gpu": "abacus"}, 2, "--gpu: expected a GPU that is known, a100"),
+        ({"gpu": None}, 2, "expected --gpu, got none; see --help"),
+        ({"model": None}, 2, "expected --model, got none"),
+        ({"qps": None}, 2, "expected --qps, got none"),
+        ({"input_tokens": 0}, 2, "expected --input-tokens of at least 1"),
+        ({"qps": "nan"}, 2, "expected --qps"),
+        ({"price": -1}, 2, "expected --price of at least 0"),
+        ({"qps": 1e300}, 2, "expected --qps below 1e+12, got 1e+300"),
+        ({"output": "table.json"}, 2, "expected --output with --calibrate"),
+        ({"model": "llama-70b", "gpu": "a10", "gpus_per_replica": 1}, 1, "to fit on 1 A10"),
+        ({"kernels": "/nowhere.json"}, 1, "which does not exist"),
     ],
 )
-def test_bad_input_is_a_sentence(capsys, options, message):
-    code, out, err = run(capsys, *changed(**options))
-    assert (code, out) == (1, "") and message in err and "Traceback" not in err
+def test_bad_input_is_a_sentence(capsys, options, code, message):
+    ended, out, err = run(capsys, *changed(**options))
+    assert (ended, out) == (code, "") and message in err and "Traceback" not in err
+
+
+def test_calibrating_takes_nothing_of_an_audit(capsys):
+    code, out, err = run(capsys, "--calibrate", *ASK)
+    assert (code, out) == (2, "") and "expected --calibrate without what an audit takes, got it with --model" in err
 
 
 def test_a_damaged_table_is_a_sentence(capsys, tmp_path):

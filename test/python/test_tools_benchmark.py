@@ -138,4 +138,24 @@ def test_wrong_arguments_end_with_2(arguments):
 
 def test_a_plot_of_another_kind_is_refused_before_anything_runs(capsys):
     code, _, err = run(capsys, "--size", "64x64", "--plot", "x.gif", *SMALL)
-    assert code == 1 and "expected --plot to name a .png or .html" in err
+    assert code == 2 and "expected --plot to name a .png or .html" in err
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_runs(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "run_cases", lambda *_, **__: pytest.fail("something ran"))
+    code, _, err = run(capsys, "--size", "64x64", "--plot", tmp_path / "none" / "x.html", *SMALL)
+    assert code == 1 and "expected a folder" in err
+    monkeypatch.setattr(plot.importlib.util, "find_spec", lambda name: None)
+    code, _, err = run(capsys, "--size", "64x64", "--plot", tmp_path / "x.png", *SMALL)
+    assert code == 1 and "expected matplotlib" in err
+
+
+def test_figures_are_printed_before_the_picture_is_written(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(plot, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    code, out, err = run(capsys, "--size", "64x64", "--tokens", "1", "--plot", tmp_path / "x.html", *SMALL, "--json")
+    assert code == 1 and json.loads(out)["cases"] and "No space left" in err
+
+
+def test_an_unknown_model_is_said_before_a_gpu_is_asked_for(capsys):
+    code, _, err = run(capsys, "--model", "llama-9000b")
+    assert code == 1 and "expected a config.json or one of gpt2" in err

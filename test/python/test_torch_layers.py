@@ -173,6 +173,15 @@ def test_errors_name_what_came():
         rest = (None, scale, None, None) if operator == "linear" else (scale, None)
         with pytest.raises(sf.InvalidArgumentError, match=r"fit a packed weight of 72 features .* got \[3, 64\]"):
             getattr(torch.ops.sparseflow, operator)(torch.ones(3, 64).half(), weight, *rest, 72, "int8", "mma")
+    for make in (sf.nn.SparseLinear.from_dense, sf.nn.QuantizedLinear.from_dense):
+        with pytest.raises(sf.InvalidArgumentError, match="expected an nn.Linear, got Conv1d"):
+            make(torch.nn.Conv1d(4, 4, 1))
+    zeros = torch.nn.Linear(64, 64)
+    torch.nn.init.zeros_(zeros.weight)
+    with pytest.raises(
+        sf.InvalidArgumentError, match="expected method to be one of"
+    ):  # though there is nothing to prune
+        sf.nn.SparseLinear.from_dense(zeros, "l1")
     bad = torch.nn.Linear(64, 64)
     bad.weight.data[3, 4] = float("nan")
     with pytest.raises(sf.InvalidArgumentError, match="NaN or infinity"):
@@ -252,6 +261,34 @@ def test_loading_into_the_meta_device_and_assigning():
     assert empty.weight.is_meta
     empty.load_state_dict(layer.state_dict(), assign=True)
     assert torch.equal(empty(x), layer(x))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_loading_writes_to_where_the_weight_is(scheme):
+    """A CUDA graph goes on reading there."""
+    layer, other = pair(scheme)[1], sf.nn.SparseLinear.from_dense(torch.nn.Linear(136, 72).half(), scheme=scheme)
+    x = torch.randn(4, 136).half()
+    with st.emulation("sm_90a"):
+        layer.weight.pack_()
+        layer.use_dense_for([1, 2])
+        weight, places = layer.weight, [part.data_ptr() for part in layer.weight.parts().values()]
+        dense = layer._dense
+        layer.load_state_dict(other.state_dict())
+        assert layer.weight is weight and [part.data_ptr() for part in weight.parts().values()] == places
+        for tokens in (1, 4):
+            assert error(layer(x[:tokens]), other(x[:tokens])) < 1e-2
+        assert layer._dense is dense
+
+
+def test_loading_into_a_weight_of_inference_mode():
+    with torch.inference_mode():
+        layer = pair()[1]
+    other = sf.nn.SparseLinear.from_dense(torch.nn.Linear(136, 72).half())
+    x = torch.randn(4, 136).half()
+    layer.bias = None  # which PyTorch itself refuses to write to
+    layer.load_state_dict({name: each for name, each in other.state_dict().items() if name != "bias"})
+    other.bias = None
+    assert torch.equal(layer(x), other(x))
 
 
 def test_a_dense_24_state_loads_and_another_is_refused():

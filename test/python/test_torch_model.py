@@ -279,14 +279,75 @@ def test_what_is_no_model_is_refused():
     model = torch.nn.Sequential(torch.nn.Linear(32, 8))
     with pytest.raises(sf.InvalidArgumentError, match=r"expected activations \[..., 32\], got \[3, 5\]"):
         sf.sparsify_model(model, method="wanda", calibration=[torch.randn(3, 5)])
-    with pytest.raises(sf.InvalidArgumentError, match=r"expected activations \[..., 32\], got str"):
-        sf.sparsify_model(model, method="wanda", calibration="text")
     sf.sparsify_model(model)
     for call in (sf.warmup, sf.explain):
         with pytest.raises(sf.InvalidArgumentError, match="expected token counts of at least 1, got -3"):
             call(model, -3)
         with pytest.raises(sf.InvalidArgumentError, match=r"expected a torch.nn.Module, got str"):
             call("model.pt", 3)
+
+
+@pytest.mark.parametrize(
+    "calibration", [torch.ones(2, 32), {"input": torch.ones(2, 32)}, "text", 3], ids=lambda c: type(c).__name__
+)
+def test_one_batch_is_no_list_of_batches(calibration):
+    model = torch.nn.Sequential(torch.nn.Linear(32, 8))
+    expected = rf"expected calibration to be batches for the model, got a {type(calibration).__name__}; pass a list"
+    with pytest.raises(sf.InvalidArgumentError, match=expected):
+        sf.sparsify_model(model, "f16", "wanda", calibration=calibration)
+    assert type(model[0]) is torch.nn.Linear
+
+
+class ByName(torch.nn.Module):
+    """Calls its layer with a named argument, and has a norm that is left in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm = torch.nn.Linear(32, 8), torch.nn.BatchNorm1d(8)
+
+    def forward(self, x):
+        return self.norm(self.layer(input=x))
+
+
+def test_calibration_sees_named_arguments_and_leaves_each_module_in_its_mode():
+    model = ByName().train()
+    model.norm.eval()
+    report = sf.sparsify_model(model, "f16", "wanda", calibration=[torch.randn(4, 32)])
+    assert report["layer"].output_error is not None
+    assert model.training and model.layer.training and not model.norm.training
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_activations_that_are_not_finite_prune_nothing(method, value):
+    model = torch.nn.Sequential(torch.nn.Linear(32, 8))
+    weight = model[0].weight.clone()
+    with pytest.raises(sf.InvalidArgumentError, match="expected calibration activations that are finite"):
+        sf.sparsify_model(model, "f16", method, calibration=[torch.full((4, 32), value)])
+    assert type(model[0]) is torch.nn.Linear and torch.equal(model[0].weight, weight)
+    statistics = Statistics(32, method)
+    statistics.add(torch.full((4, 32), value))
+    with pytest.raises(sf.InvalidArgumentError, match="expected calibration activations that are finite"):
+        prune(weight, method, statistics=statistics)
+
+
+def test_statistics_of_another_layer_are_refused():
+    statistics = Statistics(16)
+    statistics.add(torch.randn(4, 16))
+    with pytest.raises(sf.InvalidArgumentError, match=r"statistics of inputs \[..., 32\], got those of \[..., 16\]"):
+        prune(torch.randn(8, 32), "wanda", statistics=statistics)
+    with pytest.raises(sf.InvalidArgumentError, match=r"expected activations \[..., 16\], got \[\]"):
+        statistics.add(torch.tensor(1.0))
+    with pytest.raises(sf.InvalidArgumentError, match="expected method to be one of magnitude, wanda, sparsegpt"):
+        Statistics(16, "hessian")
+
+
+def test_a_model_none_of_whose_layers_could_be_converted_is_an_error():
+    model = torch.nn.Sequential(torch.nn.Linear(32, 8))
+    model[0].weight.data.fill_(1e30)
+    with pytest.raises(sf.InvalidArgumentError, match="could be converted, got none of 1: .* the range of f16"):
+        sf.sparsify_model(model, "f16")
+    assert type(model[0]) is torch.nn.Linear
 
 
 def test_dense_int8_prunes_nothing():
@@ -707,6 +768,8 @@ def test_elementwise_operations_and_constants():
         assert error(value, reference) < 2e-3
     with pytest.raises(sf.UnsupportedError, match="aten.add: an operand is a constant for a fixed number of tokens"):
         sf.compile(torch.export.export(model, (x,)), aot=True)
+    with pytest.raises(sf.InvalidArgumentError, match="constants: expected none with an exported program"):
+        sf.compile(torch.export.export(model, (x,)), constants={"w": torch.ones(1)})
 
 
 class WrittenOut(torch.nn.Module):

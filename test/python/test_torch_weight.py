@@ -87,6 +87,28 @@ def test_products(weight):
     assert torch.equal(plain(x), F.linear(x, weight, plain.bias))
 
 
+def test_every_spelling_of_a_transpose(weight):
+    x, dense = torch.randn(6, 64).half(), weight.to_dense()
+    expected = F.linear(x, weight)
+    for flipped in (
+        weight.T,
+        weight.t(),
+        weight.mT,
+        weight.transpose(0, 1),
+        weight.permute(1, 0),
+        weight.permute(-1, -2),
+    ):
+        same(flipped, dense.T)
+        assert torch.equal(x @ flipped, expected)
+    same(weight.permute(0, 1), dense)
+    same(weight.T.T, dense)
+
+
+def test_sizes_that_leave_some_over_are_refused(weight):
+    with pytest.raises(sf.InvalidArgumentError, match=r"sizes that add up to 48, got \[16, 16\]"):
+        weight.split([16, 16])
+
+
 def test_what_a_weight_cannot_do_says_what_it_can(weight):
     with pytest.raises(NotImplementedError, match="to_dense"):
         weight + 1
@@ -101,12 +123,25 @@ def test_what_a_weight_cannot_do_says_what_it_can(weight):
         ({"bitmask": torch.full((4, 2), 0x37, dtype=torch.uint8)}, "two bits in each group"),
         ({"values": torch.zeros(4, 8)}, "got torch.float32"),
         ({"scale": torch.ones(4)}, "no scale"),
+        (
+            {"bitmask": torch.empty(4, 2, dtype=torch.uint8, device="meta")},
+            "all parts of a weight on cpu, got one on meta",
+        ),
     ],
 )
 def test_canonical_parts_are_checked(change, message):
     parts = {"values": torch.zeros(4, 8).half(), "bitmask": torch.full((4, 2), 0x33, dtype=torch.uint8)}
     with pytest.raises(sf.InvalidArgumentError, match=message):
         SparseWeight.from_canonical(**parts | change)
+
+
+@pytest.mark.parametrize("scale", [torch.zeros(4), torch.full((4,), torch.nan), torch.full((4,), -1.0), torch.ones(3)])
+def test_given_scales_are_above_0(scale):
+    dense = torch.tensor([[1.0, 0, 2, 0]] * 4)
+    with pytest.raises(sf.InvalidArgumentError, match="expected 4 scales above 0"):
+        SparseWeight.from_dense(dense, "int8", scale)
+    with pytest.raises(sf.InvalidArgumentError, match="expected no scale for f16"):
+        SparseWeight.from_dense(dense, "f16", scale)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

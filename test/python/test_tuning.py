@@ -239,14 +239,64 @@ def test_a_database_that_is_not_there_is_a_warning_and_is_not_begun(database: Pa
 
 
 def test_what_does_not_fit_is_an_error(database: Path) -> None:
-    with pytest.raises(sf.InvalidArgumentError, match="at least 1 candidate"):
-        tune(database, FakeTimer({}), candidates=0)
-    with pytest.raises(sf.InvalidArgumentError, match="tokens of at least 1"):
-        tune(database, FakeTimer({}), tokens=(0,))
-    with pytest.raises(sf.InvalidArgumentError, match="K a multiple of 4"):
-        tune(database, FakeTimer({}), model=((64, 66),))
     with pytest.raises(sf.InvalidArgumentError, match="a chip of sm_80"):
         sf.tune([SHAPE], target="sm_1", database=database, timer=FakeTimer({}))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ([SHAPE], {"candidates": 0}, "candidates of at least 1"),
+        ([SHAPE], {"workers": 0}, "workers of at least 1"),
+        ([SHAPE], {"tokens": (0,)}, "numbers of tokens of at least 1"),
+        ([SHAPE], {"tokens": ()}, "numbers of tokens such as"),
+        ([SHAPE], {"tokens": 16}, "numbers of tokens such as"),
+        ([SHAPE], {"tokens": "16"}, "numbers of tokens such as"),
+        ([SHAPE], {"dtype": "int64"}, "expected one of f16"),
+        ([SHAPE], {"epilogue": None}, "the epilogue of a product as text"),
+        ([], {}, "at least one weight shape"),
+        ([(64, 66)], {}, "K a multiple of 4"),
+        ([(64.0, 64)], {}, "features of a product of at least 1"),
+        ([(64,)], {}, "weight shapes"),
+        ([64], {}, "weight shapes"),
+        (3, {}, "expected a Graph, a path or MLIR text"),
+        (sf.Graph(), {}, "a graph with an output"),
+    ],
+)
+def test_arguments_are_checked_before_a_gpu_is_needed(
+    database: Path, model: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(sf.InvalidArgumentError, match=message):
+        sf.tune(model, database=database, **options)
+    assert not database.exists()
+
+
+def test_a_product_takes_numpys_numbers_and_the_packages_dtypes() -> None:
+    product = tuning.Product("sm_80", sf.f16, np.int64(128), np.int32(128))  # type: ignore[arg-type]
+    assert product == tuning.Product("sm_80", "f16", *SHAPE)
+    assert product.ranked(np.int64(16), 2) == tuning.Product("sm_80", "f16", *SHAPE).ranked(16, 2)  # type: ignore[arg-type]
+    for tokens, limit in ((16.0, 2), (True, 2), (0, 2), (16, 0), ("16", 2), (1 << 40, 2)):
+        with pytest.raises(sf.InvalidArgumentError, match="of at least 1"):
+            product.ranked(tokens, limit)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "expected --shape, --model or --program to tune, or --export, got none; see --help"),
+        (["--program", "a.mlir", "--dtype", "f16"], 2, "expected --dtype for --shape or --model"),
+        (["--model", "gpt2", "--epilogue", "gated"], 2, "expected --epilogue for --shape"),
+        (["--model", "llama-9000b"], 1, "expected a config.json or one of gpt2"),
+        (["--program", "nowhere.mlir"], 1, "got nowhere.mlir, which does not exist"),
+        (["--shape", "64x64", "--export", "nowhere/all.sqlite"], 1, "expected a folder for nowhere/all.sqlite"),
+    ],
+)
+def test_the_command_checks_its_arguments_before_a_gpu_is_needed(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    assert tune_command.main(arguments) == code
+    captured = capsys.readouterr()
+    assert message in captured.err and not captured.out
 
 
 def test_an_epilogue_without_a_graph_is_said_to_be_left_out(database: Path) -> None:
@@ -265,9 +315,6 @@ def test_what_was_tuned_is_exported_without_a_gpu(database: Path, capsys: pytest
     missing = database.with_name("missing.sqlite")
     assert tune_command.main(["--database", str(missing), "--export", str(whole)]) == 1
     assert "missing.sqlite, which does not exist" in capsys.readouterr().err and not missing.exists()
-    with pytest.raises(SystemExit):
-        tune_command.main(["--database", str(database)])
-    assert "expected --shape, --model or --program to tune, or --export, got none" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(any(device.kind == "cuda" for device in sf.devices()), reason="there is a GPU")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import sparseflow as sf
+from sparseflow.torch import SparseWeight
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.int8, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]
 
@@ -111,6 +112,43 @@ def test_a_dtype_that_no_weight_has_is_named(function, dtype):
         function(np.zeros((4, 8), dtype))
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.empty(4, 8, device="meta"), "a tensor with values, got one on the meta device"),
+        (lambda: torch.eye(8).to_sparse(), "an ordinary tensor, got a torch.sparse_coo; take its to_dense"),
+        (
+            lambda: SparseWeight.from_dense(torch.zeros(4, 8)),
+            "an ordinary tensor, got a SparseWeight; take its to_dense",
+        ),
+        (lambda: torch.zeros(4, 8, dtype=torch.complex64), "a dtype that SparseFlow knows, got torch.complex64"),
+    ],
+    ids=["meta", "sparse", "subclass", "complex"],
+)
+def test_a_tensor_without_elements_to_view_is_named(make, message):
+    with pytest.raises(sf.InvalidArgumentError, match=f"weight: expected {message}"):
+        sf.prune_24(make())
+
+
+def test_a_lazily_negated_tensor_is_read_right():
+    pairs = torch.randn(4, 8, dtype=torch.complex64)
+    weight = pairs.conj().imag
+    assert weight.is_neg()
+    np.testing.assert_array_equal(sf.prune_24(weight), sf.prune_24(-pairs.imag.numpy()))
+
+
+def test_an_array_that_numpy_cannot_view_is_named():
+    class Elsewhere:
+        def __dlpack__(self, **_):
+            raise BufferError("on another device")
+
+        def __dlpack_device__(self):
+            return 2, 0
+
+    with pytest.raises(sf.InvalidArgumentError, match="weight: expected an array in host memory .* got Elsewhere"):
+        sf.prune_24(Elsewhere())
+
+
 @pytest.mark.parametrize("value", ["w", object(), None])
 def test_what_is_no_array_is_named(value):
     with pytest.raises(ValueError, match="expected a NumPy array or anything with __dlpack__, got"):
@@ -178,6 +216,11 @@ def test_validation_names_the_first_offence(rng):
 def test_validation_of_a_good_weight(rng):
     found = sf.validate_24(sf.prune_24(random(rng, (8, 16), np.float32)))
     assert found and str(found) == "2:4 in all 32 groups" and found.layer is None
+
+
+def test_what_is_no_array_in_a_mapping_is_passed_over(rng):
+    state = {"weight": sf.prune_24(rng.standard_normal((4, 8))), "version": 3, "bias": np.ones(4)}
+    assert sf.validate_24(state).groups == 8
 
 
 def test_validation_reports_nan():

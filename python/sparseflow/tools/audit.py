@@ -67,12 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(options: argparse.Namespace) -> int:
     for name in ("model", "qps", "gpu"):
         if getattr(options, name) is None:
-            raise cli.Failure(f"expected --{name}, got none; see --help")
+            raise cli.WrongArguments(f"expected --{name}, got none")
+    if options.output:
+        raise cli.WrongArguments("expected --output with --calibrate, which writes a table, got it without")
     model = models.model_named(options.model)
     _check_numbers(options, model)
     output_tokens = options.output_tokens or 0
     table = load_table(options.kernels)
-    chip = table.chip(options.gpu)
+    try:
+        chip = table.chip(options.gpu)
+    except InvalidArgumentError as error:
+        raise cli.WrongArguments(f"--gpu: {error}") from None
     assumed = dataclasses.replace(Assumptions(), pue=options.pue, kg_co2_per_kwh=options.kg_co2_per_kwh)
     planner = Planner(table, chip, model, assumed)
     plans: dict[str, Plan] = {}
@@ -99,12 +104,12 @@ def _check_numbers(options: argparse.Namespace, model: models.Model) -> None:
     needed = ["input_tokens"] + (["output_tokens"] if model.decoder else [])
     missing = [f"--{name.replace('_', '-')}" for name in needed if getattr(options, name) is None]
     if missing:
-        raise cli.Failure(
+        raise cli.WrongArguments(
             f"expected {' and '.join(missing)}, got none: prefill and decode are bound by different things, and no answer holds "
             "for every length"
         )
     if options.output_tokens and not model.decoder:
-        raise cli.Failure(
+        raise cli.WrongArguments(
             f"expected no --output-tokens for {model.name}, which generates none, got {options.output_tokens}"
         )
     for name, least in (
@@ -118,7 +123,7 @@ def _check_numbers(options: argparse.Namespace, model: models.Model) -> None:
         value = getattr(options, name)
         if value is not None and not (least <= value < 1e12):
             bound = "below 1e+12" if value >= 1e12 else f"of at least {least:g}"
-            raise cli.Failure(f"expected --{name.replace('_', '-')} {bound}, got {value:g}")
+            raise cli.WrongArguments(f"expected --{name.replace('_', '-')} {bound}, got {value:g}")
 
 
 def load_table(kernels: Sequence[Path]) -> KernelTable:
@@ -387,6 +392,10 @@ def _calibrate(options: argparse.Namespace) -> int:
     from . import benchmark
     from .contenders import Case
 
+    for name in ("model", "qps", "input_tokens", "output_tokens", "gpu", "gpus_per_replica", "price", "kernels"):
+        if getattr(options, name) not in (None, []):
+            option = f"--{name.replace('_', '-')}"
+            raise cli.WrongArguments(f"expected --calibrate without what an audit takes, got it with {option}")
     if not benchmark.find_gpu("auto"):
         raise cli.Failure("expected a GPU to calibrate, got none")
     about = benchmark.environment(on_gpu=True)

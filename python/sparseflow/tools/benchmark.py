@@ -59,25 +59,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace) -> int:
-    if options.plot and options.plot.suffix not in (".html", ".png"):
-        raise cli.Failure(f"expected --plot to name a .png or .html, got {options.plot}")
-    on_gpu = find_gpu(options.device)
+    if options.plot:
+        plot.check(options.plot)
     if options.model:
         linears = models.model_named(options.model).linears
         sizes = list(dict.fromkeys((linear.features, linear.inner) for linear in linears))
     else:
         sizes = options.size
+    on_gpu = find_gpu(options.device)
     cases = [Case(scheme, m, n, k) for scheme, (n, k), m in itertools.product(options.dtype, sizes, options.tokens)]
     document = run_cases(
         cases, options.vs, on_gpu=on_gpu, target=options.target, iterations=options.iterations, rounds=options.rounds
     )
-    if options.plot:
-        plot.write(document, options.plot)
-        cli.note(f"{NAME}: wrote {options.plot}")
     if options.json:
         cli.print_json(document)
     else:
         print(text(document))
+    if options.plot:  # what was measured is out by now, should the disk be full
+        plot.write(document, options.plot)
+        cli.note(f"{NAME}: wrote {options.plot}")
     wrong = [name for case in document["cases"] for name, result in case["results"].items() if result.get("wrong")]
     if wrong:
         raise cli.Failure(

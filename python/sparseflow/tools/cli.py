@@ -21,6 +21,10 @@ class Failure(Exception):
     """Ends a command with this sentence on stderr and FAILED."""
 
 
+class WrongArguments(Failure):
+    """Ends a command with USAGE: no file and no machine would make these arguments right."""
+
+
 def run(name: str, command: Callable[[], int]) -> int:
     """The exit code of a command; every failure is one sentence on stderr, never a traceback."""
     try:
@@ -33,6 +37,9 @@ def run(name: str, command: Callable[[], int]) -> int:
     except KeyboardInterrupt as error:
         print(f"{name}: {error or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
+    except WrongArguments as error:
+        print(f"{name}: {error}; see --help", file=sys.stderr)
+        return USAGE
     except (Failure, Error) as error:
         print(f"{name}: {error}", file=sys.stderr)
     except MemoryError:

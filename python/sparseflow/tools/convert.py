@@ -86,20 +86,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(options: argparse.Namespace) -> int:
     is_program = options.output.suffix == ".sf"
     if is_program and options.format == "dense":
-        raise cli.Failure("expected --format sparseflow for a .sf, got dense; write a folder instead")
+        raise cli.WrongArguments("expected --format sparseflow for a .sf, got dense; write a folder instead")
     if options.targets and not is_program:
-        raise cli.Failure(
+        raise cli.WrongArguments(
             f"expected a .sf for --targets, got {options.output}; checkpoints are the same for every chip"
         )
     is_file = is_program or options.output.suffix == ".safetensors"
     if options.max_shard_size and is_file:
-        raise cli.Failure(f"expected a folder for --max-shard-size, got {options.output}, which is one file")
+        raise cli.WrongArguments(f"expected a folder for --max-shard-size, got {options.output}, which is one file")
     if options.format == "dense" and options.scheme in ("int8", "fp8"):
-        raise cli.Failure(f"expected --scheme f16, bf16 or keep for --format dense, got {options.scheme}")
+        raise cli.WrongArguments(f"expected --scheme f16, bf16 or keep for --format dense, got {options.scheme}")
     calibrated = options.method in ("wanda", "sparsegpt")
     if calibrated != (options.calibration is not None):
         got = f"--method {options.method} without it" if calibrated else f"it with --method {options.method}"
-        raise cli.Failure(f"expected --calibration for wanda and sparsegpt, and for no other method, got {got}")
+        raise cli.WrongArguments(f"expected --calibration for wanda and sparsegpt, and for no other method, got {got}")
     wanted = Options(options.scheme, options.method, tuple(options.skip), options.format == "dense")
     with open_checkpoint(options.input) as checkpoint:
         for names in checkpoint.tied:

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 from ..files import replacing
-from .cli import Failure
+from .cli import Failure, WrongArguments
 
 # Of the Okabe-Ito palette, which people with any colour vision tell apart.
 _COLOURS = {"sparseflow": "#0072b2", "cublas": "#999999", "cusparselt": "#e69f00", "torch": "#cc79a7"}
 _BAR, _GAP, _LEFT, _WIDTH = 16, 18, 190, 620  # pixels
 
 
+def check(path: Path) -> None:
+    """Raises WrongArguments for a suffix that `write` does not know, and Failure where it could not write, before anything is timed."""
+    if path.suffix not in (".html", ".png"):
+        raise WrongArguments(f"expected --plot to name a .png or .html, got {path}")
+    if path.suffix == ".png" and importlib.util.find_spec("matplotlib") is None:
+        raise Failure(f"expected matplotlib for {path}, got none; pip install matplotlib, or name a .html")
+    if not path.absolute().parent.is_dir():
+        raise Failure(f"expected a folder {path.parent} for the picture, got none; make it first")
+
+
 def write(document: dict[str, Any], path: Path) -> None:
-    """Writes the picture that the path's suffix asks for, .html or .png."""
-    if path.suffix == ".html":
-        with replacing(path) as partial:
+    """Writes the picture that the path's suffix asks for, .html or .png; atomic. Raises what `check` does."""
+    check(path)
+    with replacing(path) as partial:
+        if path.suffix == ".html":
             partial.write_text(page(document))
-    elif path.suffix == ".png":
-        _png(document, path)
-    else:
-        raise Failure(f"expected --plot to name a .png or .html, got {path}")
+        else:
+            _png(document, partial)
 
 
 def _series(document: dict[str, Any]) -> list[tuple[str, list[tuple[str, dict[str, Any]]]]]:
@@ -67,10 +77,8 @@ def page(document: dict[str, Any]) -> str:
 
 
 def _png(document: dict[str, Any], path: Path) -> None:
-    try:
-        import matplotlib
-    except ImportError:
-        raise Failure(f"expected matplotlib for {path}, got none; pip install matplotlib, or name a .html") from None
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -84,5 +92,5 @@ def _png(document: dict[str, Any], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("TFLOPS (2·M·N·K), median, 20th to 80th percentile")
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, format="png")  # whatever the path's suffix
     pyplot.close(figure)

@@ -37,13 +37,15 @@ def parser() -> argparse.ArgumentParser:
         "--tokens", type=cli.counts, help=f"token counts (default {','.join(map(str, tuning.buckets()))})"
     )
     made.add_argument(
-        "--dtype", type=cli.names(_DTYPES), default=["f16"], help="f16 (bf16 runs alike), i8, e4m3; several by comma"
+        "--dtype",
+        type=cli.names(_DTYPES),
+        help="f16 (default; bf16 runs alike), i8, e4m3; several by comma; a program brings its own",
     )
     made.add_argument(
         "--epilogue",
         type=cli.names(_EPILOGUES),
-        default=["plain"],
-        help="of the shapes: plain (scales, bias, activation), gated (two weights); several by comma; a model brings its own",
+        help="of the shapes: plain (default: scales, bias, activation), gated (two weights); several by comma; a model and a "
+        "program bring their own",
     )
     made.add_argument(
         "--candidates", type=cli.positive, default=12, help="compiled for each product and count (default 12)"
@@ -58,13 +60,22 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit code."""
-    made = parser()
-    options = made.parse_args(arguments)
+    options = parser().parse_args(arguments)
+    return cli.run(NAME, lambda: _command(options))
+
+
+def _command(options: argparse.Namespace) -> int:
     if not (options.shape or options.model or options.program):
         if not options.export:
-            made.error("expected --shape, --model or --program to tune, or --export, got none")
-        return cli.run(NAME, lambda: _export_alone(options))
-    return cli.run(NAME, lambda: _command(options))
+            raise cli.WrongArguments("expected --shape, --model or --program to tune, or --export, got none")
+        return _export_alone(options)
+    if options.dtype and options.program:
+        raise cli.WrongArguments("expected --dtype for --shape or --model, got it with --program, which brings its own")
+    if options.epilogue and not options.shape:
+        raise cli.WrongArguments(
+            "expected --epilogue for --shape, got it with a model or a program, which bring their own"
+        )
+    return _tune(options)
 
 
 def _export_alone(options: argparse.Namespace) -> int:
@@ -82,8 +93,9 @@ def _export(options: argparse.Namespace) -> None:
     cli.note(f"{NAME}: wrote {options.export}")
 
 
-def _command(options: argparse.Namespace) -> int:
-    target = tuning.gpu_target()
+def _tune(options: argparse.Namespace) -> int:
+    if options.export and not Path(options.export).absolute().parent.is_dir():
+        raise InvalidArgumentError(f"expected a folder for {options.export}, got none; make it first")
     progress: cli.Progress | None = None
 
     def show(done: int, total: int, what: str) -> None:
@@ -91,23 +103,24 @@ def _command(options: argparse.Namespace) -> int:
         progress = progress or cli.Progress(total, "products")
         progress.show(done, what)
 
-    report = tuning.tune(
-        Path(options.program) if options.program else _products(options, target),
-        tokens=options.tokens,
-        target=target,
-        database=options.database,
-        candidates=options.candidates,
-        seconds=options.seconds,
-        progress=show,
-    )
-    if progress:
-        progress.clear()
-    if options.export:
-        _export(options)
+    try:
+        report = tuning.tune(
+            Path(options.program) if options.program else _products(options),
+            tokens=options.tokens,
+            database=options.database,
+            candidates=options.candidates,
+            seconds=options.seconds,
+            progress=show,
+        )
+    finally:
+        if progress:
+            progress.clear()
     if options.json:
         cli.print_json(report.data)
     else:
         print(report)
+    if options.export:
+        _export(options)
     wrong = sorted({config for row in report.rows for config in row["wrong"]})
     if wrong:
         raise cli.Failure(f"expected candidates to agree, got other results from {'; '.join(wrong)}")
@@ -116,18 +129,20 @@ def _command(options: argparse.Namespace) -> int:
     return cli.OK
 
 
-def _products(options: argparse.Namespace, target: str) -> list[tuning.Product]:
+def _products(options: argparse.Namespace) -> list[tuning.Product]:
+    """What was asked for by shape or model, each once, for whatever GPU there is."""
     if options.shape:
-        weights = [(features, inner, epilogue) for features, inner in options.shape for epilogue in options.epilogue]
+        epilogues = options.epilogue or ["plain"]
+        weights = [(features, inner, epilogue) for features, inner in options.shape for epilogue in epilogues]
     else:
         named = [models.model_named(name) for text in options.model for name in text.split(",")]
         weights = [weight for model in named for weight in model.products]
     if not weights:
         raise InvalidArgumentError("expected at least one weight, got none")
     return [
-        tuning.Product(target, dtype, features, inner, epilogue)
+        tuning.Product("", dtype, features, inner, epilogue)
         for features, inner, epilogue in dict.fromkeys(weights)
-        for dtype in options.dtype
+        for dtype in options.dtype or ["f16"]
     ]
 
 

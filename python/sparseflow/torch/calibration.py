@@ -65,17 +65,27 @@ def calibrate(
     convert: Callable[[str, LayerInputs], None],
     show: bool | None = None,
 ) -> None:
-    """Calls `convert(name, inputs)` for each layer, in the order of the groups; convert replaces the layer in the model."""
+    """Calls `convert(name, inputs)` for each layer, in the order of the groups; convert replaces the layer in the model.
+
+    The model runs in evaluation mode, and every module is left in the mode that it was in. Raises InvalidArgumentError for
+    what are no batches.
+    """
+    # The rows of a tensor, and the keys of a mapping, would run as batches too.
+    if isinstance(batches, (torch.Tensor, Mapping, str)) or not isinstance(batches, Iterable):
+        raise InvalidArgumentError(
+            f"expected calibration to be batches for the model, got a {type(batches).__name__}; pass a list: [batch]"
+        )
     batches = list(batches)
     if not batches:
         raise InvalidArgumentError(f"expected calibration batches for {method}, got none")
-    was_training = model.training
+    modes = {name: module.training for name, module in model.named_modules()}
     model.eval()
     try:
         with torch.no_grad():
             _calibrate(model, layers, batches, method, convert, show)
     finally:
-        model.train(was_training)
+        for name, module in model.named_modules():
+            module.training = modes.get(name, modes[""])
 
 
 def _calibrate(
@@ -113,10 +123,11 @@ def _calibrate(
 
 def _gather(group: Mapping[str, nn.Linear], run: Callable[[], None], method: str, convert: Any) -> None:
     inputs = {name: LayerInputs(layer.in_features, method, layer.weight.device) for name, layer in group.items()}
-    handles = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: inputs[name].add(args[0]))
-        for name, layer in group.items()
-    ]
+
+    def look(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        return lambda _, args, named: inputs[name].add(args[0] if args else named["input"])
+
+    handles = [layer.register_forward_pre_hook(look(name), with_kwargs=True) for name, layer in group.items()]
     try:
         run()
     finally:

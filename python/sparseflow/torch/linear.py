@@ -18,7 +18,7 @@ from torch import nn
 
 from ..errors import InvalidArgumentError
 from . import kernels, layout, numerics, ops, tensor  # noqa: F401 - ops registers what forward calls
-from .pruning import prune
+from .pruning import check_method, prune
 from .schemes import Scheme, scheme_named
 from .straight import StraightCall
 from .tensor import SparseWeight
@@ -105,6 +105,9 @@ class SparseLinear(nn.Linear):
             scheme: "f16", "bf16", "int8" or "fp8".
             statistics: what `Statistics` gathered of the layer's inputs, for wanda and sparsegpt.
         """
+        if not isinstance(linear, nn.Linear):
+            raise InvalidArgumentError(f"expected an nn.Linear, got {type(linear).__name__}")
+        check_method(method)
         weight = linear.weight.detach()
         numerics.check_extents(*weight.shape)
         if not weight.is_meta and not layout.is_24(weight):
@@ -318,10 +321,7 @@ class SparseLinear(nn.Linear):
             except InvalidArgumentError as error:  # the layer keeps what it has
                 errors.append(f"{key}: {error}")
             else:
-                if not (metadata.get("assign_to_params_buffers", False) or mine.is_meta):
-                    weight = weight.to(mine.device, copy=True)
-                self._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
-                self._decide()
+                self._take(weight, assign=metadata.get("assign_to_params_buffers", False) or mine.is_meta)
         elif strict:
             missing += [f"{key}.{name}" for name in self._part_names()]
         # The rest, the bias, is an ordinary parameter.
@@ -331,6 +331,18 @@ class SparseLinear(nn.Linear):
             super()._load_from_state_dict(rest, prefix, metadata, strict, missing, unexpected, errors)
         finally:
             self._parameters = {"weight": held} | self._parameters
+
+    def _take(self, weight: Any, *, assign: bool) -> None:
+        """Takes a loaded weight: itself if `assign`, else its numbers, which are written to where graphs may look for them."""
+        mine: Any = self._parameters["weight"]
+        if not assign and not any(part.is_inference() for part in mine.parts().values()):
+            with torch.no_grad():
+                mine.copy_(weight.to(mine.device))
+            return
+        if not assign:  # what was made in torch.inference_mode() cannot be written to outside
+            weight = weight.to(mine.device, copy=True)
+        self._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+        self._decide()
 
     def _part_names(self) -> list[str]:
         return ["values", "bitmask"] + ["scale"] * self.scheme.quantized
@@ -377,6 +389,8 @@ class QuantizedLinear(nn.Linear):
     @classmethod
     def from_dense(cls, linear: nn.Linear, scheme: str | Scheme = "int8") -> QuantizedLinear:
         """The layer quantized with one scale a feature; nothing is pruned, and `linear` is left as it is."""
+        if not isinstance(linear, nn.Linear):
+            raise InvalidArgumentError(f"expected an nn.Linear, got {type(linear).__name__}")
         scheme = scheme_named(scheme)
         if not scheme.quantized:
             raise InvalidArgumentError(f"expected int8 or fp8, got {scheme.name}; a dense layer of it is nn.Linear")

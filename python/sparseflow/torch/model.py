@@ -17,7 +17,7 @@ from .calibration import LayerInputs, calibrate
 from .gated import fuse_gated_blocks
 from .linear import DEFAULT_TOKENS, QuantizedLinear, SparseLinear
 from .progress import progress
-from .pruning import METHODS
+from .pruning import check_method
 from .report import LayerReport, ModelReport
 from .schemes import Scheme, scheme_named
 from .siblings import fuse_siblings
@@ -190,6 +190,11 @@ def _convert(
         else:
             layers = {name: candidate.layer for name, candidate in eligible.items()}
             calibrate(model, layers, calibration, method, replace, show)
+    if not rows:
+        reasons = sorted({each.reason for each in eligible.values()})
+        raise InvalidArgumentError(
+            f"expected a layer that could be converted, got none of {len(eligible)}: {'; '.join(reasons)}"
+        )
     for name, candidate in candidates.items():
         if name not in rows:
             weight = candidate.layer.weight
@@ -262,8 +267,7 @@ def sparsify_model(
             The model is as it was then.
     """
     scheme, skip = scheme_named(scheme), names_to_skip(skip)
-    if method not in METHODS:
-        raise InvalidArgumentError(f"expected method to be one of {', '.join(METHODS)}, got {method!r}")
+    check_method(method)
     if method != "magnitude" and calibration is None:
         raise InvalidArgumentError(
             f"expected calibration data for {method}, got none; pass calibration=batches, or use method='magnitude'"

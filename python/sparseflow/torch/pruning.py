@@ -26,20 +26,28 @@ _UNSEEN = 1e-12  # the worth of an input that was zero in all calibration data, 
 _DAMPING = 0.01  # of the mean of H's diagonal
 
 
+def check_method(method: str) -> None:
+    """Raises InvalidArgumentError for what is none of METHODS."""
+    if method not in METHODS:
+        raise InvalidArgumentError(f"expected method to be one of {', '.join(METHODS)}, got {method!r}")
+
+
 class Statistics:
     """What the inputs of a layer look like: ‖X_k‖² for wanda, XᵀX for sparsegpt. `add` takes each batch."""
 
     def __init__(self, inner: int, method: str = "wanda", device: torch.device | str = "cpu"):
+        check_method(method)
         self.tokens = 0
         self.squares = torch.zeros(inner, dtype=torch.float32, device=device)
         self.hessian = torch.zeros(inner, inner, device=device) if method == "sparsegpt" else None
 
     def add(self, x: torch.Tensor) -> None:
         """Takes in activations [..., K]."""
+        inner = self.squares.numel()
         if not isinstance(x, torch.Tensor):
-            raise InvalidArgumentError(f"expected activations [..., {self.squares.numel()}], got {type(x).__name__}")
-        if x.shape[-1] != self.squares.numel():
-            raise InvalidArgumentError(f"expected activations [..., {self.squares.numel()}], got {list(x.shape)}")
+            raise InvalidArgumentError(f"expected activations [..., {inner}], got {type(x).__name__}")
+        if x.dim() == 0 or x.shape[-1] != inner:
+            raise InvalidArgumentError(f"expected activations [..., {inner}], got {list(x.shape)}")
         rows = x.detach().reshape(-1, x.shape[-1]).to(self.squares.device).float()
         self.tokens += rows.shape[0]
         self.squares += rows.square().sum(dim=0)
@@ -67,10 +75,10 @@ def prune(
     """A copy of a weight [N, K] that is 2:4 along K, in its own dtype and on its own device.
 
     `statistics` of the layer's inputs are what wanda and sparsegpt go by. `scheme` is what the result will be stored as:
-    sparsegpt makes good its rounding. Raises InvalidArgumentError for NaN, infinity and a K that is no multiple of 4.
+    sparsegpt makes good its rounding. Raises InvalidArgumentError for NaN or infinity in the weight or the statistics and for
+    a K that is no multiple of 4.
     """
-    if method not in METHODS:
-        raise InvalidArgumentError(f"expected method to be one of {', '.join(METHODS)}, got {method!r}")
+    check_method(method)
     if weight.dim() != 2:
         raise InvalidArgumentError(f"expected a weight [N, K], got {list(weight.shape)}")
     numerics.check_extents(*weight.shape)
@@ -87,6 +95,12 @@ def prune(
         raise InvalidArgumentError(
             f"expected calibration data for {method}, got none; pass calibration=batches, or use method='magnitude'"
         )
+    if statistics.squares.numel() != weight.shape[1]:
+        raise InvalidArgumentError(
+            f"expected statistics of inputs [..., {weight.shape[1]}], got those of [..., {statistics.squares.numel()}]"
+        )
+    if not bool(torch.isfinite(statistics.squares).all()):
+        raise InvalidArgumentError("expected calibration activations that are finite, got NaN or infinity among them")
     if method == "wanda":
         norms = statistics.squares.to(wide.device).sqrt()
         # Inputs that were never seen rank last, by magnitude.

@@ -117,6 +117,9 @@ class SparseWeight(torch.Tensor):
             )
         features, inner = values.shape[0], 2 * values.shape[1]
         numerics.check_extents(features, inner)
+        elsewhere = [each.device for each in (bitmask, scale) if each is not None and each.device != values.device]
+        if elsewhere:
+            raise InvalidArgumentError(f"expected all parts of a weight on {values.device}, got one on {elsewhere[0]}")
         wanted = (features, -(-inner // 8))
         if bitmask.shape != wanted or bitmask.dtype is not torch.uint8:
             raise InvalidArgumentError(
@@ -158,6 +161,8 @@ class SparseWeight(torch.Tensor):
         `scale` [N] fixes the scales of a quantized scheme; without it they come from the largest magnitude of each row.
         """
         scheme = scheme_named(scheme)
+        if scale is not None and not scheme.quantized:
+            raise InvalidArgumentError(f"expected no scale for {scheme.name}, got {list(scale.shape)}")
         if dense.dim() != 2:
             raise InvalidArgumentError(f"expected a weight [N, K], got {list(dense.shape)}")
         features, inner = dense.shape
@@ -177,6 +182,10 @@ class SparseWeight(torch.Tensor):
             if scale is None:
                 rounded, scale = numerics.quantize_rows(dense, scheme)
             else:
+                if scale.numel() != features or not bool(torch.isfinite(scale).all() and (scale > 0).all()):
+                    raise InvalidArgumentError(
+                        f"expected {features} scales above 0, got {list(scale.shape)}, or others among them"
+                    )
                 scale = scale.float().reshape(features, 1)
                 rounded = (dense.float() / scale).clamp(-scheme.largest, scheme.largest)
                 rounded = (rounded.round() if scheme.storage is torch.int8 else rounded).to(scheme.storage)
@@ -474,6 +483,11 @@ def _transpose(func: Any, weight: SparseWeight) -> SparseWeight:
     return _sharing(weight, flipped)
 
 
+@_implements(aten.permute.default)
+def _permute(func: Any, weight: SparseWeight, axes: list[int]) -> SparseWeight:
+    return _transpose_axes(func, weight, 0, axes[0])
+
+
 @_implements(aten.transpose.int)
 def _transpose_axes(func: Any, weight: SparseWeight, first: int, second: int) -> SparseWeight:
     return _alias(aten.alias.default, weight) if first % 2 == second % 2 else _transpose(func, weight)
@@ -522,6 +536,8 @@ def _split(func: Any, weight: SparseWeight, size: int, axis: int = 0) -> list[Sp
 
 @_implements(aten.split_with_sizes.default)
 def _split_with_sizes(func: Any, weight: SparseWeight, sizes: list[int], axis: int = 0) -> list[SparseWeight]:
+    if sum(sizes) != weight.shape[axis]:
+        raise InvalidArgumentError(f"expected sizes that add up to {weight.shape[axis]}, got {list(sizes)}")
     pieces, first = [], 0
     for size in sizes:
         pieces.append(_slice(func, weight, axis, first, first + size))
