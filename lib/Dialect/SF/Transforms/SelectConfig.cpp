@@ -108,12 +108,11 @@ private:
         bestTime = *time;
       }
     }
-    if (preferred) {
-      std::optional<double> time = estimateMicroseconds(shape, tokens, preferred, chip);
-      if (time && *time <= bestTime * (1 + tolerance))
-        return preferred;
-    }
-    return best;
+    // What was measured may be all that there is.
+    if (!best || !preferred)
+      return preferred ? preferred : best;
+    std::optional<double> time = estimateMicroseconds(shape, tokens, preferred, chip);
+    return time && *time <= bestTime * (1 + tolerance) ? preferred : best;
   }
 
   MatmulOp op;
