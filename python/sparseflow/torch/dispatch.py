@@ -97,7 +97,10 @@ def _dtype(layer: SparseLinear) -> torch.dtype:
 
 def _recall(key: str) -> Measured:
     found = _read()["entries"].get(key, {})
-    return {int(tokens): times for tokens, times in found.items()}
+    try:
+        return {int(tokens): {form: float(us) for form, us in times.items()} for tokens, times in found.items()}
+    except (AttributeError, TypeError, ValueError):  # somebody else wrote there: measured anew
+        return {}
 
 
 def recall(layer: SparseLinear) -> Measured:
