@@ -516,6 +516,7 @@ def test_an_output_that_exists_is_kept_unless_forced(model, tmp_path, capsys):
         (["--targets", "sm_80"], 2, "expected a .sf for --targets"),
         (["--format", "dense", "--scheme", "int8"], 2, "for --format dense, got int8"),
         (["--method", "wanda"], 2, "expected --calibration"),
+        (["--format", "dense", "--method", "magnitude"], 2, "expected no --method for --format dense"),
         (["--calibration", "x.jsonl"], 2, "expected --calibration"),
         (["--skip", "lm_haed"], 1, "expected --skip to be part of a layer's name, got lm_haed, which no name has"),
     ],
@@ -531,6 +532,43 @@ def test_one_file_has_no_shards(model, tmp_path, capsys):
     output = tmp_path / "out.safetensors"
     code, _, err = run(capsys, "--input", folder, "--output", output, "--max-shard-size", "1GiB")
     assert code == 2 and "expected a folder for --max-shard-size" in err
+
+
+def test_a_program_for_a_folder_that_is_not_there_is_refused_before_it_is_compiled(
+    model, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(convert, "compile_layers", lambda *_, **__: pytest.fail("something was compiled"))
+    code, _, err = run(capsys, "--input", model[0], "--output", tmp_path / "none" / "m.sf")
+    assert code == 1 and "expected a folder" in err
+
+
+def test_names_beyond_ascii_are_functions_too(rng, tmp_path, capsys):
+    checkpoints.write_file(tmp_path / "in.safetensors", {"größe.up-1.weight": random_24(rng, (32, 64))})
+    code, _, err = run(
+        capsys, "--input", tmp_path / "in.safetensors", "--output", tmp_path / "m.sf", "--targets", "sm_80"
+    )
+    assert (code, err) == (0, "")
+    assert [each["name"] for each in sf.load(tmp_path / "m.sf").functions] == ["gr__e_up_1"]
+
+
+@pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_the_state_of_a_layer_by_itself_is_a_checkpoint(tmp_path, capsys, suffix):
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    layer = sf.nn.SparseLinear.from_dense(torch.nn.Linear(64, 32).half())
+    save = torch.save if suffix == ".pt" else safetensors.save_file
+    save(layer.state_dict(), tmp_path / f"layer{suffix}")
+    with checkpoints.open_checkpoint(tmp_path / f"layer{suffix}") as checkpoint:
+        weight = checkpoint.read(next(entry for entry in checkpoint.entries if entry.name == "weight"))
+    np.testing.assert_array_equal(weight.dense(), layer.weight.to_dense(torch.float32).numpy())
+    code, _, err = run(
+        capsys, "--input", tmp_path / f"layer{suffix}", "--output", tmp_path / "m.sf", "--targets", "sm_80"
+    )
+    assert (code, err) == (0, "")
+    x = np.random.default_rng(1).standard_normal((3, 64)).astype(np.float16)
+    y = sf.load(tmp_path / "m.sf", device="emulator")(x)
+    assert np.abs(y - layer(torch.from_numpy(x)).numpy()).max() < 0.01  # with its bias
 
 
 def test_a_wrong_bitmask_names_its_layer(rng, tmp_path, capsys):

@@ -146,7 +146,7 @@ def _specs(checkpoint: Checkpoint, entry: Entry, scheme: str, options: Options) 
         specs[f"{entry.name}.scale"] = Spec("F32", (features, groups) if groups > 1 else (features,))
     if "input_scale" in entry.parts:
         shape = checkpoint.spec(entry.parts["input_scale"]).shape
-        specs[f"{entry.name.removesuffix('.weight')}.input_scale"] = Spec("F32", (int(np.prod(shape)),))
+        specs[canonical.beside(entry.name, "input_scale")] = Spec("F32", (int(np.prod(shape)),))
     return specs
 
 

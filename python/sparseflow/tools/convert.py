@@ -93,6 +93,10 @@ def _command(options: argparse.Namespace) -> int:
         raise cli.WrongArguments(f"expected a folder for --max-shard-size, got {options.output}, which is one file")
     if options.format == "dense" and options.scheme in ("int8", "fp8"):
         raise cli.WrongArguments(f"expected --scheme f16, bf16 or keep for --format dense, got {options.scheme}")
+    if options.format == "dense" and options.method != "none":
+        raise cli.WrongArguments(
+            f"expected no --method for --format dense, which prunes nothing, got {options.method}; convert twice"
+        )
     calibrated = options.method in ("wanda", "sparsegpt")
     if calibrated != (options.calibration is not None):
         got = f"--method {options.method} without it" if calibrated else f"it with --method {options.method}"
@@ -177,6 +181,8 @@ def _write_program(
 ) -> list[Row]:
     if options.output.exists() and not options.force:
         raise cli.Failure(f"expected a new path, got {options.output}, which exists; remove it, or use --force")
+    if not options.output.absolute().parent.is_dir():
+        raise cli.Failure(f"expected a folder {options.output.parent}, got none; make it first")
     for name in (options.targets or "").split(","):
         name = name.strip()
         plain, known = targets().get(name), targets().get(f"{name}a")
