@@ -295,6 +295,19 @@ def test_rows_that_share_memory_are_copied(scheme):
     assert kernels._aligned(rows) is rows
 
 
+def test_loading_writes_to_where_a_dense_8_bit_weight_is(monkeypatch):
+    def settle(layer):  # as on a GPU
+        layer._straight, layer._order = {}, "mma"
+        layer._packed = layout.pack_dense(layer.weight.data, "mma")
+        layer.weight = torch.nn.Parameter(layer.weight.data.new_empty(0), requires_grad=False)
+
+    monkeypatch.setattr(sf.nn.QuantizedLinear, "settle", settle)
+    layer, other = (sf.nn.QuantizedLinear.from_dense(torch.nn.Linear(136, 72).half()) for _ in range(2))
+    packed, x = layer._packed, torch.randn(4, 136).half()
+    layer.load_state_dict(other.state_dict())
+    assert layer._packed is packed and torch.equal(layer(x), other(x))
+
+
 def test_loading_into_a_weight_of_inference_mode():
     with torch.inference_mode():
         layer = pair()[1]

@@ -473,11 +473,19 @@ class QuantizedLinear(nn.Linear):
         destination[f"{prefix}weight"] = self._plain_weight()
 
     def _load_from_state_dict(self, state: Any, prefix: str, *arguments: Any) -> None:
-        if self._packed is not None:
+        held = self._packed
+        if held is not None:
             self.weight = nn.Parameter(self._plain_weight(), requires_grad=False)
             self._packed = None
         super()._load_from_state_dict(state, prefix, *arguments)
         self.settle()
+        if (
+            held is not None
+            and self._packed is not None
+            and held.shape == self._packed.shape
+            and not held.is_inference()
+        ):
+            self._packed = held.copy_(self._packed)  # where graphs look for it
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, scheme={self.scheme.name}, dense"
