@@ -262,7 +262,7 @@ def _verdict_of(plan: Plan, dense: Plan | None, qps: float, assumed: Assumptions
         return f"{plan.scheme}: 2:4 does not help here: {shown}.", False
     if ours >= theirs:
         return f"{plan.scheme}: 2:4 does not help here: {shown}, and {_no_fewer(ours, theirs)}.", False
-    shown += f", {ours} GPUs instead of {theirs}"
+    shown += f", {_gpus(ours)} instead of {theirs}"
     if _from_elsewhere(plan, dense):
         return f"{plan.scheme}: 2:4 may help: {shown}; projected from another GPU, so run --calibrate on one.", False
     if found.low < 1:
@@ -285,10 +285,14 @@ def _verdict_of_all(sparse: Plan, dense: Plan, helps: bool, qps: float, assumed:
     return f"All in all: 2:4 does not help here: the best of each, {shown}. Take {dense.scheme}."
 
 
+def _gpus(count: int) -> str:
+    return f"{count} GPU" if count == 1 else f"{count} GPUs"
+
+
 def _no_fewer(ours: int, theirs: int) -> str:
     """Where 2:4 is faster and saves no GPU."""
     if ours > theirs:
-        return f"2:4 needs {ours} GPUs instead of {theirs}"
+        return f"2:4 needs {_gpus(ours)} instead of {theirs}"
     return f"{theirs} GPUs are needed either way" if theirs != 1 else "1 GPU is needed either way"
 
 

@@ -223,7 +223,7 @@ def _distance(point: Point, m: int, n: int, k: int) -> float:
 
 
 def built_in() -> Path:
-    """The table that comes with the package."""
+    """The table of chips that comes with the package."""
     return Path(__file__).parent.parent / "data" / "kernels.json"
 
 
@@ -234,13 +234,13 @@ def calibration_file() -> Path | None:
 
 
 def load(extra: Sequence[Path] = ()) -> KernelTable:
-    """The built-in table with measurements of other files: those beside it (``measured-*.json``), and these.
+    """The built-in table of chips with the products of other files: those beside it (``measured-*.json``), and these.
 
     A later file replaces what an earlier one says of a scheme on a chip.
     """
     document = json.loads(built_in().read_text())
     chips = {key: Chip(key=key, **{**entry, "match": tuple(entry["match"])}) for key, entry in document["gpus"].items()}
-    points = {_identity(point): point for point in _points(document, built_in())}
+    points: dict[tuple[Any, ...], Point] = {}
     sources = ["built in"]
     shipped = sorted(built_in().parent.glob("measured-*.json"))
     for path in (*shipped, *extra):
