@@ -85,7 +85,8 @@ class SiblingsForward(BlockForward):
                 if results is not None:
                     return results
         layers = self.layers
-        if not self.fuses(layers, x) or x.dtype not in kernels.ACTIVATION_DTYPES:
+        # torch.jit has no word for the operator's lists of tensors that may be missing.
+        if torch.jit.is_tracing() or not self.fuses(layers, x) or x.dtype not in kernels.ACTIVATION_DTYPES:
             return None
         weights = [layer.weight for layer in layers]
         first, biases = weights[0], [layer.bias for layer in layers]
