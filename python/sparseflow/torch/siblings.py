@@ -86,7 +86,11 @@ class SiblingsForward(BlockForward):
                     return results
         layers = self.layers
         # torch.jit has no word for the operator's lists of tensors that may be missing.
-        if torch.jit.is_tracing() or not self.fuses(layers, x) or x.dtype not in kernels.ACTIVATION_DTYPES:
+        if (
+            torch._C._get_tracing_state() is not None
+            or not self.fuses(layers, x)
+            or x.dtype not in kernels.ACTIVATION_DTYPES
+        ):
             return None
         weights = [layer.weight for layer in layers]
         first, biases = weights[0], [layer.bias for layer in layers]
