@@ -55,15 +55,17 @@ static Expected<HostArray> readArray(const SfTensor *given, StringRef role) {
         formatv("{0} expected extents of at least 0 whose product fits memory, got {1}", role,
                 describe(array.ref.shape)));
   array.bytes = *bytes;
+  if (array.bytes == 0)
+    return array; // nothing to read, and extents beside 0 whose product may be anything
   int64_t stride = 1;
   for (size_t d = array.ref.strides.size(); d-- > 0;) {
-    if (array.ref.shape[d] != 1 && array.ref.strides[d] != stride && *bytes > 0)
+    if (array.ref.shape[d] != 1 && array.ref.strides[d] != stride)
       return makeError(Status::InvalidArgument,
                        formatv("{0} expected a contiguous tensor, got strides {1}; copy it first",
                                role, describe(array.ref.strides)));
     stride *= array.ref.shape[d];
   }
-  if (*bytes > 0 && !array.ref.data)
+  if (!array.ref.data)
     return makeError(Status::InvalidArgument,
                      formatv("{0} expected a pointer to {1} bytes, got NULL", role, *bytes));
   return array;

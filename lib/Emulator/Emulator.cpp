@@ -13,6 +13,7 @@
 #include "Cluster.h"
 #include "Retarget.h"
 
+#include "sparseflow/HostCode/ChipArithmetic.h"
 #include "sparseflow/HostCode/HostCode.h"
 #include "sparseflow/Support/NumericTypes.h"
 #include "sparseflow/Support/Threads.h"
@@ -286,6 +287,7 @@ llvm::Expected<std::unique_ptr<Module>> Module::create(mlir::gpu::GPUModuleOp gp
   if (!translated)
     return translated.takeError();
   std::unique_ptr<llvm::Module> hostModule = std::move(*translated);
+  useChipArithmetic(*hostModule);
 
   llvm::Expected<std::unique_ptr<HostCode>> code = HostCode::create();
   if (!code)

@@ -624,6 +624,38 @@ static LogicalResult checkFunctions(ModuleOp module) {
   return success();
 }
 
+/// The tensors that a constant becomes in the file.
+static SmallVector<std::string> getTensorNames(const ResourceConstant &constant) {
+  if (isCanonicalWeight(constant.type))
+    return {constant.name + ".values", constant.name + ".bitmask"};
+  return {constant.name};
+}
+
+/// Constants lie in the file beside sources and kernels, by name: a constant of such a name would
+/// be taken for one, and two of one name for each other.
+static llvm::Error checkConstants(ArrayRef<ResourceConstant> constants) {
+  llvm::StringMap<StringRef> owners; // of tensors
+  for (const ResourceConstant &constant : constants)
+    for (const std::string &tensor : getTensorNames(constant)) {
+      auto [folder, rest] = StringRef(tensor).split('/');
+      bool isInFolder = folder.size() < tensor.size() && rt::parseChip(folder);
+      if (!llvm::json::isUTF8(tensor) || tensor == sourceTensorName || isInFolder)
+        return rt::makeError(
+            rt::Status::InvalidArgument,
+            llvm::formatv("expected a constant's name to be UTF-8, other than '{0}' and outside of "
+                          "the targets' folders, such as 'sm_90a/', got '{1}'; rename the constant",
+                          sourceTensorName, llvm::json::fixUTF8(constant.name)));
+      auto [owner, isNew] = owners.insert({tensor, constant.name});
+      if (!isNew)
+        return rt::makeError(
+            rt::Status::InvalidArgument,
+            llvm::formatv("expected constants whose tensors in the file have different names, got "
+                          "'{0}' for '{1}' and for '{2}'; rename one of them",
+                          tensor, owner->second, constant.name));
+    }
+  return llvm::Error::success();
+}
+
 /// Parses, binds, and runs what is the same for every chip.
 static llvm::Error runGraphPhase(Session &session, StringRef source, StringRef name,
                                  ArrayRef<ExternalConstant> constants, Dumper &dumper,
@@ -636,7 +668,9 @@ static llvm::Error runGraphPhase(Session &session, StringRef source, StringRef n
     return error;
   if (llvm::Error error = session.run(Phase::Graph, Phase::Graph, {}, dumper, timing))
     return error;
-  return session.guard([&] { return checkFunctions(session.module()); });
+  if (llvm::Error error = session.guard([&] { return checkFunctions(session.module()); }))
+    return error;
+  return checkConstants(getResourceConstants(session.module()));
 }
 
 llvm::Expected<rt::ProgramFile::Ptr> sparseflow::compile(StringRef source, StringRef name,

@@ -100,6 +100,8 @@ private:
 Expected<std::shared_ptr<const EmulatedKernels>>
 EmulatorDevice::kernelsOf(const rt::ProgramFile::Ptr &file, StringRef chip) {
   std::lock_guard<std::mutex> lock(mutex);
+  for (auto it = known.begin(); it != known.end();)
+    it = it->second.expired() ? known.erase(it) : std::next(it);
   auto &entry = known[{file.get(), chip.str()}];
   if (std::shared_ptr<const EmulatedKernels> kernels = entry.lock())
     return kernels;

@@ -7,6 +7,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "sparseflow/Reference/ReferenceExecutor.h"
+#include "sparseflow/HostCode/ChipArithmetic.h"
 #include "sparseflow/HostCode/HostCode.h"
 
 #include "Lowering.h"
@@ -150,7 +151,7 @@ static Expected<Port> makePort(Type type, StringAttr name, StringRef kind, unsig
   for (int64_t size : tensor.getShape())
     port.spec.shape.push_back(ShapedType::isDynamic(size) ? kDynamicTokens : size);
   if (tensor.getEncoding()) {
-    port.weight = getWeightFormat(tensor);
+    port.weight = sf::getWeightFormat(tensor);
     port.spec.storageBytes = port.weight->storageBytes();
   }
   return port;
@@ -211,7 +212,7 @@ Error ReferenceExecutor::Impl::liftConstants(func::FuncOp function,
     }
 
     if (isEncoded) {
-      WeightFormat format = getWeightFormat(type);
+      WeightFormat format = sf::getWeightFormat(type);
       constant.owned.resize(format.denseBytes());
       if (Error error = decodeWeight(format, pieces, constant.owned))
         return llvm::joinErrors(llvm::createStringError(formatv("constant '{0}'", absent).str()),
@@ -315,6 +316,7 @@ ReferenceExecutor::create(ModuleOp original, StringRef name, const ReferenceOpti
   std::unique_ptr<llvm::Module> llvmModule = translateModuleToLLVMIR(*module, *llvmContext);
   if (!llvmModule)
     return diagnostics.takeError("'" + name + "' cannot be translated to LLVM IR");
+  useChipArithmetic(*llvmModule);
   addEntryPoint(*llvmModule, name);
   Expected<std::unique_ptr<HostCode>> code = HostCode::create();
   if (!code)

@@ -86,6 +86,11 @@ Expected<ProgramFile::Ptr> ProgramFile::create(Manifest manifest,
   if (Error error = validate(manifest))
     return std::move(error);
   std::shared_ptr<ProgramFile> file(new ProgramFile(std::move(manifest), std::move(tensors)));
+  if (file->index.size() != file->list.size())
+    for (auto [i, tensor] : enumerate(file->list))
+      if (file->index.lookup(tensor.name) != i)
+        return makeError(Status::InvalidArgument,
+                         "expected each tensor named once, got '" + tensor.name + "' twice");
   if (Error error = file->checkReferences())
     return std::move(error);
   return file;

@@ -83,9 +83,10 @@ struct Interval {
 class FunctionBuilder {
 public:
   FunctionBuilder(func::FuncOp function, const Chip &chip,
-                  const llvm::StringMap<BinaryKernel> &binaries,
+                  const llvm::StringMap<BinaryKernel> &binaries, const llvm::StringSet<> &resources,
                   std::vector<ProgramConstant> &constants)
-      : function(function), chip(chip), binaries(binaries), constants(constants) {}
+      : function(function), chip(chip), binaries(binaries), resources(resources),
+        constants(constants) {}
 
   FailureOr<rt::Function> build();
 
@@ -100,6 +101,7 @@ private:
   FailureOr<rt::Launch> addLaunch(sf_tile::LaunchOp op);
   FailureOr<rt::Launch> addLibraryMatmul(sf_tile::LibraryMatmulOp op);
   LogicalResult addKernel(sf_tile::LaunchOp op, const BinaryKernel &kernel);
+  std::string nameConstant(TypedAttr value);
   FailureOr<int64_t> getBuffer(Value value, Operation *user);
 
   std::string symbolOf(Value value) const;
@@ -116,6 +118,7 @@ private:
   func::FuncOp function;
   const Chip &chip;
   const llvm::StringMap<BinaryKernel> &binaries;
+  const llvm::StringSet<> &resources; // names
   std::vector<ProgramConstant> &constants;
 
   SmallVector<StepSite> steps;
@@ -482,6 +485,16 @@ LogicalResult FunctionBuilder::addWorkspace() {
 // Launches and kernels
 //===----------------------------------------------------------------------===//
 
+/// A constant that stands in the text gets a name that no resource of the module has.
+std::string FunctionBuilder::nameConstant(TypedAttr value) {
+  if (auto resource = dyn_cast<DenseResourceElementsAttr>(value))
+    return resource.getRawHandle().getKey().str();
+  std::string name = (function.getSymName() + ".constant" + Twine(constants.size())).str();
+  while (resources.contains(name))
+    name += '_';
+  return name;
+}
+
 FailureOr<int64_t> FunctionBuilder::getBuffer(Value value, Operation *user) {
   Value tensor = resolve(value);
   if (auto it = buffers.find(tensor); it != buffers.end())
@@ -494,14 +507,8 @@ FailureOr<int64_t> FunctionBuilder::getBuffer(Value value, Operation *user) {
     arith::ConstantOp op = other.op;
     return op.getValue() == constant.getValue();
   });
-  if (known == constants.end()) {
-    std::string name;
-    if (auto resource = dyn_cast<DenseResourceElementsAttr>(constant.getValue()))
-      name = resource.getRawHandle().getKey().str();
-    else
-      name = (function.getSymName() + ".constant" + Twine(constants.size())).str();
-    known = constants.insert(known, ProgramConstant{name, constant});
-  }
+  if (known == constants.end())
+    known = constants.insert(known, {nameConstant(constant.getValue()), constant});
   auto [it, isNew] = constantBuffers.insert({known->name, program.buffers.size()});
   if (isNew)
     program.buffers.push_back(rt::Buffer::constant(known->name));
@@ -741,13 +748,19 @@ FailureOr<ModuleProgram> sparseflow::target::buildManifest(ModuleOp module, cons
     for (BinaryKernel &kernel : getUncompiledKernels(kernels))
       binaries[kernel.metadata.getName()] = kernel;
 
+  llvm::StringSet<> resources;
+  module.walk([&](arith::ConstantOp op) {
+    if (auto resource = dyn_cast<DenseResourceElementsAttr>(op.getValue()))
+      resources.insert(resource.getRawHandle().getKey());
+  });
+
   ModuleProgram program;
   program.manifest.producer = getProducer();
   for (auto function : module.getOps<func::FuncOp>()) {
     if (function.isExternal() || !function.isPublic())
       continue;
     FailureOr<rt::Function> built =
-        FunctionBuilder(function, chip, binaries, program.constants).build();
+        FunctionBuilder(function, chip, binaries, resources, program.constants).build();
     if (failed(built))
       return failure();
     program.manifest.functions.push_back(std::move(*built));

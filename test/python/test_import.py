@@ -4,6 +4,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 import sparseflow as sf
 
 
@@ -20,6 +22,24 @@ def test_import_is_fast():
 def test_import_loads_no_framework():
     code = "import sparseflow, sys; print([m for m in ('torch', 'cupy', 'jax', 'ml_dtypes') if m in sys.modules])"
     assert run(code).strip() == "[]"
+
+
+def test_a_program_that_is_not_installed_is_a_sentence():
+    code = "from pathlib import Path; from sparseflow.tools import native; native._PACKAGE = Path('/nowhere'); native.run()"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 1 and found.stderr.count("\n") == 1
+    assert "sparseflow-run: expected the program /nowhere/bin/sparseflow-run, got: No such file" in found.stderr
+
+
+@pytest.mark.parametrize("name", ["compile", "run", "convert", "inspect", "benchmark", "audit", "tune"])
+def test_every_command_ends_with_2_for_wrong_arguments(name):
+    native = name in ("compile", "run")
+    start = f"from sparseflow.tools import {name} as main" if native else f"from sparseflow.tools.{name} import main"
+    for arguments in (["--nonsense"], ["--help"]):
+        command = [sys.executable, "-c", f"{start}; import sys; sys.exit(main())", *arguments]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        wanted = (0, False) if arguments == ["--help"] else (2, True)
+        assert (found.returncode, bool(found.stderr)) == wanted and bool(found.stdout) is not wanted[1]
 
 
 def test_all_names_exist_and_are_documented():

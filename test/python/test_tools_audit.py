@@ -342,6 +342,13 @@ def test_bad_input_is_a_sentence(capsys, options, code, message):
     assert (ended, out) == (code, "") and message in err and "Traceback" not in err
 
 
+def test_calibrating_without_a_place_to_keep_it(capsys, monkeypatch):
+    monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", "")
+    code, out, err = run(capsys, "--calibrate")
+    assert (code, out) == (2, "") and "expected --output, for there is no cache folder" in err
+    assert run(capsys, *ASK)[0] == 0
+
+
 def test_calibrating_takes_nothing_of_an_audit(capsys):
     code, out, err = run(capsys, "--calibrate", *ASK)
     assert (code, out) == (2, "") and "expected --calibrate without what an audit takes, got it with --model" in err

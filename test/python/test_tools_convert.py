@@ -209,6 +209,31 @@ def test_wanda_keeps_what_the_inputs_weigh(tmp_path, capsys):
     assert not (sparsegpt[sparsegpt != 0] == dense.astype(np.float16)[sparsegpt != 0]).all()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"input_ids": [1, 64]}', "expected tokens below 64, the model's vocabulary, got 64"),
+        (b'{"input_ids": [1, -2]}', "data.jsonl:1: expected JSON with text or input_ids"),
+        (b'{"input_ids": ["1"]}', "data.jsonl:1: expected JSON with text or input_ids"),
+        (b'{"text": 5}', "data.jsonl:1: expected JSON with text or input_ids"),
+        (b'{"text": "\xff"}', "data.jsonl: expected lines of JSON in UTF-8, got other bytes"),
+        (b'{"text": "words"}', "expected a tokenizer in"),
+        (b"\n", "expected lines of JSON with text or input_ids, got none"),
+    ],
+)
+def test_calibration_data_that_do_not_fit_are_a_sentence(tmp_path, capsys, content, message):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    folder, data = tmp_path / "model", tmp_path / "data.jsonl"
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    data.write_bytes(content)
+    arguments = ("--input", folder, "--output", tmp_path / "out", "--method", "wanda", "--calibration", data)
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (1, "") and message in err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
 @pytest.mark.parametrize("scheme", ["f16", "int8", "fp8"])
 def test_transformers_loads_what_it_wrote(tmp_path, capsys, scheme):

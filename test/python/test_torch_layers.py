@@ -280,6 +280,21 @@ def test_loading_writes_to_where_the_weight_is(scheme):
         assert layer._dense is dense
 
 
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_rows_that_share_memory_are_copied(scheme):
+    """A copy engine is told of rows that are apart."""
+    from sparseflow.torch import kernels
+
+    layer = pair(scheme)[1]
+    for x in (torch.randn(1, 136).half().expand(6, 136), torch.randn(300).half().unfold(0, 136, 16)):
+        copy = kernels._aligned(x)
+        assert copy.is_contiguous() and torch.equal(copy, x)
+        with st.emulation("sm_90a"):
+            assert torch.equal(layer(x), layer(x.contiguous()))
+    rows = torch.randn(6, 160).half()[:, :136]
+    assert kernels._aligned(rows) is rows
+
+
 def test_loading_into_a_weight_of_inference_mode():
     with torch.inference_mode():
         layer = pair()[1]

@@ -1,7 +1,6 @@
 //===- SFToLinalg.h - The reference semantics of `sf` -----------*- C++ -*-===//
 //
-// The patterns of convert-sf-to-linalg and expand-narrow-floats, and how weights of the `sf` types
-// are stored, which the reference executor asks too.
+// The patterns of convert-sf-to-linalg and expand-narrow-floats.
 //
 //===----------------------------------------------------------------------===//
 
@@ -11,7 +10,6 @@
 #include "mlir/IR/BuiltinTypes.h"
 #include "mlir/IR/PatternMatch.h"
 #include "mlir/Transforms/DialectConversion.h"
-#include "sparseflow/Support/WeightFormat.h"
 
 namespace sparseflow {
 
@@ -27,9 +25,6 @@ void populateSFToLinalgPatterns(const WeightTypeConverter &converter,
 
 /// Conversions of 8- and 16-bit floats, as integer arithmetic.
 void populateExpandNarrowFloatsPatterns(mlir::RewritePatternSet &patterns);
-
-/// The stored form of a tensor of an encoded weight type, or of a plain matrix.
-WeightFormat getWeightFormat(mlir::RankedTensorType type);
 
 } // namespace sparseflow
 

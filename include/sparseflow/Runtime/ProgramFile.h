@@ -21,7 +21,8 @@ public:
   static llvm::Expected<Ptr> open(llvm::StringRef path, bool verify = false);
   static llvm::Expected<Ptr> fromMemory(llvm::ArrayRef<uint8_t> bytes, bool verify = false,
                                         std::shared_ptr<const void> owner = nullptr);
-  /// What the compiler ends with.
+  /// What the compiler ends with. An error if the manifest is not valid, if it names a tensor that
+  /// is not there, or if two tensors have one name.
   static llvm::Expected<Ptr> create(Manifest manifest, std::vector<StoredTensor> tensors);
 
   const Manifest &manifest() const { return contents; }

@@ -92,10 +92,19 @@ struct LowerIota : OpConversionPattern<IotaOp> {
 
 bool isFloat8(Type type) { return isa<Float8E4M3FNType, Float8E5M2Type>(type); }
 
-/// f32 to the bits of an 8-bit float, saturating (PTX ISA, cvt.rn.satfinite.e4m3x2.f32).
+/// A float of another width as f32.
+Value emitToF32(Emitter &e, Value value) {
+  Type f32 = e.b.getF32Type();
+  unsigned width = value.getType().getIntOrFloatBitWidth();
+  if (width > 32)
+    return arith::TruncFOp::create(e.b, e.loc, f32, value);
+  return width < 32 ? arith::ExtFOp::create(e.b, e.loc, f32, value).getResult() : value;
+}
+
+/// A float to the bits of an 8-bit one by way of f32, saturating (PTX ISA,
+/// cvt.rn.satfinite.e4m3x2.f32).
 Value emitToFloat8(Emitter &e, Value value, Type type) {
-  if (!value.getType().isF32())
-    value = arith::ExtFOp::create(e.b, e.loc, e.b.getF32Type(), value);
+  value = emitToF32(e, value);
   StringRef name =
       isa<Float8E4M3FNType>(type) ? "llvm.nvvm.ff.to.e4m3x2.rn" : "llvm.nvvm.ff.to.e5m2x2.rn";
   Value zero = arith::ConstantOp::create(e.b, e.loc, e.b.getF32FloatAttr(0));
@@ -103,7 +112,7 @@ Value emitToFloat8(Emitter &e, Value value, Type type) {
   return arith::TruncIOp::create(e.b, e.loc, e.b.getI8Type(), pair);
 }
 
-/// The bits of an 8-bit float as f32; exact (PTX ISA, cvt.rn.f16x2.e4m3x2).
+/// The bits of an 8-bit float as a wider one; exact (PTX ISA, cvt.rn.f16x2.e4m3x2).
 Value emitFromFloat8(Emitter &e, Value bits, Type type, Type result) {
   StringRef name =
       isa<Float8E4M3FNType>(type) ? "llvm.nvvm.e4m3x2.to.f16x2.rn" : "llvm.nvvm.e5m2x2.to.f16x2.rn";
@@ -112,8 +121,9 @@ Value emitFromFloat8(Emitter &e, Value bits, Type type, Type result) {
   Value half = LLVM::ExtractElementOp::create(e.b, e.loc, halves, e.i32(0));
   if (result.isF16())
     return half;
-  Value f32 = arith::ExtFOp::create(e.b, e.loc, e.b.getF32Type(), half);
-  return result.isF32() ? f32 : arith::TruncFOp::create(e.b, e.loc, result, f32).getResult();
+  if (!result.isBF16())
+    return arith::ExtFOp::create(e.b, e.loc, result, half);
+  return arith::TruncFOp::create(e.b, e.loc, result, emitToF32(e, half));
 }
 
 /// exp(x) = 2^(x log2 e), with the special-function unit (PTX ISA, ex2.approx: 2 ulp).
@@ -164,6 +174,10 @@ Value emitScalar(Emitter &e, Operation &op, ValueRange operands) {
       .Case([&](arith::ExtFOp ext) -> Value {
         Type source = ext.getIn().getType();
         return isFloat8(source) ? emitFromFloat8(e, operands[0], source, result) : Value();
+      })
+      // Of the bits that stand for an 8-bit float.
+      .Case([&](arith::BitcastOp cast) {
+        return isFloat8(cast.getIn().getType()) || isFloat8(result) ? operands[0] : Value();
       })
       .Case([&](math::ExpOp) { return result.isF32() ? emitExp(e, operands[0]) : Value(); })
       .Case([&](math::ErfOp) { return result.isF32() ? emitErf(e, operands[0]) : Value(); })

@@ -381,7 +381,7 @@ struct ConstantLowering : OpConversionPattern<arith::ConstantOp> {
     FailureOr<arith::ConstantOp> dense = sf::createConstant(
         rewriter, op.getLoc(), denseType, sf::deriveConstantName(data->getName(), "dense"),
         [&](MutableArrayRef<char> bytes) -> LogicalResult {
-          if (llvm::Error error = decodeWeight(getWeightFormat(type), data->getBytes(), bytes))
+          if (llvm::Error error = decodeWeight(sf::getWeightFormat(type), data->getBytes(), bytes))
             return op.emitError() << llvm::toString(std::move(error));
           return success();
         });
@@ -482,19 +482,6 @@ struct DequantizeLowering : OpConversionPattern<sf::DequantizeOp> {
 // The pass
 //===----------------------------------------------------------------------===//
 
-/// The chips convert NaN to 0 (PTX ISA, "cvt"), where arith leaves it open.
-static void convertNaNToZero(Operation *root) {
-  root->walk([](arith::FPToSIOp op) {
-    OpBuilder b(op->getContext());
-    b.setInsertionPointAfter(op);
-    Value isNaN =
-        arith::CmpFOp::create(b, op.getLoc(), arith::CmpFPredicate::UNO, op.getIn(), op.getIn());
-    Value zero = arith::ConstantOp::create(b, op.getLoc(), b.getZeroAttr(op.getType()));
-    auto chosen = arith::SelectOp::create(b, op.getLoc(), isNaN, zero, op.getResult());
-    op.getResult().replaceAllUsesExcept(chosen, chosen);
-  });
-}
-
 struct ConvertSFToLinalgPass : sparseflow::impl::ConvertSFToLinalgBase<ConvertSFToLinalgPass> {
   void runOnOperation() override {
     WeightTypeConverter converter;
@@ -513,8 +500,7 @@ struct ConvertSFToLinalgPass : sparseflow::impl::ConvertSFToLinalgBase<ConvertSF
       return converter.isLegal(op);
     });
     if (failed(applyPartialConversion(getOperation(), target, std::move(patterns))))
-      return signalPassFailure();
-    convertNaNToZero(getOperation());
+      signalPassFailure();
   }
 };
 
@@ -527,12 +513,6 @@ WeightTypeConverter::WeightTypeConverter() {
       return std::nullopt;
     return RankedTensorType::get(type.getShape(), type.getElementType());
   });
-}
-
-WeightFormat sparseflow::getWeightFormat(RankedTensorType type) {
-  sf::WeightAttr encoding = sf::getWeightEncoding(type);
-  return {*sf::getDType(type.getElementType()), type.getDimSize(0), type.getDimSize(1),
-          encoding && encoding.isSparse(), encoding ? encoding.getPackOrder() : std::nullopt};
 }
 
 void sparseflow::populateSFToLinalgPatterns(const WeightTypeConverter &converter,

@@ -176,7 +176,7 @@ LogicalResult sparseflow::scheduleElementwise(gpu::GPUModuleOp kernels, linalg::
   for (Operation &nested : op.getBody()->without_terminator())
     if (!sf::isScalarOperation(&nested))
       return nested.emitOpError("expected an operation on scalars that kernels can compute: ")
-             << sf::scalarOperationsHelp << ", on numbers of up to 64 bits";
+             << sf::scalarOperationsHelp;
   return buildElementwise(kernels, op, "elementwise", "elementwise", operands,
                           result.getShape().back(),
                           [&](OpBuilder &b, Location, ValueRange arguments) {

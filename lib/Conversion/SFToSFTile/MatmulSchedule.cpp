@@ -12,6 +12,7 @@
 
 #include "Schedule.h"
 
+#include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFScalar.h"
 #include "sparseflow/Support/PackedLayout.h"
 
@@ -428,7 +429,7 @@ SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::Kerne
                                                  TileIdOp tile, Value firstToken) {
   int64_t tileF = config.getTileFeatures(), tileT = config.getTileTokens(),
           tileK = config.getTileK();
-  const Atom *atom = findAtom(*toDType(elementType), config.isSparse(), config.getPackOrder(),
+  const Atom *atom = findAtom(*sf::getDType(elementType), config.isSparse(), config.getPackOrder(),
                               config.hasValuesInRegisters());
   int64_t keptRatio = atom->sparse ? 2 : 1;
   int64_t chunkK = packedChunkInner(elementBytes);

@@ -4,6 +4,8 @@
 
 #include "Schedule.h"
 
+#include "sparseflow/Dialect/SF/IR/SFConstants.h"
+
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
@@ -76,7 +78,7 @@ private:
                  "expected tensors of rank 0 to 2 of which at most the leading dimension of a "
                  "matrix is dynamic, got ")
              << tensor;
-    if (!toDType(tensor.getElementType()) && !tensor.getElementType().isSignlessInteger(32))
+    if (!sf::getDType(tensor.getElementType()))
       return op->emitOpError(
                  "expected elements of f16, bf16, f32, i8, i32, f8E4M3FN or f8E5M2, got ")
              << tensor;

@@ -2,8 +2,7 @@
 
 #include "Schedule.h"
 
-#include "sparseflow/Support/PackedLayout.h"
-#include "sparseflow/Support/Sparse24.h"
+#include "sparseflow/Dialect/SF/IR/SFConstants.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -14,37 +13,10 @@
 using namespace mlir;
 using namespace sparseflow;
 
-std::optional<DType> sparseflow::toDType(Type type) {
-  if (type.isF16())
-    return DType::f16;
-  if (type.isBF16())
-    return DType::bf16;
-  if (type.isF32())
-    return DType::f32;
-  if (type.isInteger(8))
-    return DType::i8;
-  if (isa<Float8E4M3FNType>(type))
-    return DType::e4m3;
-  if (isa<Float8E5M2Type>(type))
-    return DType::e5m2;
-  return std::nullopt;
-}
-
-/// Bytes of a weight in the form that its encoding names.
-static int64_t getWeightBytes(RankedTensorType type) {
-  sf::WeightAttr encoding = sf::getWeightEncoding(type);
-  int64_t n = type.getDimSize(0), k = type.getDimSize(1);
-  DType dtype = *toDType(type.getElementType());
-  if (encoding.isPacked())
-    return packedValuesBytes(n, k, dtype, encoding.isSparse()) +
-           (encoding.isSparse() ? packedMetadataBytes(n, k, dtype) : 0);
-  return canonicalValuesBytes(n, k, dtype) + canonicalBitmaskBytes(n, k);
-}
-
 MemRefType sparseflow::getKernelArgumentType(RankedTensorType type) {
   MLIRContext *context = type.getContext();
   if (sf::getWeightEncoding(type))
-    return MemRefType::get({getWeightBytes(type)}, IntegerType::get(context, 8));
+    return MemRefType::get({int64_t(*sf::getStorageBytes(type))}, IntegerType::get(context, 8));
   for (int64_t i = 1; i < type.getRank(); ++i)
     if (type.isDynamicDim(i))
       return {};

@@ -18,9 +18,6 @@
 
 namespace sparseflow {
 
-/// The stored element type; none if `type` is not one of them.
-std::optional<DType> toDType(mlir::Type type);
-
 /// The memref that a kernel takes for a tensor: a packed or canonical weight is its bytes; a matrix
 /// may have a row stride. Null for a tensor that kernels cannot take (a dynamic dimension that does
 /// not lead).

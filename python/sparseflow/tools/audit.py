@@ -132,7 +132,7 @@ def load_table(kernels: Sequence[Path]) -> KernelTable:
         if not path.exists():
             raise cli.Failure(f"expected a table of --calibrate, got {path}, which does not exist")
     own = hardware.calibration_file()
-    return hardware.load([*([own] if own.exists() else []), *kernels])
+    return hardware.load([*([own] if own and own.exists() else []), *kernels])
 
 
 def _range(estimate: Estimate, factor: float = 1.0) -> dict[str, Any]:
@@ -396,6 +396,9 @@ def _calibrate(options: argparse.Namespace) -> int:
         if getattr(options, name) not in (None, []):
             option = f"--{name.replace('_', '-')}"
             raise cli.WrongArguments(f"expected --calibrate without what an audit takes, got it with {option}")
+    path = options.output or hardware.calibration_file()
+    if path is None:
+        raise cli.WrongArguments("expected --output, for there is no cache folder to write to, got none")
     if not benchmark.find_gpu("auto"):
         raise cli.Failure("expected a GPU to calibrate, got none")
     about = benchmark.environment(on_gpu=True)
@@ -420,7 +423,6 @@ def _calibrate(options: argparse.Namespace) -> int:
             for (scheme, library), points in groups.items()
         ],
     }
-    path = options.output or hardware.calibration_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(json.dumps(document, indent=1) + "\n")

@@ -156,3 +156,33 @@ gpu.module @kernels {
     sf_tile.return
   }
 }
+
+// -----
+
+#row = #sf_tile.layout<register = [[1]], lane = [[2], [4], [8], [16], [32]], warps = [1], along = [0]>
+
+// Bits are not converted; f64 is narrowed through f32.
+// CHECK-LABEL: llvm.func @float8_as_bits_and_as_f64
+// CHECK-NOT: arith.bitcast
+// CHECK: %[[HALF:.*]] = llvm.extractelement %{{.*}} : vector<2xf16>
+// CHECK: %[[WIDE:.*]] = arith.extf %[[HALF]] : f16 to f64
+// CHECK: %[[SQUARE:.*]] = arith.mulf %[[WIDE]], %[[WIDE]] : f64
+// CHECK: %[[F32:.*]] = arith.truncf %[[SQUARE]] : f64 to f32
+// CHECK: llvm.call_intrinsic "llvm.nvvm.ff.to.e5m2x2.rn"(%{{.*}}, %[[F32]])
+gpu.module @kernels attributes {sf.target = #sf.target<"sm_89">} {
+  sf_tile.kernel @float8_as_bits_and_as_f64(%x: memref<64xi8>, %y: memref<64xi8>) attributes {threads = 32 : i64} {
+    %c0 = arith.constant 0 : index
+    %t = sf_tile.load %x[%c0] : memref<64xi8> -> !sf_tile.tile<64xi8, #row>
+    %r = sf_tile.map %t : !sf_tile.tile<64xi8, #row> -> !sf_tile.tile<64xi8, #row> {
+    ^bb0(%v: i8):
+      %b = arith.bitcast %v : i8 to f8E4M3FN
+      %w = arith.extf %b : f8E4M3FN to f64
+      %m = arith.mulf %w, %w : f64
+      %q = arith.truncf %m : f64 to f8E5M2
+      %bits = arith.bitcast %q : f8E5M2 to i8
+      sf_tile.yield %bits : i8
+    }
+    sf_tile.store %r, %y[%c0] : !sf_tile.tile<64xi8, #row>, memref<64xi8>
+    sf_tile.return
+  }
+}

@@ -184,3 +184,20 @@ func.func @function(%x: tensor<?x8xf32>, %n: index) -> tensor<?x8xf32> {
   } -> tensor<?x8xf32>
   return %y : tensor<?x8xf32>
 }
+
+// -----
+
+func.func @function_of_f64(%x: tensor<?x8xf32>, %n: index) -> tensor<?x8xf32> {
+  %init = tensor.empty(%n) : tensor<?x8xf32>
+  %y = linalg.generic {indexing_maps = [affine_map<(a, b) -> (a, b)>, affine_map<(a, b) -> (a, b)>],
+                       iterator_types = ["parallel", "parallel"]}
+      ins(%x : tensor<?x8xf32>) outs(%init : tensor<?x8xf32>) {
+  ^bb0(%a: f32, %out: f32):
+    %wide = arith.extf %a : f32 to f64
+    // expected-error @below {{'math.exp' op expected an operation on scalars that kernels can compute: arith, and of math absf, absi, ceil, copysign, ctlz, ctpop, cttz, erf, exp, exp2, floor, fma, fpowi, isfinite, isnan, round, roundeven, rsqrt, sqrt, tanh and trunc, on numbers of up to 64 bits (erf, exp, exp2 and tanh: 32)}}
+    %e = math.exp %wide : f64
+    %r = arith.truncf %e : f64 to f32
+    linalg.yield %r : f32
+  } -> tensor<?x8xf32>
+  return %y : tensor<?x8xf32>
+}

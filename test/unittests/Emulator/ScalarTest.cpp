@@ -88,6 +88,58 @@ TEST(Scalar, float_to_integer_saturates) {
   EXPECT_EQ(convert("f2ui.rz", 4e9f), 4000000000u);
 }
 
+// What LLVM leaves open, and what ends the process on many hosts.
+TEST(Scalar, divisions_by_zero_and_beyond_the_range_have_results) {
+  const uint32_t least = 0x80000000u, minusOne = ~0u;
+  for (const char *op : {"sdiv", "udiv"}) {
+    std::string divide = std::string("%result = llvm.") + op + " %x, %y : i32";
+    EXPECT_EQ(compute(divide, 7, 0), 7u) << op;
+    EXPECT_EQ(compute(divide, 7, 2), 3u) << op;
+  }
+  EXPECT_EQ(compute("%result = llvm.sdiv %x, %y : i32", least, minusOne), least);
+  EXPECT_EQ(compute("%result = llvm.sdiv %x, %y : i32", 7, minusOne), uint32_t(-7));
+  EXPECT_EQ(compute("%result = llvm.srem %x, %y : i32", least, minusOne), 0u);
+  EXPECT_EQ(compute("%result = llvm.srem %x, %y : i32", uint32_t(-7), 4), uint32_t(-3));
+  EXPECT_EQ(compute("%result = llvm.urem %x, %y : i32", 7, 0), 0u);
+}
+
+TEST(Scalar, shifts_stop_at_the_width) {
+  EXPECT_EQ(compute("%result = llvm.shl %x, %y : i32", 1, 31), 0x80000000u);
+  EXPECT_EQ(compute("%result = llvm.shl %x, %y : i32", 1, 33), 0u);
+  EXPECT_EQ(compute("%result = llvm.lshr %x, %y : i32", ~0u, 32), 0u);
+  EXPECT_EQ(compute("%result = llvm.ashr %x, %y : i32", 0x80000000u, 100), ~0u);
+}
+
+TEST(Scalar, conversions_to_integers_clamp_and_make_nan_0) {
+  auto convert = [](const char *op, const char *type, float value) {
+    std::string widen = std::string(type) == "i32" ? "%result = llvm.or %r, %r : i32"
+                                                   : "%result = llvm.sext %r : i8 to i32";
+    return compute(asFloats + "%r = llvm." + op + " %fx : f32 to " + type + "\n" + widen,
+                   bits(value));
+  };
+  EXPECT_EQ(convert("fptosi", "i32", -2.75f), uint32_t(-2));
+  EXPECT_EQ(convert("fptosi", "i32", NAN), 0u);
+  EXPECT_EQ(convert("fptosi", "i32", INFINITY), 0x7fffffffu);
+  EXPECT_EQ(convert("fptosi", "i32", -1e20f), 0x80000000u);
+  EXPECT_EQ(convert("fptoui", "i32", -1.0f), 0u);
+  EXPECT_EQ(convert("fptoui", "i32", 1e20f), ~0u);
+  // By way of 16 bits.
+  EXPECT_EQ(convert("fptosi", "i8", 300.0f), 44u);
+  EXPECT_EQ(convert("fptosi", "i8", 1e9f), uint32_t(int8_t(0x7fff & 0xff)));
+  EXPECT_EQ(convert("fptosi", "i8", NAN), 0u);
+}
+
+// PTX ISA, "cvt": with 64 bits on a side NaN is the highest bit alone.
+TEST(Scalar, nan_as_an_integer_of_64_bits) {
+  EXPECT_EQ(compute(asFloats + R"(
+      %wide = llvm.fptosi %fx : f32 to i64
+      %by = llvm.mlir.constant(32 : i64) : i64
+      %high = llvm.lshr %wide, %by : i64
+      %result = llvm.trunc %high : i64 to i32)",
+                    bits(NAN)),
+            0x80000000u);
+}
+
 TEST(Scalar, byte_permutation) {
   std::string permute = intrinsic("prmt", "%x, %y, %z", "i32, i32, i32", "i32") + fromInt;
   EXPECT_EQ(compute(permute, 0x33221100, 0x77665544, 0x7410), 0x77441100u);

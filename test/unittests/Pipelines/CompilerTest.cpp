@@ -154,6 +154,40 @@ TEST_F(CompilerTest, ConstantsThatDoNotFit) {
   EXPECT_EQ(errorOf(source, given), "constant 'w': expected the shape [64, 64], got [64, 32]");
 }
 
+TEST_F(CompilerTest, ConstantsThatWouldBeTakenForOthers) {
+  options.config = "";
+  auto errorWith = [&](StringRef name) {
+    std::string text = formatv(R"(
+func.func @main(%x: tensor<?x64xf16>) -> tensor<?x64xf16> {{
+  %v = arith.constant dense_resource<"{0}"> : tensor<64x64xf16>
+  %w = arith.constant dense_resource<w> : tensor<64x64xf16, #sf.weight<sp24>>
+  %h = sf.matmul %x, %v
+    : (tensor<?x64xf16>, tensor<64x64xf16>) -> tensor<?x64xf16>
+  %y = sf.matmul %h, %w
+    : (tensor<?x64xf16>, tensor<64x64xf16, #sf.weight<sp24>>) -> tensor<?x64xf16>
+  return %y : tensor<?x64xf16>
+})",
+                               name);
+    std::vector<char> bytes(sizeof(uint16_t) * 64 * 64);
+    std::vector<ExternalConstant> given = constants();
+    given.push_back({name.str(), bytes, std::nullopt, std::nullopt});
+    return errorOf(text, given);
+  };
+  EXPECT_EQ(errorWith("v"), "none");
+  EXPECT_EQ(errorWith("sm_80"), "none");
+  EXPECT_EQ(errorWith("layer/v"), "none");
+  EXPECT_EQ(errorWith("main.constant0"), "none");
+  EXPECT_EQ(errorWith("w.mma"), "none");
+  EXPECT_EQ(errorWith("w.values"),
+            "expected constants whose tensors in the file have different names, got 'w.values' for "
+            "'w.values' and for 'w'; rename one of them");
+  for (StringRef name : {"source.mlir", "sm_80/source.mlir", "sm_80/main_matmul_0.ptx", "sm_90a/v"})
+    EXPECT_EQ(errorWith(name),
+              "expected a constant's name to be UTF-8, other than 'source.mlir' and outside of the "
+              "targets' folders, such as 'sm_90a/', got '" +
+                  name.str() + "'; rename the constant");
+}
+
 TEST_F(CompilerTest, DiagnosticsAreCollectedAndTold) {
   std::vector<std::string> told;
   options.diagnostics = [&](Severity severity, StringRef message) {

@@ -495,6 +495,36 @@ TEST_F(ReferenceExecutorTest, arithmetic_on_f16_tensors_rounds_each_result) {
     EXPECT_EQ(y[i], roundTo(DType::f16, std::exp(roundTo(DType::f16, x[i] * x[i]))));
 }
 
+TEST_F(ReferenceExecutorTest, a_fused_product_of_f16_is_taken_in_f32) {
+  Tensor x = Tensor::random(DType::f16, {4, 3}, 10), y(DType::f16, {4, 3});
+  run(R"(
+    func.func @main(%x: tensor<?x3xf16>) -> tensor<?x3xf16> {
+      %0 = math.fma %x, %x, %x : tensor<?x3xf16>
+      return %0 : tensor<?x3xf16>
+    })",
+      {x.host()}, {y.host()});
+  for (int64_t i = 0; i < x.size(); ++i)
+    EXPECT_EQ(y[i], roundTo(DType::f16, x[i] * x[i] + x[i]));
+}
+
+TEST_F(ReferenceExecutorTest, integers_divided_by_zero_do_not_end_the_process) {
+  Tensor x(DType::i32, {1, 3}), y(DType::i32, {1, 3}), z(DType::i32, {1, 3});
+  for (auto [i, values] : llvm::enumerate(
+           std::vector<std::pair<float, float>>{{7, 0}, {-2147483648.0f, -1}, {7, 2}})) {
+    x.set(i, values.first);
+    y.set(i, values.second);
+  }
+  run(R"(
+    func.func @main(%x: tensor<?x3xi32>, %y: tensor<?x3xi32>) -> tensor<?x3xi32> {
+      %0 = arith.divsi %x, %y : tensor<?x3xi32>
+      return %0 : tensor<?x3xi32>
+    })",
+      {x.host(), y.host()}, {z.host()});
+  EXPECT_EQ(z[0], 7);
+  EXPECT_EQ(z[1], -2147483648.0f);
+  EXPECT_EQ(z[2], 3);
+}
+
 //===----------------------------------------------------------------------===//
 // Graphs, constants, memory
 //===----------------------------------------------------------------------===//

@@ -42,6 +42,13 @@ TEST(ProgramFile, references_must_exist) {
   EXPECT_CONTAINS(messageOf(ProgramFile::create(makeManifest(), tensors)), "to be u8, got i8");
 }
 
+TEST(ProgramFile, each_tensor_is_named_once) {
+  std::vector<StoredTensor> tensors = makeTensors();
+  tensors.push_back(tensors.front());
+  EXPECT_CONTAINS(messageOf(ProgramFile::create(makeManifest(), tensors)),
+                  "expected each tensor named once, got '" + tensors.front().name + "' twice");
+}
+
 TEST(ProgramFile, plain_safetensors_are_refused) {
   std::string bytes;
   raw_string_ostream os(bytes);

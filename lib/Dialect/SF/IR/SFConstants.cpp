@@ -7,7 +7,6 @@
 
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
-#include "sparseflow/Support/WeightFormat.h"
 
 #include "mlir/IR/AsmState.h"
 #include "mlir/IR/BuiltinDialect.h"
@@ -37,6 +36,12 @@ std::optional<DType> sf::getDType(Type elementType) {
   return std::nullopt;
 }
 
+WeightFormat sf::getWeightFormat(RankedTensorType type) {
+  WeightAttr encoding = getWeightEncoding(type);
+  return {*getDType(type.getElementType()), type.getDimSize(0), type.getDimSize(1),
+          encoding && encoding.isSparse(), encoding ? encoding.getPackOrder() : std::nullopt};
+}
+
 std::optional<size_t> sf::getStorageBytes(RankedTensorType type) {
   std::optional<DType> dtype = getDType(type.getElementType());
   if (!dtype || !type.hasStaticShape())
@@ -48,12 +53,9 @@ std::optional<size_t> sf::getStorageBytes(RankedTensorType type) {
         return std::nullopt;
     return bytes;
   }
-  auto weight = dyn_cast<WeightAttr>(type.getEncoding());
-  if (!weight)
+  if (!isa<WeightAttr>(type.getEncoding()))
     return std::nullopt;
-  WeightFormat format{*dtype, type.getDimSize(0), type.getDimSize(1), weight.isSparse(),
-                      weight.getPackOrder()};
-  return format.storageBytes();
+  return getWeightFormat(type).storageBytes();
 }
 
 bool sf::isConstantTensor(Value value) {

@@ -358,7 +358,7 @@ LogicalResult MatmulOp::verifyRegions() {
   for (Operation &nested : block.without_terminator()) {
     if (!isScalarOperation(&nested))
       return nested.emitOpError("expected an operation on scalars that kernels can compute: ")
-             << scalarOperationsHelp << ", on numbers of up to 64 bits";
+             << scalarOperationsHelp;
   }
   auto yield = dyn_cast<YieldOp>(block.getTerminator());
   if (!yield)

@@ -30,7 +30,14 @@ static bool isScalarType(Type type) {
   return type.isSignlessInteger() && type.getIntOrFloatBitWidth() <= 64;
 }
 
+/// Functions for which there is a formula in f32 alone. LLVM would call a library for f64.
+static bool isF32Function(Operation *op) {
+  return isa<math::ErfOp, math::ExpOp, math::Exp2Op, math::TanhOp>(op);
+}
+
 bool sf::isScalarOperation(Operation *op) {
+  if (isF32Function(op) && op->getResult(0).getType().isF64())
+    return false;
   // Where math has more functions, LLVM would call a library that no chip has.
   bool isKnown =
       isa<math::AbsFOp, math::AbsIOp, math::CeilOp, math::CopySignOp, math::CountLeadingZerosOp,

@@ -57,6 +57,7 @@ static bool fits(const MatmulShape &shape, int64_t tokens, KernelConfigAttr conf
   return config.isSparse() == shape.isSparse &&
          config.isWarpSpecialized() == usesWarpgroups(shape, chip) &&
          config.getTileK() % chunk == 0 &&
+         (config.isWarpSpecialized() || config.getWarpTileFeatures() % kPackedChunkFeatures == 0) &&
          (config.getTileK() == chunk || llvm::isPowerOf2_64(config.getTileTokens())) &&
          featureTiles % config.getFeatureCluster() == 0 && config.getSplitK() <= steps &&
          !config.getMaxTokens() && estimateMicroseconds(shape, tokens, config, chip);

@@ -170,7 +170,8 @@ def SF_KernelConfigAttr : SF_Attr<"KernelConfig", "kernel_config", [SF_VariantCo
 
     Preconditions: the tile's sizes are powers of two, its features and its k at least 64 (a packed chunk's
     128 bytes hold 64 elements of 16 bits or 128 of 8 bits; the matmul checks which); every warp gets a
-    multiple of 16 features and of 8 tokens, the atom's shape; the warps are a power of two, at most 16.
+    multiple of 16 features and of 8 tokens, the atom's shape, and for `mma` whole chunks of 64 features, as
+    `sf-tile-assign-layouts` demands; the warps are a power of two, at most 16.
     For `wgmma` features are any multiple of 64, 16 for each warp, and every warp has all tokens, which are
     8, 24 or a multiple of 16 up to 256;
     `stages` is from 2 to 16; `split_k` is from 1 to 64.

@@ -12,7 +12,7 @@
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/BuiltinTypes.h"
-#include "sparseflow/Support/NumericTypes.h"
+#include "sparseflow/Support/WeightFormat.h"
 #include "llvm/ADT/STLFunctionalExtras.h"
 
 #include <optional>
@@ -22,6 +22,10 @@ namespace sparseflow::sf {
 
 /// The storage type of an element type; nothing if it has none.
 std::optional<DType> getDType(mlir::Type elementType);
+
+/// How a weight of this type is stored: the type's encoding, or none for a plain matrix. Its shape
+/// is static and its element type one that getDType has.
+WeightFormat getWeightFormat(mlir::RankedTensorType type);
 
 /// Bytes of a constant of this type, as its encoding lays them out. Nothing for a type without
 /// static shape or with another dialect's encoding.

@@ -14,13 +14,14 @@
 namespace sparseflow::sf {
 
 /// Whether a kernel can compute this operation on scalars: those of arith and math for which every
-/// chip has instructions or a formula (see scalarOperationsHelp), on numbers of up to 64 bits.
+/// chip has instructions or a formula (see scalarOperationsHelp).
 bool isScalarOperation(mlir::Operation *op);
 
-/// The functions of math among them, for messages.
+/// Which those are, for messages.
 inline constexpr llvm::StringLiteral scalarOperationsHelp =
     "arith, and of math absf, absi, ceil, copysign, ctlz, ctpop, cttz, erf, exp, exp2, floor, fma, "
-    "fpowi, isfinite, isnan, round, roundeven, rsqrt, sqrt, tanh and trunc";
+    "fpowi, isfinite, isnan, round, roundeven, rsqrt, sqrt, tanh and trunc, on numbers of up to 64 "
+    "bits (erf, exp, exp2 and tanh: 32)";
 
 /// `limit` of sf.quantize: 127, 448 or 57344.
 double getQuantizeLimit(mlir::Type elementType);
