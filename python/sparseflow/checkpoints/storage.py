@@ -105,6 +105,7 @@ class SafetensorsFile:
         return place.spec.array(data)
 
     def close(self) -> None:
+        """Nothing is read after that."""
         self._file.close()
 
     def _damaged(self, what: str) -> InvalidProgramError:
