@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparsef
 import sparseflow.torch as st  # noqa: E402
 from sparseflow.torch import kernels, layout, linear  # noqa: E402
 from sparseflow.torch.backend import rewrite  # noqa: E402
-from sparseflow.torch.linear import QuantizedLinear as quantized  # noqa: E402, N813
+from sparseflow.torch.quantized import QuantizedLinear as quantized  # noqa: E402, N813
 
 SCHEMES = ("f16", "bf16", "int8", "fp8")
 #: Relative error in the norm that rounding x and y may bring, by scheme; 8-bit activations round x too.

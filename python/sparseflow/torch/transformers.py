@@ -21,8 +21,9 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import InvalidArgumentError
-from .linear import QuantizedLinear, SparseLinear
+from .linear import SparseLinear
 from .model import fuse_blocks, matches, names_to_skip, sparsify_model
+from .quantized import QuantizedLinear
 from .schemes import SCHEMES, scheme_named
 from .tensor import SparseWeight
 
