@@ -190,6 +190,7 @@ class QuantizedWeight:
 
     @property
     def dtype(self) -> DType:
+        """Of the values."""
         return dtypes.of_array(self.values)
 
     def dequantize(self) -> np.ndarray:

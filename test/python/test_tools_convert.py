@@ -499,10 +499,34 @@ def test_nan_in_a_weight_names_the_layer(tmp_path, capsys):
     assert code == 1 and "'fc.weight'" in err and "nan" in err.lower()
 
 
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_no_folder_of_other_files_is_replaced(model, tmp_path, capsys, monkeypatch, force):
+    folder, _ = model
+    (tmp_path / "home" / "letters").mkdir(parents=True)
+    (tmp_path / "home" / "letters" / "first").write_text("dear")
+    monkeypatch.chdir(tmp_path / "home")
+    for output in (tmp_path / "home", "."):
+        code, _, err = run(capsys, *conversion(folder, output, *force))
+        assert code == 1 and err.count("\n") == 1 and ("without weights" if force else "which exists") in err
+    for output in (folder.parent, "/"):
+        code, _, err = run(capsys, *conversion(folder, output, *force))
+        assert code == 2 and "expected an output that does not hold the input" in err
+    assert (tmp_path / "home" / "letters" / "first").read_text() == "dear" and folder.exists()
+
+
+def test_a_checkpoint_may_replace_itself(model, tmp_path, capsys):
+    folder, _ = model
+    assert run(capsys, *conversion(folder, folder, "--force"))[0] == 0
+    with checkpoints.open_checkpoint(folder) as checkpoint:
+        assert checkpoint.formats["sparseflow"] > 0
+    assert sorted(os.listdir(folder.parent)) == [folder.name]  # nothing is left beside it
+
+
 def test_an_output_that_exists_is_kept_unless_forced(model, tmp_path, capsys):
     folder, _ = model
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x")
+    (tmp_path / "out" / "model.safetensors").write_text("of yesterday")
     code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
     assert code == 1 and "which exists; remove it, or use --force" in err
     assert (tmp_path / "out" / "precious").exists()

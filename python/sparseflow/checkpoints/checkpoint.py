@@ -242,6 +242,7 @@ class Checkpoint:
         return (heads * width, shared, shared) if heads and shared else ()
 
     def close(self) -> None:
+        """Closes its files; nothing is read from it after that."""
         self._source.close()
 
     def __enter__(self) -> Checkpoint:

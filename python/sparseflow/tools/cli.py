@@ -28,6 +28,8 @@ class WrongArguments(Failure):
 def run(name: str, command: Callable[[], int]) -> int:
     """The exit code of a command; every failure is one sentence on stderr, never a traceback."""
     try:
+        if sys.stdout is None:
+            raise Failure("expected a stdout to write the result to, got a closed one")
         code = command()
         sys.stdout.flush()
         return code
@@ -101,9 +103,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def _clear_line() -> None:
     """Takes a line of `Progress` off the terminal."""
-    if sys.stderr.isatty():
+    if _on_terminal():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
@@ -112,7 +118,7 @@ class Progress:
 
     def __init__(self, total: int, unit: str):
         self._total, self._unit = total, unit
-        self._shown = sys.stderr.isatty()
+        self._shown = _on_terminal()
         self._begin = self._last = time.monotonic()
         self._begun_at: int | None = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -97,6 +98,9 @@ def _command(options: argparse.Namespace) -> int:
         raise cli.WrongArguments(
             f"expected no --method for --format dense, which prunes nothing, got {options.method}; convert twice"
         )
+    given, output = Path(os.path.realpath(options.input)), Path(os.path.realpath(options.output))
+    if output in given.parents:
+        raise cli.WrongArguments(f"expected an output that does not hold the input, got {options.output}")
     calibrated = options.method in ("wanda", "sparsegpt")
     if calibrated != (options.calibration is not None):
         got = f"--method {options.method} without it" if calibrated else f"it with --method {options.method}"
