@@ -183,6 +183,7 @@ def _convert(
             setattr(layer, hooks, getattr(candidate.layer, hooks))  # the same dictionary: handles still remove them
         for parent, child in candidate.places:
             setattr(parent, child, layer)
+        candidate.layer = layer  # the old one's memory is let go
 
     with torch.no_grad():
         if calibration is None:
