@@ -1,6 +1,6 @@
 // Devices, executables, runs, graphs.
 #include "Handles.h"
-#include "sparseflow/Pipelines/Compiler.h"
+#include "sparseflow/Pipelines/HostDevices.h"
 #include "sparseflow/Runtime/CudaDevice.h"
 #include "sparseflow/Target/Chip.h"
 #include "llvm/Support/FormatVariadic.h"
