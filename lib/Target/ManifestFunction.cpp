@@ -67,17 +67,42 @@ static bool hasRowStride(Value value) {
 // The signature
 //===----------------------------------------------------------------------===//
 
-LogicalResult FunctionBuilder::addSignature() {
-  auto nameOf = [](DictionaryAttr attributes, StringRef fallback, size_t index, size_t count) {
-    if (auto name = attributes ? attributes.getAs<StringAttr>("sf.name") : StringAttr())
-      return name.str();
-    return count == 1 ? fallback.str() : (fallback + Twine(index)).str();
+/// The names of arguments or results: "input0", or "input" for a single one, unless sf.name says
+/// another. No two are the same.
+static SmallVector<std::string> chooseNames(ArrayRef<DictionaryAttr> attributes,
+                                            StringRef fallback) {
+  auto given = [](DictionaryAttr dictionary) {
+    return dictionary ? dictionary.getAs<StringAttr>("sf.name") : StringAttr();
   };
+  llvm::StringSet<> taken;
+  for (DictionaryAttr dictionary : attributes)
+    if (StringAttr name = given(dictionary))
+      taken.insert(name);
+  SmallVector<std::string> names;
+  for (auto [i, dictionary] : llvm::enumerate(attributes)) {
+    if (StringAttr name = given(dictionary)) {
+      names.push_back(name.str());
+      continue;
+    }
+    std::string &name =
+        names.emplace_back(attributes.size() == 1 ? fallback.str() : (fallback + Twine(i)).str());
+    while (!taken.insert(name).second)
+      name += '_';
+  }
+  return names;
+}
+
+LogicalResult FunctionBuilder::addSignature() {
+  SmallVector<DictionaryAttr> argumentAttributes, resultAttributes;
+  for (unsigned i = 0; i < function.getNumArguments(); ++i)
+    argumentAttributes.push_back(function.getArgAttrDict(i));
+  for (unsigned i = 0; i < function.getNumResults(); ++i)
+    resultAttributes.push_back(function.getResultAttrDict(i));
+  SmallVector<std::string> inputNames = chooseNames(argumentAttributes, "input");
+  SmallVector<std::string> outputNames = chooseNames(resultAttributes, "output");
   result.name = function.getSymName().str();
   for (auto [i, argument] : llvm::enumerate(function.getArguments())) {
-    FailureOr<rt::TensorSpec> spec =
-        specOf(symbols, argument,
-               nameOf(function.getArgAttrDict(i), "input", i, function.getNumArguments()));
+    FailureOr<rt::TensorSpec> spec = specOf(symbols, argument, inputNames[i]);
     if (failed(spec))
       return failure();
     result.inputs.push_back(std::move(*spec));
@@ -95,8 +120,7 @@ LogicalResult FunctionBuilder::addSignature() {
     if (buffers.count(source))
       return ret->emitOpError("expected results to differ, got result ")
              << i << " twice; return it once";
-    FailureOr<rt::TensorSpec> spec = specOf(
-        symbols, value, nameOf(function.getResultAttrDict(i), "output", i, ret->getNumOperands()));
+    FailureOr<rt::TensorSpec> spec = specOf(symbols, value, outputNames[i]);
     if (failed(spec))
       return failure();
     result.outputs.push_back(std::move(*spec));
