@@ -30,8 +30,10 @@ struct ExternalConstant {
   std::optional<std::vector<int64_t>> shape;
 };
 
+/// Of a diagnostic. Notes come with the diagnostic that they belong to.
 enum class Severity { Error, Warning, Remark };
 
+/// How to compile.
 struct CompileOptions {
   std::vector<std::string> targets = {"sm_80"};
   /// #sf.kernel_config<...> or #sf.library_config<...> for every matmul; empty: chosen by the
@@ -66,6 +68,7 @@ llvm::Expected<runtime::ProgramFile::Ptr> compile(llvm::StringRef source, llvm::
 /// Where compileTo stops.
 enum class Stage { SF, SFTile, NVVM, LLVM, PTX, Cubin };
 
+/// One file of compileTo.
 struct StageOutput {
   std::string name; // "sm_80.mlir", "sm_80-main_matmul_0.ptx"
   std::string contents;

@@ -7,6 +7,7 @@
 
 namespace sparseflow::runtime {
 
+/// What the driver says of a GPU.
 struct CudaDeviceInfo {
   int ordinal = 0;
   std::string name;
