@@ -8,6 +8,8 @@ _BYTES = {"f16": 2, "bf16": 2, "i8": 1, "e4m3": 1, "f32": 4, "i32": 4}
 PEAK_BANDWIDTH, READ_BANDWIDTH = 3.35, 3.06
 #: TFLOPS that `wgmma.sp` alone sustains: no copies, both operands in shared memory, 256 tokens an instruction.
 INSTRUCTION_CEILING = {"f16": 1428.0, "bf16": 1428.0, "i8": 3278.0, "e4m3": 2860.0}
+#: The same of `wgmma`.
+DENSE_CEILING = {"f16": 816.0, "bf16": 816.0, "i8": 1844.0, "e4m3": 1667.0}
 
 
 def least_bytes(

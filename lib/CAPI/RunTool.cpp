@@ -14,6 +14,9 @@ using namespace llvm;
 using namespace sparseflow;
 using namespace sparseflow::capi;
 
+/// Exit codes, as all commands have them.
+static constexpr int runFailed = 1, usageError = 2;
+
 //===-- Options ------------------------------------------------------------------------------===//
 
 namespace {
@@ -79,6 +82,24 @@ static Error unknownOption(StringRef given) {
                        (nearest ? "; did you mean '--" + nearest->name + "'?" : Twine("")));
 }
 
+/// Whether the options are for a file of this kind.
+static Error checkFile(const Options &options) {
+  if (options.file.empty())
+    return makeError(Status::InvalidArgument, "expected a .sf or .mlir file; see --help");
+  if (sys::path::extension(options.file) == ".sf") {
+    StringRef given = !options.target.empty() ? "target" : !options.config.empty() ? "config" : "";
+    if (!given.empty())
+      return makeError(Status::InvalidArgument,
+                       "expected '--" + given + "' with a .mlir file, which is compiled, got '" +
+                           options.file + "'; leave the option out, or compile the source again");
+  } else if (options.verify) {
+    return makeError(Status::InvalidArgument,
+                     "expected '--verify' with a .sf file, which holds checksums, got '" +
+                         options.file + "'; leave the option out");
+  }
+  return Error::success();
+}
+
 static Expected<Options> parseOptions(ArrayRef<StringRef> args) {
   Options options;
   for (size_t i = 0; i < args.size(); ++i) {
@@ -115,26 +136,18 @@ static Expected<Options> parseOptions(ArrayRef<StringRef> args) {
     else
       (options.*found->list).push_back(value.str());
   }
-  if (options.file.empty() && !options.help && !options.version)
-    return makeError(Status::InvalidArgument, "expected a .sf or .mlir file; see --help");
+  if (options.help || options.version)
+    return options;
+  if (Error error = checkFile(options))
+    return error;
   return options;
 }
 
 //===-- Running ------------------------------------------------------------------------------===//
 
 static Expected<runtime::ProgramFile::Ptr> loadProgram(const Options &options) {
-  if (sys::path::extension(options.file) == ".sf") {
-    StringRef given = !options.target.empty() ? "target" : !options.config.empty() ? "config" : "";
-    if (!given.empty())
-      return makeError(Status::InvalidArgument,
-                       "expected '--" + given + "' with a .mlir file, which is compiled, got '" +
-                           options.file + "'; leave the option out, or compile the source again");
+  if (sys::path::extension(options.file) == ".sf")
     return runtime::ProgramFile::open(options.file, options.verify);
-  }
-  if (options.verify)
-    return makeError(Status::InvalidArgument,
-                     "expected '--verify' with a .sf file, which holds checksums, got '" +
-                         options.file + "'; leave the option out");
   ErrorOr<std::unique_ptr<MemoryBuffer>> file = MemoryBuffer::getFileOrSTDIN(options.file);
   if (!file)
     return runtime::makeOpenError(options.file, file.getError());
@@ -307,17 +320,19 @@ static Error run(const Options &options) {
 }
 
 int capi::runTool(int argc, char **argv) {
+  auto fail = [](Error error, int code) {
+    errs() << "sparseflow-run: error: " << toString(std::move(error)) << "\n";
+    return code;
+  };
   std::vector<StringRef> args(argv + std::min(argc, 1), argv + argc);
   Expected<Options> options = parseOptions(args);
-  Error error = options ? Error::success() : options.takeError();
-  if (!error && options->help)
+  if (!options)
+    return fail(options.takeError(), usageError);
+  if (options->help)
     printHelp(outs());
-  else if (!error && options->version)
+  else if (options->version)
     outs() << "sparseflow-run " << sfVersion() << "\n";
-  else if (!error)
-    error = run(*options);
-  if (!error)
-    return 0;
-  errs() << "sparseflow-run: error: " << toString(std::move(error)) << "\n";
-  return 1;
+  else if (Error error = run(*options))
+    return fail(std::move(error), runFailed);
+  return 0;
 }

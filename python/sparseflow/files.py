@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and that several processes may write."""
+"""Files that are there as a whole or not at all, and that several processes may write; and the folder of those that are kept."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def cache_folder() -> Path | None:
+    """Where compiled kernels and what was measured are kept, as the library has it: $SPARSEFLOW_CACHE_DIR, else sparseflow in
+    $XDG_CACHE_HOME or ~/.cache. None where the first is empty, which keeps nothing, and where there is no home.
+    """
+    given = os.environ.get("SPARSEFLOW_CACHE_DIR")
+    if given is not None:
+        return Path(given) if given else None
+    usual = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return None if usual.startswith("~") else Path(usual) / "sparseflow"
 
 
 @contextlib.contextmanager

@@ -68,8 +68,8 @@ class Validation:
 def validate_24(weights: Any) -> Validation:
     """Checks one weight, or a mapping of names to weights such as a state dict, for 2:4 along K.
 
-    In a mapping only matrices are looked at (a bias has nothing to prune, and a state dict may hold no array at all). Stops at nothing: the counts are over all
-    layers, the position is of the first offence. Raises InvalidArgumentError for a K that is no multiple of 4.
+    In a mapping only matrices are looked at: a bias has nothing to prune, and a state dict may hold what is no array. Stops at
+    nothing: the counts are over all layers, the position is of the first offence. Raises InvalidArgumentError for a K that is no multiple of 4.
     """
     if isinstance(weights, Mapping):
         named = {name: value for name, value in weights.items() if len(getattr(value, "shape", ())) == 2}
@@ -190,6 +190,7 @@ class QuantizedWeight:
 
     @property
     def dtype(self) -> DType:
+        """Of the values."""
         return dtypes.of_array(self.values)
 
     def dequantize(self) -> np.ndarray:

@@ -414,3 +414,20 @@ def test_counters_that_may_not_be_read_are_no_error(profile, tmp_path):
     text = profile("==ERROR== ERR_NVGPUCTRPERM - The user does not have permission", code=1)
     assert "No kernel was profiled: the driver does not let this user read the GPU's counters" in text
     assert not (tmp_path / "profile.json").exists()
+
+
+def test_the_audits_table_is_that_of_the_runs_that_are_kept(benchmarks, root):
+    import kernel_table
+
+    documents = [json.loads((root / "docs" / f"{name}.json").read_text()) for name in ("targets", "figures", "random")]
+    table = kernel_table.table(documents)
+    shipped = root / "python" / "sparseflow" / "data" / "measured-h100.json"
+    assert shipped.read_text() == kernel_table.text(table), "stale: benchmarks/README.md says how it is made"
+    assert json.loads(kernel_table.text(table)) == table
+    groups = {
+        group["scheme"]: {tuple(point[:3]): point[3] for point in group["points"]} for group in table["measurements"]
+    }
+    ours = {case["dtype"]: case["results"] for case in documents[0]["cases"] if case["m"] == 8192}
+    assert groups["sparse-int8"][8192, 8192, 8192] == ours["i8"]["sparseflow"]["flushed"]["us"]
+    assert groups["dense-f16"][8192, 8192, 8192] == ours["f16"]["cublaslt f16"]["flushed"]["us"]
+    assert all(k % 8 == 0 and n % 8 == 0 for _, n, k in groups["sparse-f16"])

@@ -5,10 +5,36 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from sparseflow.files import replacing
+from sparseflow.files import cache_folder, replacing
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"SPARSEFLOW_CACHE_DIR": "/kept", "XDG_CACHE_HOME": "/xdg", "HOME": "/home/me"}, "/kept"),
+        ({"SPARSEFLOW_CACHE_DIR": "", "XDG_CACHE_HOME": "/xdg", "HOME": "/home/me"}, None),
+        ({"XDG_CACHE_HOME": "/xdg", "HOME": "/home/me"}, "/xdg/sparseflow"),
+        ({"XDG_CACHE_HOME": "", "HOME": "/home/me"}, "/home/me/.cache/sparseflow"),
+        ({"HOME": "/home/me"}, "/home/me/.cache/sparseflow"),
+    ],
+)
+def test_the_cache_folder_is_the_librarys(monkeypatch, variables, expected):
+    for name in ("SPARSEFLOW_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == (expected and Path(expected))
+
+
+def test_without_a_home_there_is_no_cache_folder(monkeypatch):
+    for name in ("SPARSEFLOW_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user that the system does not know
+    assert cache_folder() is None
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):

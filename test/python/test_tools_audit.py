@@ -95,6 +95,17 @@ def test_chips_by_the_names_that_drivers_give_them(name, key):
     assert hardware.load().chip(name).key == key
 
 
+def test_every_scheme_was_measured_with_few_tokens_and_with_many():
+    table = hardware.load()
+    h100 = table.chips["h100"]
+    for scheme in hardware.SCHEMES:
+        for tokens in (16, 4096):
+            basis = table.predict(h100, scheme, tokens, 4096, 4096).basis
+            assert ("SparseFlow" if scheme.startswith("sparse") else "cuBLASLt") in basis and "on " not in basis
+    sparse, dense = (table.predict(h100, f"{form}-f16", 4096, 4096, 4096) for form in ("sparse", "dense"))
+    assert sparse.measured and dense.measured and dense.mid / sparse.mid > 1.3
+
+
 def test_predictions_are_never_faster_than_the_roofline():
     table = hardware.load()
     for chip in table.chips.values():
@@ -152,10 +163,24 @@ def test_2_4_does_not_help_where_one_gpu_serves_everything(capsys):
     assert all("1 GPU is needed either way" in line for line in verdict)
 
 
-def test_2_4_does_not_help_where_its_fastest_replica_is_of_more_gpus(capsys):
-    arguments = changed(model="qwen2.5-32b", qps=0.01, output_tokens=512, gpu="a100")
-    verdict = json.loads(run(capsys, *arguments, "--json")[1])["verdict"]
-    assert "does not help here" in verdict[-1] and "2:4 needs 2 GPUs instead of 1" in verdict[-1]
+def plan_of(scheme, gpus, microseconds):
+    """A prompt takes so long on a replica of so many GPUs, all of it in linear layers."""
+    time = hardware.Estimate(microseconds, microseconds, microseconds, True, "measured")
+    return serving.Plan(
+        scheme, serving.Fit(gpus, 1, 1, 1, 64), 64, serving.Phase(64, time, hardware.ZERO), 1, None, time
+    )
+
+
+def test_2_4_does_not_help_where_its_fastest_replica_is_of_more_gpus():
+    plans = {each.scheme: each for each in (plan_of("dense-f16", 1, 1e6), plan_of("sparse-f16", 2, 0.45e6))}
+    verdict = audit.verdict(plans, 0.01, serving.Assumptions())
+    assert all("does not help here" in line and "2:4 needs 2 GPUs instead of 1" in line for line in verdict)
+    assert "1.11 times" in verdict[0] and verdict[-1].endswith("Take dense-f16.")
+
+
+def test_one_gpu_is_no_gpus():
+    plans = {each.scheme: each for each in (plan_of("dense-f16", 2, 1e6), plan_of("sparse-f16", 1, 1e6))}
+    assert ", 1 GPU instead of 2." in audit.verdict(plans, 0.01, serving.Assumptions())[0]
 
 
 def test_2_4_helps_where_its_kernels_are_twice_as_fast_and_prefill_is_all(capsys, tmp_path):
@@ -340,6 +365,13 @@ def test_calibrating_says_why_it_cannot(calibrates, capsys, monkeypatch):
 def test_bad_input_is_a_sentence(capsys, options, code, message):
     ended, out, err = run(capsys, *changed(**options))
     assert (ended, out) == (code, "") and message in err and "Traceback" not in err
+
+
+def test_calibrating_without_a_place_to_keep_it(capsys, monkeypatch):
+    monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", "")
+    code, out, err = run(capsys, "--calibrate")
+    assert (code, out) == (2, "") and "expected --output, for there is no cache folder" in err
+    assert run(capsys, *ASK)[0] == 0
 
 
 def test_calibrating_takes_nothing_of_an_audit(capsys):

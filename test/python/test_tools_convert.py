@@ -209,6 +209,31 @@ def test_wanda_keeps_what_the_inputs_weigh(tmp_path, capsys):
     assert not (sparsegpt[sparsegpt != 0] == dense.astype(np.float16)[sparsegpt != 0]).all()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"input_ids": [1, 64]}', "expected tokens below 64, the model's vocabulary, got 64"),
+        (b'{"input_ids": [1, -2]}', "data.jsonl:1: expected JSON with text or input_ids"),
+        (b'{"input_ids": ["1"]}', "data.jsonl:1: expected JSON with text or input_ids"),
+        (b'{"text": 5}', "data.jsonl:1: expected JSON with text or input_ids"),
+        (b'{"text": "\xff"}', "data.jsonl: expected lines of JSON in UTF-8, got other bytes"),
+        (b'{"text": "words"}', "expected a tokenizer in"),
+        (b"\n", "expected lines of JSON with text or input_ids, got none"),
+    ],
+)
+def test_calibration_data_that_do_not_fit_are_a_sentence(tmp_path, capsys, content, message):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    folder, data = tmp_path / "model", tmp_path / "data.jsonl"
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    data.write_bytes(content)
+    arguments = ("--input", folder, "--output", tmp_path / "out", "--method", "wanda", "--calibration", data)
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (1, "") and message in err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
 @pytest.mark.parametrize("scheme", ["f16", "int8", "fp8"])
 def test_transformers_loads_what_it_wrote(tmp_path, capsys, scheme):
@@ -474,10 +499,34 @@ def test_nan_in_a_weight_names_the_layer(tmp_path, capsys):
     assert code == 1 and "'fc.weight'" in err and "nan" in err.lower()
 
 
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_no_folder_of_other_files_is_replaced(model, tmp_path, capsys, monkeypatch, force):
+    folder, _ = model
+    (tmp_path / "home" / "letters").mkdir(parents=True)
+    (tmp_path / "home" / "letters" / "first").write_text("dear")
+    monkeypatch.chdir(tmp_path / "home")
+    for output in (tmp_path / "home", "."):
+        code, _, err = run(capsys, *conversion(folder, output, *force))
+        assert code == 1 and err.count("\n") == 1 and ("without weights" if force else "which exists") in err
+    for output in (folder.parent, "/"):
+        code, _, err = run(capsys, *conversion(folder, output, *force))
+        assert code == 2 and "expected an output that does not hold the input" in err
+    assert (tmp_path / "home" / "letters" / "first").read_text() == "dear" and folder.exists()
+
+
+def test_a_checkpoint_may_replace_itself(model, tmp_path, capsys):
+    folder, _ = model
+    assert run(capsys, *conversion(folder, folder, "--force"))[0] == 0
+    with checkpoints.open_checkpoint(folder) as checkpoint:
+        assert checkpoint.formats["sparseflow"] > 0
+    assert sorted(os.listdir(folder.parent)) == [folder.name]  # nothing is left beside it
+
+
 def test_an_output_that_exists_is_kept_unless_forced(model, tmp_path, capsys):
     folder, _ = model
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x")
+    (tmp_path / "out" / "model.safetensors").write_text("of yesterday")
     code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
     assert code == 1 and "which exists; remove it, or use --force" in err
     assert (tmp_path / "out" / "precious").exists()
@@ -491,6 +540,7 @@ def test_an_output_that_exists_is_kept_unless_forced(model, tmp_path, capsys):
         (["--targets", "sm_80"], 2, "expected a .sf for --targets"),
         (["--format", "dense", "--scheme", "int8"], 2, "for --format dense, got int8"),
         (["--method", "wanda"], 2, "expected --calibration"),
+        (["--format", "dense", "--method", "magnitude"], 2, "expected no --method for --format dense"),
         (["--calibration", "x.jsonl"], 2, "expected --calibration"),
         (["--skip", "lm_haed"], 1, "expected --skip to be part of a layer's name, got lm_haed, which no name has"),
     ],
@@ -506,6 +556,43 @@ def test_one_file_has_no_shards(model, tmp_path, capsys):
     output = tmp_path / "out.safetensors"
     code, _, err = run(capsys, "--input", folder, "--output", output, "--max-shard-size", "1GiB")
     assert code == 2 and "expected a folder for --max-shard-size" in err
+
+
+def test_a_program_for_a_folder_that_is_not_there_is_refused_before_it_is_compiled(
+    model, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(convert, "compile_layers", lambda *_, **__: pytest.fail("something was compiled"))
+    code, _, err = run(capsys, "--input", model[0], "--output", tmp_path / "none" / "m.sf")
+    assert code == 1 and "expected a folder" in err
+
+
+def test_names_beyond_ascii_are_functions_too(rng, tmp_path, capsys):
+    checkpoints.write_file(tmp_path / "in.safetensors", {"größe.up-1.weight": random_24(rng, (32, 64))})
+    code, _, err = run(
+        capsys, "--input", tmp_path / "in.safetensors", "--output", tmp_path / "m.sf", "--targets", "sm_80"
+    )
+    assert (code, err) == (0, "")
+    assert [each["name"] for each in sf.load(tmp_path / "m.sf").functions] == ["gr__e_up_1"]
+
+
+@pytest.mark.filterwarnings("ignore:the cpu has no sparse tensor cores")
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_the_state_of_a_layer_by_itself_is_a_checkpoint(tmp_path, capsys, suffix):
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    layer = sf.nn.SparseLinear.from_dense(torch.nn.Linear(64, 32).half())
+    save = torch.save if suffix == ".pt" else safetensors.save_file
+    save(layer.state_dict(), tmp_path / f"layer{suffix}")
+    with checkpoints.open_checkpoint(tmp_path / f"layer{suffix}") as checkpoint:
+        weight = checkpoint.read(next(entry for entry in checkpoint.entries if entry.name == "weight"))
+    np.testing.assert_array_equal(weight.dense(), layer.weight.to_dense(torch.float32).numpy())
+    code, _, err = run(
+        capsys, "--input", tmp_path / f"layer{suffix}", "--output", tmp_path / "m.sf", "--targets", "sm_80"
+    )
+    assert (code, err) == (0, "")
+    x = np.random.default_rng(1).standard_normal((3, 64)).astype(np.float16)
+    y = sf.load(tmp_path / "m.sf", device="emulator")(x)
+    assert np.abs(y - layer(torch.from_numpy(x)).numpy()).max() < 0.01  # with its bias
 
 
 def test_a_wrong_bitmask_names_its_layer(rng, tmp_path, capsys):

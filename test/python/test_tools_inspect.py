@@ -122,6 +122,8 @@ def test_layout_is_drawn(compiled, capsys):
     out = run(capsys, compiled[0], "--layout")[1]
     assert "Packed for mma.sp, 16-bit elements (f16)" in out and "Packed for mma.sp, 8-bit elements (i8)" in out
     assert sum(line.split()[:1] == ["63"] for line in out.splitlines()) == 2
+    pictures = json.loads(run(capsys, compiled[0], "--layout", "--json")[1])["layouts"]
+    assert all(title in out and picture in out for title, picture in pictures.items()) and len(pictures) == 2
 
 
 def test_the_layouts_of_hoppers_weights_are_drawn(tmp_path, capsys, rng):

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparsef
 import sparseflow.torch as st  # noqa: E402
 from sparseflow.torch import kernels, layout, linear  # noqa: E402
 from sparseflow.torch.backend import rewrite  # noqa: E402
-from sparseflow.torch.linear import QuantizedLinear as quantized  # noqa: E402, N813
+from sparseflow.torch.quantized import QuantizedLinear as quantized  # noqa: E402, N813
 
 SCHEMES = ("f16", "bf16", "int8", "fp8")
 #: Relative error in the norm that rounding x and y may bring, by scheme; 8-bit activations round x too.
@@ -278,6 +278,34 @@ def test_loading_writes_to_where_the_weight_is(scheme):
         for tokens in (1, 4):
             assert error(layer(x[:tokens]), other(x[:tokens])) < 1e-2
         assert layer._dense is dense
+
+
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_rows_that_share_memory_are_copied(scheme):
+    """A copy engine is told of rows that are apart."""
+    from sparseflow.torch import kernels
+
+    layer = pair(scheme)[1]
+    for x in (torch.randn(1, 136).half().expand(6, 136), torch.randn(300).half().unfold(0, 136, 16)):
+        copy = kernels._aligned(x)
+        assert copy.is_contiguous() and torch.equal(copy, x)
+        with st.emulation("sm_90a"):
+            assert torch.equal(layer(x), layer(x.contiguous()))
+    rows = torch.randn(6, 160).half()[:, :136]
+    assert kernels._aligned(rows) is rows
+
+
+def test_loading_writes_to_where_a_dense_8_bit_weight_is(monkeypatch):
+    def settle(layer):  # as on a GPU
+        layer._straight, layer._order = {}, "mma"
+        layer._packed = layout.pack_dense(layer.weight.data, "mma")
+        layer.weight = torch.nn.Parameter(layer.weight.data.new_empty(0), requires_grad=False)
+
+    monkeypatch.setattr(sf.nn.QuantizedLinear, "settle", settle)
+    layer, other = (sf.nn.QuantizedLinear.from_dense(torch.nn.Linear(136, 72).half()) for _ in range(2))
+    packed, x = layer._packed, torch.randn(4, 136).half()
+    layer.load_state_dict(other.state_dict())
+    assert layer._packed is packed and torch.equal(layer(x), other(x))
 
 
 def test_loading_into_a_weight_of_inference_mode():

@@ -481,6 +481,13 @@ def ran(monkeypatch):
     return calls
 
 
+@pytest.mark.parametrize("entry", [[1], 3, None, {"1": 2}, {"a": {}}, {"1": {"sparse": "x"}}], ids=str)
+def test_a_cache_that_somebody_else_wrote_to_is_measured_anew(monkeypatch, tmp_path, entry):
+    monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(tmp_path))
+    (tmp_path / "torch-dispatch.json").write_text(json.dumps({"format": dispatch._FORMAT, "entries": {"key": entry}}))
+    assert dispatch._recall("key") == {}
+
+
 @pytest.fixture
 def warmed(monkeypatch, tmp_path):
     """Warms a model up as on a GPU, with a table of times; the clock that was asked."""

@@ -248,6 +248,17 @@ def test_moving_the_model_lets_the_old_weights_go(change):
     assert [each() for each in held] == [None] * 3
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_trace_goes_through_each_layer():
+    """torch.jit knows no lists of tensors that may be missing."""
+    model, x = make(), torch.randn(5, 64).half()
+    with torch.no_grad(), sf.torch.emulation():
+        traced = torch.jit.trace(model, x)
+        assert "sparseflow::linear" in str(traced.inlined_graph)
+        for each in (x, torch.randn(5, 64).half()):
+            assert torch.equal(traced(each), model(each))
+
+
 def test_vmap_goes_through_each_layer():
     model, x = make("f16"), torch.randn(3, 2, 64).half()
     with torch.no_grad(), sf.torch.emulation():

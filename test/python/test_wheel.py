@@ -49,7 +49,7 @@ def test_contents(wheel):
     extension = f"sparseflow/_sparseflow{sysconfig.get_config_var('EXT_SUFFIX')}"
     wanted = {"sparseflow/lib/libsparseflow.so", "sparseflow/include/sparseflow-c/sparseflow.h", extension}
     wanted |= {"sparseflow/py.typed", "sparseflow/_sparseflow.pyi"} | {f"sparseflow/bin/{tool}" for tool in TOOLS}
-    wanted |= {"sparseflow/data/kernels.json", "sparseflow/data/tuning-sm_90a.sqlite"}
+    wanted |= {f"sparseflow/data/{name}" for name in ("kernels.json", "measured-h100.json", "tuning-sm_90a.sqlite")}
     assert wanted <= names
     strays = [
         n

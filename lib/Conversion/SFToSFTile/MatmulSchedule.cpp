@@ -52,6 +52,8 @@ public:
   LogicalResult run();
 
 private:
+  /// Launches of what a configuration asks for. Variants that differ in their numbers of tokens
+  /// alone share their kernels, which serve any.
   SmallVector<Value> buildVariant(Attribute config);
   SmallVector<Value> buildKernelVariant(sf::KernelConfigAttr config);
   SmallVector<Value> buildLibraryVariant(sf::LibraryConfigAttr config);
@@ -83,8 +85,12 @@ private:
   /// A matrix known to be contiguous.
   Value castToContiguous(Value memory);
   /// Launches the kernel that adds each weight's parts, in order, and runs the epilogue.
-  SmallVector<Value> buildReduction(Attribute config, StringRef suffix, ValueRange workspaces,
-                                    ArrayRef<SmallVector<Part>> weights);
+  SmallVector<Value> launchReduction(Attribute config, StringRef suffix, ValueRange workspaces,
+                                     ArrayRef<SmallVector<Part>> weights);
+  /// A block of it adds up so many tokens and features.
+  static constexpr int64_t kReductionRows = 4, kReductionColumns = 256;
+  KernelOp buildReduction(Attribute config, StringRef suffix, ValueRange inputs,
+                          ArrayRef<SmallVector<Part>> weights);
   Value addTiles(Value x, Value y);
   /// Applies the epilogue to tiles: the accumulators, and what it reads.
   Value buildEpilogue(ValueRange inputs);
@@ -102,6 +108,8 @@ private:
   Type elementType;
   unsigned elementBytes;
   int64_t features, inner, numWeights;
+  /// What was built, by configurations without a number of tokens.
+  llvm::DenseMap<Attribute, KernelOp> mainKernels, reductions;
 };
 
 LogicalResult MatmulSchedule::run() {
@@ -144,8 +152,9 @@ LogicalResult MatmulSchedule::run() {
 
 SmallVector<Value> MatmulSchedule::buildVariant(Attribute config) {
   if (auto library = dyn_cast<sf::LibraryConfigAttr>(config))
-    return buildLibraryVariant(library);
-  return buildKernelVariant(cast<sf::KernelConfigAttr>(config));
+    return buildLibraryVariant(
+        sf::LibraryConfigAttr::get(config.getContext(), library.getLibrary(), std::nullopt));
+  return buildKernelVariant(cast<sf::KernelConfigAttr>(config).withMaxTokens(std::nullopt));
 }
 
 SmallVector<Value> MatmulSchedule::buildLibraryVariant(sf::LibraryConfigAttr config) {
@@ -159,7 +168,7 @@ SmallVector<Value> MatmulSchedule::buildLibraryVariant(sf::LibraryConfigAttr con
     products.push_back(LibraryMatmulOp::create(s.b, s.loc, type, op.getX(), weight));
     parts.push_back({{unsigned(i), 0}});
   }
-  return hasKernel ? buildReduction(config, "epilogue", products, parts) : products;
+  return hasKernel ? launchReduction(config, "epilogue", products, parts) : products;
 }
 
 SmallVector<Value> MatmulSchedule::buildKernelVariant(sf::KernelConfigAttr config) {
@@ -169,19 +178,23 @@ SmallVector<Value> MatmulSchedule::buildKernelVariant(sf::KernelConfigAttr confi
                             config.getTileTokens());
   if (config.getSplitK() == 1 || config.splitsInCluster()) {
     llvm::append_range(inputs, op.getEpilogueOperands());
-    KernelOp kernel = buildMainKernel(config, inputs, op.getResultType(), /*partial=*/false);
+    KernelOp &kernel = mainKernels[config];
+    if (!kernel)
+      kernel = buildMainKernel(config, inputs, op.getResultType(), /*partial=*/false);
     return s.launch(kernel, inputs, op.getResultType(), grid);
   }
   auto partial = RankedTensorType::get(
       {op.getXType().getDimSize(0), config.getSplitK() * numWeights * paddedFeatures(config)},
       op.getAccumulatorType());
-  KernelOp kernel = buildMainKernel(config, inputs, partial, /*partial=*/true);
+  KernelOp &kernel = mainKernels[config];
+  if (!kernel)
+    kernel = buildMainKernel(config, inputs, partial, /*partial=*/true);
   Value workspace = s.launch(kernel, inputs, partial, grid).front();
   SmallVector<SmallVector<Part>> parts(numWeights);
   for (int64_t split = 0; split < config.getSplitK(); ++split)
     for (int64_t w = 0; w < numWeights; ++w)
       parts[w].push_back({0, (split * numWeights + w) * paddedFeatures(config)});
-  return buildReduction(config, "reduce", workspace, parts);
+  return launchReduction(config, "reduce", workspace, parts);
 }
 
 KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange inputs,
@@ -372,12 +385,22 @@ Value MatmulSchedule::buildEpilogue(ValueRange inputs) {
   return map.getResult(0);
 }
 
-SmallVector<Value> MatmulSchedule::buildReduction(Attribute config, StringRef suffix,
-                                                  ValueRange workspaces,
-                                                  ArrayRef<SmallVector<Part>> weights) {
-  constexpr int64_t threads = 128, rows = 4, columns = 256;
+SmallVector<Value> MatmulSchedule::launchReduction(Attribute config, StringRef suffix,
+                                                   ValueRange workspaces,
+                                                   ArrayRef<SmallVector<Part>> weights) {
   SmallVector<Value> inputs(workspaces);
   llvm::append_range(inputs, op.getEpilogueOperands());
+  KernelOp &kernel = reductions[config];
+  if (!kernel)
+    kernel = buildReduction(config, suffix, inputs, weights);
+  return s.launch(kernel, inputs, op.getResultType(),
+                  GridAttr::get(s.b.getContext(), llvm::divideCeil(features, kReductionColumns), 0,
+                                kReductionRows));
+}
+
+KernelOp MatmulSchedule::buildReduction(Attribute config, StringRef suffix, ValueRange inputs,
+                                        ArrayRef<SmallVector<Part>> weights) {
+  constexpr int64_t threads = 128, rows = kReductionRows, columns = kReductionColumns;
   KernelOp kernel =
       s.startKernel(getKernelArgumentTypes(inputs, op.getResultType()), threads, config, suffix);
   SmallVector<Value> arguments(kernel.getBody().getArguments());
@@ -401,15 +424,15 @@ SmallVector<Value> MatmulSchedule::buildReduction(Attribute config, StringRef su
     }
     sums.push_back(sum);
   }
-  ValueRange operands = ValueRange(arguments).drop_front(workspaces.size()).drop_back();
+  size_t numOperands = op.getEpilogueOperands().size();
+  ValueRange operands = ValueRange(arguments).drop_back().take_back(numOperands);
   for (auto [i, operand] : llvm::enumerate(operands))
     sums.push_back(loadBroadcast(s, operand, op.getEpilogueBroadcast(i), tokenAxis, featureAxis,
                                  /*transposed=*/false));
   StoreOp::create(s.b, s.loc, buildEpilogue(sums), arguments.back(),
                   ValueRange{tokenAxis.start, featureAxis.start}, DenseI64ArrayAttr());
   s.finishKernel();
-  return s.launch(kernel, inputs, op.getResultType(),
-                  GridAttr::get(s.b.getContext(), columnTiles, 0, rows));
+  return kernel;
 }
 
 Value MatmulSchedule::addTiles(Value x, Value y) {

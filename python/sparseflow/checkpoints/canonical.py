@@ -181,6 +181,11 @@ def unpack_int4(packed: np.ndarray) -> np.ndarray:
     return values
 
 
+def beside(weight: str, role: str) -> str:
+    """The name of another tensor of a weight's layer: "bias" of "up.weight" is "up.bias"."""
+    return weight.removesuffix("weight") + role
+
+
 def encode(name: str, weight: CanonicalWeight) -> dict[str, np.ndarray]:
     """The tensors that SparseFlow's checkpoint has for the weight called `name`, in the order they are written."""
     values = weight.weight.values
@@ -189,7 +194,7 @@ def encode(name: str, weight: CanonicalWeight) -> dict[str, np.ndarray]:
     if weight.scale is not None:
         tensors[f"{name}.scale"] = weight.scale
     if weight.input_scale is not None:
-        tensors[f"{name.removesuffix('.weight')}.input_scale"] = weight.input_scale
+        tensors[beside(name, "input_scale")] = weight.input_scale
     return tensors
 
 

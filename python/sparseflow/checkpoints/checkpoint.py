@@ -242,6 +242,7 @@ class Checkpoint:
         return (heads * width, shared, shared) if heads and shared else ()
 
     def close(self) -> None:
+        """Closes its files; nothing is read from it after that."""
         self._source.close()
 
     def __enter__(self) -> Checkpoint:
@@ -290,23 +291,23 @@ def _group(specs: dict[str, Spec], path: Path) -> Iterator[Entry]:
     owner: dict[str, Entry] = {}
     for name in specs:
         for format_name, (needed, optional) in _FORMATS.items():
-            role = next((role for role in needed if name.endswith(f".{role}")), None)
+            role = next((role for role in needed if f".{name}".endswith(f".{role}")), None)
             if role is None:
                 continue
-            prefix = name.removesuffix(f".{role}")
-            missing = [role for role in needed if f"{prefix}.{role}" not in specs]
-            if format_name == "quantized" and (missing or not _is_quantized(specs[f"{prefix}.weight"])):
+            prefix = name.removesuffix(role)  # with its dot; "" in the state dict of a layer by itself
+            missing = [role for role in needed if prefix + role not in specs]
+            if format_name == "quantized" and (missing or not _is_quantized(specs[f"{prefix}weight"])):
                 continue
             # Other formats have tensors of some of these names too; one of them alone says nothing.
             if missing and role in ("weight_packed", "meta") and len(missing) == len(needed) - 1:
                 continue
             if missing:
                 raise InvalidProgramError(
-                    f"{path}: expected '{prefix}.{missing[0]}' beside '{name}' for {format_name}, got none; "
+                    f"{path}: expected '{prefix}{missing[0]}' beside '{name}' for {format_name}, got none; "
                     "the checkpoint is incomplete, download it again"
                 )
-            parts = {role: f"{prefix}.{role}" for role in (*needed, *optional) if f"{prefix}.{role}" in specs}
-            entry = _entry(f"{prefix}.weight", format_name, parts, specs)
+            parts = {role: prefix + role for role in (*needed, *optional) if prefix + role in specs}
+            entry = _entry(f"{prefix}weight", format_name, parts, specs)
             owner.update(dict.fromkeys(parts.values(), entry))
             break
     given: set[str] = set()

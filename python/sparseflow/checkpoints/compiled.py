@@ -12,7 +12,7 @@ from .. import dtypes
 from ..errors import InvalidArgumentError
 from ..executable import Executable, compile
 from ..graph import Graph
-from .canonical import CanonicalWeight
+from .canonical import CanonicalWeight, beside
 from .checkpoint import Checkpoint
 from .conversion import Pruner, Row, Step, relative_error, weight_of
 
@@ -22,7 +22,7 @@ _ACTIVATIONS = {"f16": dtypes.f16, "bf16": dtypes.bf16, "int8": dtypes.f16, "fp8
 
 def function_name(layer: str) -> str:
     """The function of a layer: "model.layers.0.mlp.up_proj.weight" is "model_layers_0_mlp_up_proj"."""
-    name = re.sub(r"\W", "_", layer.removesuffix(".weight"))
+    name = re.sub(r"\W", "_", layer.removesuffix(".weight"), flags=re.ASCII)
     return name if name[:1].isalpha() else f"_{name}"
 
 
@@ -72,7 +72,7 @@ def compile_layers(
             )
         names[name] = entry.name
         weight, original, was_sparse = weight_of(checkpoint, step, pruner)
-        bias_entry = biases.get(f"{entry.name.removesuffix('.weight')}.bias")
+        bias_entry = biases.get(beside(entry.name, "bias"))
         bias = None if bias_entry is None else np.asarray(checkpoint.read(bias_entry))
         graph = graph_of(name, weight, bias)
         texts.append(str(graph))

@@ -20,14 +20,12 @@ from ..weights import prune_24
 from . import canonical
 from .canonical import SCHEMES, CanonicalWeight, naming, quantized
 from .checkpoint import Checkpoint, Entry
-from .storage import CODES, Spec
+from .storage import CODES, WEIGHT_FILES, Spec
 
 #: What may be asked for. int4 is kept where it is ("keep"), never made.
 TARGET_SCHEMES = ("keep", "f16", "bf16", "int8", "fp8")
 METHODS = ("none", "magnitude", "wanda", "sparsegpt")
 _SCHEME_DTYPES = {"f16": "f16", "bf16": "bf16", "f32": "f32", "int8": "i8", "fp8": "e4m3", "e5m2": "e5m2"}
-# Files of a checkpoint's folder that are its weights, or say which files are.
-_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json", ".ot")
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def _specs(checkpoint: Checkpoint, entry: Entry, scheme: str, options: Options) 
         specs[f"{entry.name}.scale"] = Spec("F32", (features, groups) if groups > 1 else (features,))
     if "input_scale" in entry.parts:
         shape = checkpoint.spec(entry.parts["input_scale"]).shape
-        specs[f"{entry.name.removesuffix('.weight')}.input_scale"] = Spec("F32", (int(np.prod(shape)),))
+        specs[canonical.beside(entry.name, "input_scale")] = Spec("F32", (int(np.prod(shape)),))
     return specs
 
 
@@ -217,7 +215,7 @@ def companions(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
     if not checkpoint.path.is_dir():
         return
     for path in sorted(checkpoint.path.iterdir()):
-        if path.is_file() and not path.name.endswith(_WEIGHT_FILES) and path.name != "config.json":
+        if path.is_file() and not path.name.endswith(WEIGHT_FILES) and path.name != "config.json":
             yield path.name, path.read_bytes()
 
 

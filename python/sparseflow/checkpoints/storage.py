@@ -31,6 +31,8 @@ _DTYPES = {code: name for name, code in CODES.items()}
 # Bits an element, of every dtype of the format: to check sizes of tensors that are only carried.
 _BITS = {code: 8 * dtypes._BY_NAME[name].itemsize for name, code in CODES.items()}
 _BITS |= {"F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64}
+#: How files of a checkpoint's folder end that are its weights, or say which files are.
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json", ".ot")
 # What the reference implementation accepts; a larger one is damage, not a header.
 _MAX_HEADER = 100_000_000
 # What NumPy can index: dimensions (of every release), and elements, those of an extent 0 counted as one.
@@ -105,6 +107,7 @@ class SafetensorsFile:
         return place.spec.array(data)
 
     def close(self) -> None:
+        """Nothing is read after that."""
         self._file.close()
 
     def _damaged(self, what: str) -> InvalidProgramError:

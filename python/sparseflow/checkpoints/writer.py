@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import FileError, InvalidArgumentError
-from .storage import SafetensorsWriter, Spec
+from .storage import WEIGHT_FILES, SafetensorsWriter, Spec
 
 _JOURNAL = "journal.jsonl"
 # What may be written before it is made sure to be on the disk: a crash repeats as much.
@@ -47,6 +48,9 @@ class ResumableWriter:
         force: bool = False,
     ):
         """`identity` is JSON that two conversions share only if they write the same bytes."""
+        output = Path(os.path.abspath(output))
+        if not output.name:
+            raise FileError(f"expected a path for the checkpoint, got {output}; name a file or a folder in it")
         self.output, self.partial = output, output.with_name(output.name + ".partial")
         self._single_file, self._force = single_file, force
         self._check_output()
@@ -100,7 +104,7 @@ class ResumableWriter:
                 index = {"metadata": {"total_size": self.nbytes}, "weight_map": self._shards}
                 _write(self.partial / "model.safetensors.index.json", json.dumps(index, indent=1).encode() + b"\n")
             if self._force and self.output.exists():
-                old = self.output.with_name(self.output.name + ".replaced")
+                old = self.output.with_name(f".{self.output.name}.{secrets.token_hex(6)}.replaced")
                 self.output.rename(old)
                 self.partial.rename(self.output)
                 shutil.rmtree(old)
@@ -129,6 +133,13 @@ class ResumableWriter:
             raise FileError(f"expected to write {kind}, got {self.output}, which is none; choose another path")
         if not self.output.parent.is_dir():
             raise FileError(f"expected a folder {self.output.parent}, got none; make it first")
+        if self.output.is_dir():
+            names = [each.name for each in self.output.iterdir()]
+            if names and not any(name.endswith(WEIGHT_FILES) for name in names):
+                raise FileError(
+                    f"expected --force to replace a checkpoint, got the folder {self.output} without weights, which would be "
+                    "deleted with all that is in it; choose another path"
+                )
 
     def _assign_shards(self, limit: int | None) -> dict[str, str]:
         """The file of each tensor. The tensors of an entry stay together."""

@@ -132,7 +132,7 @@ def load_table(kernels: Sequence[Path]) -> KernelTable:
         if not path.exists():
             raise cli.Failure(f"expected a table of --calibrate, got {path}, which does not exist")
     own = hardware.calibration_file()
-    return hardware.load([*([own] if own.exists() else []), *kernels])
+    return hardware.load([*([own] if own and own.exists() else []), *kernels])
 
 
 def _range(estimate: Estimate, factor: float = 1.0) -> dict[str, Any]:
@@ -231,61 +231,68 @@ def _linear_share(plan: Plan) -> float:
 
 def verdict(plans: dict[str, Plan], qps: float, assumed: Assumptions) -> list[str]:
     """A sentence for each sparse scheme, and one for the whole."""
-    sentences = []
-    helps = False
+    sentences, helps = [], False
     for scheme, plan in plans.items():
-        if not scheme.startswith("sparse"):
-            continue
-        dense = plans.get(scheme.replace("sparse", "dense"))
-        if dense is None:
-            sentences.append(f"{scheme} fits where {scheme.replace('sparse', 'dense')} does not: it helps.")
-            helps = True
-            continue
-        found = compare(plan, dense)
-        shown = f"{found.mid:.2f} times the requests of {dense.scheme} ({found.low:.2f} to {found.high:.2f})"
-        if found.mid >= _WORTH and plan.decode and plan.batch / plan.fit.gpus > 1.3 * dense.batch / dense.fit.gpus:
-            shown += (
-                f", for its smaller weights leave room for {plan.batch} sequences on {plan.fit.gpus} GPUs instead of {dense.batch} "
-                f"on {dense.fit.gpus}"
-            )
-        ours, theirs = plan.gpus(qps, assumed)[1], dense.gpus(qps, assumed)[1]
-        if found.mid < _WORTH:
-            sentences.append(f"{scheme}: 2:4 does not help here: {shown}.")
-        elif ours >= theirs:
-            sentences.append(f"{scheme}: 2:4 does not help here: {shown}, and {_no_fewer(ours, theirs)}.")
-        elif _from_elsewhere(plan, dense):
-            sentences.append(
-                f"{scheme}: 2:4 may help: {shown}, {ours} GPUs instead of {theirs}; projected from another GPU, so run --calibrate on one."
-            )
-        elif found.low < 1:
-            sentences.append(
-                f"{scheme}: 2:4 may help: {shown}, {ours} GPUs instead of {theirs}; the range includes no gain. Measure it."
-            )
-        else:
-            sentences.append(f"{scheme}: 2:4 helps: {shown}, {ours} GPUs instead of {theirs}.")
-            helps = True
-    best_dense = max((p for s, p in plans.items() if s.startswith("dense")), key=lambda p: p.rate.mid, default=None)
-    best_sparse = max((p for s, p in plans.items() if s.startswith("sparse")), key=lambda p: p.rate.mid, default=None)
-    if best_dense and best_sparse:
-        found = compare(best_sparse, best_dense)
-        ours, theirs = best_sparse.gpus(qps, assumed)[1], best_dense.gpus(qps, assumed)[1]
-        shown = f"{best_sparse.scheme} serves {found.mid:.2f} times ({found.low:.2f} to {found.high:.2f}) what {best_dense.scheme} does"
-        if found.mid < _WORTH or ours >= theirs:
-            if found.mid >= _WORTH:
-                shown += f", and {_no_fewer(ours, theirs)}"
-            sentences.append(
-                f"All in all: 2:4 does not help here: the best of each, {shown}. Take {best_dense.scheme}."
-            )
-        else:
-            certainty = "helps" if helps and found.low >= 1 else "may help"
-            sentences.append(f"All in all: 2:4 {certainty}: the best of each, {shown}.")
+        if scheme.startswith("sparse"):
+            sentence, certain = _verdict_of(plan, plans.get(scheme.replace("sparse", "dense")), qps, assumed)
+            sentences.append(sentence)
+            helps |= certain
+    best = {
+        form: max((p for s, p in plans.items() if s.startswith(form)), key=lambda p: p.rate.mid, default=None)
+        for form in ("dense", "sparse")
+    }
+    if best["dense"] and best["sparse"]:
+        sentences.append(_verdict_of_all(best["sparse"], best["dense"], helps, qps, assumed))
     return sentences
+
+
+def _verdict_of(plan: Plan, dense: Plan | None, qps: float, assumed: Assumptions) -> tuple[str, bool]:
+    """The sentence about a sparse scheme beside the dense one of its precision, and whether it helps for certain."""
+    if dense is None:
+        return f"{plan.scheme} fits where {plan.scheme.replace('sparse', 'dense')} does not: it helps.", True
+    found = compare(plan, dense)
+    shown = f"{found.mid:.2f} times the requests of {dense.scheme} ({found.low:.2f} to {found.high:.2f})"
+    if found.mid >= _WORTH and plan.decode and plan.batch / plan.fit.gpus > 1.3 * dense.batch / dense.fit.gpus:
+        shown += (
+            f", for its smaller weights leave room for {plan.batch} sequences on {plan.fit.gpus} GPUs instead of {dense.batch} "
+            f"on {dense.fit.gpus}"
+        )
+    ours, theirs = plan.gpus(qps, assumed)[1], dense.gpus(qps, assumed)[1]
+    if found.mid < _WORTH:
+        return f"{plan.scheme}: 2:4 does not help here: {shown}.", False
+    if ours >= theirs:
+        return f"{plan.scheme}: 2:4 does not help here: {shown}, and {_no_fewer(ours, theirs)}.", False
+    shown += f", {_gpus(ours)} instead of {theirs}"
+    if _from_elsewhere(plan, dense):
+        return f"{plan.scheme}: 2:4 may help: {shown}; projected from another GPU, so run --calibrate on one.", False
+    if found.low < 1:
+        return f"{plan.scheme}: 2:4 may help: {shown}; the range includes no gain. Measure it.", False
+    return f"{plan.scheme}: 2:4 helps: {shown}.", True
+
+
+def _verdict_of_all(sparse: Plan, dense: Plan, helps: bool, qps: float, assumed: Assumptions) -> str:
+    """The sentence about the best of each; `helps`: whether any scheme does for certain."""
+    found = compare(sparse, dense)
+    ours, theirs = sparse.gpus(qps, assumed)[1], dense.gpus(qps, assumed)[1]
+    shown = (
+        f"{sparse.scheme} serves {found.mid:.2f} times ({found.low:.2f} to {found.high:.2f}) what {dense.scheme} does"
+    )
+    if found.mid >= _WORTH and ours < theirs:
+        certainty = "helps" if helps and found.low >= 1 else "may help"
+        return f"All in all: 2:4 {certainty}: the best of each, {shown}."
+    if found.mid >= _WORTH:
+        shown += f", and {_no_fewer(ours, theirs)}"
+    return f"All in all: 2:4 does not help here: the best of each, {shown}. Take {dense.scheme}."
+
+
+def _gpus(count: int) -> str:
+    return f"{count} GPU" if count == 1 else f"{count} GPUs"
 
 
 def _no_fewer(ours: int, theirs: int) -> str:
     """Where 2:4 is faster and saves no GPU."""
     if ours > theirs:
-        return f"2:4 needs {ours} GPUs instead of {theirs}"
+        return f"2:4 needs {_gpus(ours)} instead of {theirs}"
     return f"{theirs} GPUs are needed either way" if theirs != 1 else "1 GPU is needed either way"
 
 
@@ -314,48 +321,49 @@ def _text(document: dict[str, Any]) -> str:
     tokens = f"{document['input_tokens']} tokens in"
     if document["output_tokens"]:
         tokens += f", {document['output_tokens']} out"
-    gpu = document["gpu"]
-    lines = [
-        f"{document['model']} on {gpu['name']}: {document['requests_per_second']:g} requests a second, {tokens}",
-        "",
-        "Fit",
-    ]
-    header = ("scheme", "GPUs a replica", "weights GiB", "usable GiB", "KV MiB a sequence", "sequences that fit")
-    lines.append(
-        cli.table(
-            header,
-            [
-                [scheme, fit["gpus_per_replica"], f"{fit['weights_gib']:.1f}", f"{fit['usable_gib']:.1f}",
-                 f"{fit['kv_mib_per_sequence']:.1f}", fit["sequences"]]
-                for scheme, fit in ((scheme, row["fit"]) for scheme, row in rows.items())
-            ],
-            "lrrrrr",
-        )
-    )  # fmt: skip
+    head = f"{document['model']} on {document['gpu']['name']}: {document['requests_per_second']:g} requests a second, {tokens}"
+    lines = [head, "", "Fit", _fit_table(rows)]
     lines += [f"{scheme}: left out, {reason}" for scheme, reason in document["left_out"].items()]
+    lines += _phase_lines(rows)
+    lines += ["", "Capacity, projected", _capacity_table(rows)]
+    lines += ["", "Verdict", *document["verdict"]]
+    lines += ["", "Assumptions", *(f"- {line}" for line in document["assumptions"])]
+    lines.append(
+        f"- kernels as measured: {', '.join(document['measurements'])}; elsewhere by the nearest that was, wider the farther"
+    )
+    return "\n".join(lines)
+
+
+def _fit_table(rows: dict[str, Any]) -> str:
+    header = ("scheme", "GPUs a replica", "weights GiB", "usable GiB", "KV MiB a sequence", "sequences that fit")
+    table = [
+        [scheme, fit["gpus_per_replica"], f"{fit['weights_gib']:.1f}", f"{fit['usable_gib']:.1f}",
+         f"{fit['kv_mib_per_sequence']:.1f}", fit["sequences"]]
+        for scheme, fit in ((scheme, row["fit"]) for scheme, row in rows.items())
+    ]  # fmt: skip
+    return cli.table(header, table, "lrrrrr")
+
+
+def _phase_lines(rows: dict[str, Any]) -> list[str]:
+    """A table each of prefill and of decode, as far as there are any, and what their linear layers go by."""
+    lines, bases = [], set()
+    header = ("scheme", "tokens", "linear layers", "everything else", "together", "linear share")
     for name, title in (("prefill", "Prefill"), ("decode", "Decode, a step")):
         phases = {scheme: row[name] for scheme, row in rows.items() if row[name]}
         if not phases:
             continue
-        lines += ["", f"{title}, milliseconds"]
-        header = ("scheme", "tokens", "linear layers", "everything else", "together", "linear share")
-        lines.append(
-            cli.table(
-                header,
-                [
-                    [scheme, phase["tokens"], _of(phase["linears_ms"]), _of(phase["rest_ms"]), _of(phase["total_ms"]),
-                     f"{phase['linear_share']:.0%}"]
-                    for scheme, phase in phases.items()
-                ],
-                "lrlllr",
-            )
-        )  # fmt: skip
-    bases = sorted(
-        {phase["linears_ms"]["basis"] for row in rows.values() for phase in (row["prefill"], row["decode"]) if phase}
-    )
-    lines.append(f"Linear layers go by {'; '.join(bases)}.")
-    lines += ["", "Capacity, projected"]
-    capacity_header = ("scheme", "requests/s a GPU", "GPUs", "of dense", "cost a year", "MWh a year", "t CO2 a year")
+        table = [
+            [scheme, phase["tokens"], _of(phase["linears_ms"]), _of(phase["rest_ms"]), _of(phase["total_ms"]),
+             f"{phase['linear_share']:.0%}"]
+            for scheme, phase in phases.items()
+        ]  # fmt: skip
+        lines += ["", f"{title}, milliseconds", cli.table(header, table, "lrlllr")]
+        bases |= {phase["linears_ms"]["basis"] for phase in phases.values()}
+    return [*lines, f"Linear layers go by {'; '.join(sorted(bases))}."]
+
+
+def _capacity_table(rows: dict[str, Any]) -> str:
+    header = ("scheme", "requests/s a GPU", "GPUs", "of dense", "cost a year", "MWh a year", "t CO2 a year")
     table = []
     for scheme, row in rows.items():
         rate, speedup = row["requests_per_second_per_gpu"], row["speedup"]
@@ -370,19 +378,7 @@ def _text(document: dict[str, Any]) -> str:
                 _spread(*row["tonnes_co2_per_year"]),
             ]
         )
-    lines.append(cli.table(capacity_header, table))
-    lines += [
-        "",
-        "Verdict",
-        *document["verdict"],
-        "",
-        "Assumptions",
-        *(f"- {line}" for line in document["assumptions"]),
-    ]
-    lines.append(
-        f"- kernels as measured: {', '.join(document['measurements'])}; elsewhere by the nearest that was, wider the farther"
-    )
-    return "\n".join(lines)
+    return cli.table(header, table)
 
 
 # ---- Calibration
@@ -396,6 +392,9 @@ def _calibrate(options: argparse.Namespace) -> int:
         if getattr(options, name) not in (None, []):
             option = f"--{name.replace('_', '-')}"
             raise cli.WrongArguments(f"expected --calibrate without what an audit takes, got it with {option}")
+    path = options.output or hardware.calibration_file()
+    if path is None:
+        raise cli.WrongArguments("expected --output, for there is no cache folder to write to, got none")
     if not benchmark.find_gpu("auto"):
         raise cli.Failure("expected a GPU to calibrate, got none")
     about = benchmark.environment(on_gpu=True)
@@ -420,7 +419,6 @@ def _calibrate(options: argparse.Namespace) -> int:
             for (scheme, library), points in groups.items()
         ],
     }
-    path = options.output or hardware.calibration_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(json.dumps(document, indent=1) + "\n")

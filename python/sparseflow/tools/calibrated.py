@@ -38,6 +38,11 @@ def calibrated_pruner(folder: Path, calibration: Path, method: str, scheme: str,
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise Failure(f"expected a causal language model in {folder}, got: {str(error).splitlines()[0]}") from None
+    embeddings: Any = model.get_input_embeddings()
+    known = embeddings.weight.shape[0]
+    largest = max(int(batch.max()) for batch in batches)
+    if largest >= known:
+        raise Failure(f"{calibration}: expected tokens below {known}, the model's vocabulary, got {largest}")
     wanted = {step.entry.name.removesuffix(".weight") for step in steps if step.action == "prune"}
     linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n in wanted}
     pruned: dict[str, np.ndarray] = {}
@@ -65,16 +70,22 @@ def _token_lists(folder: Path, calibration: Path) -> list[list[int]]:
     """The tokens of each line: its input_ids, or its text by the model's own tokenizer."""
     tokenizer: Any = None
     lists: list[list[int]] = []
-    for number, line in enumerate(calibration.read_text().splitlines(), 1):
+    try:
+        lines = calibration.read_text("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise Failure(f"{calibration}: expected lines of JSON in UTF-8, got other bytes") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
             if "input_ids" in record:
-                lists.append([int(token) for token in record["input_ids"]][:_CONTEXT])
+                lists.append(_tokens(record["input_ids"])[:_CONTEXT])
                 continue
             text = record["text"]
-        except (ValueError, TypeError, KeyError):
+            if not isinstance(text, str):
+                raise TypeError
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise Failure(f"{calibration}:{number}: expected JSON with text or input_ids, got {line[:40]!r}") from None
         if tokenizer is None:
             from transformers import AutoTokenizer
@@ -87,3 +98,12 @@ def _token_lists(folder: Path, calibration: Path) -> list[list[int]]:
     if not any(lists):
         raise Failure(f"{calibration}: expected lines of JSON with text or input_ids, got none")
     return [tokens for tokens in lists if tokens]
+
+
+def _tokens(given: Any) -> list[int]:
+    """Raises TypeError or ValueError for what are no numbers of tokens."""
+    if not all(type(token) is int for token in given):
+        raise TypeError
+    if min(given, default=0) < 0:
+        raise ValueError
+    return list(given)

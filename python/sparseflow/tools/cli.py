@@ -28,6 +28,8 @@ class WrongArguments(Failure):
 def run(name: str, command: Callable[[], int]) -> int:
     """The exit code of a command; every failure is one sentence on stderr, never a traceback."""
     try:
+        if sys.stdout is None:
+            raise Failure("expected a stdout to write the result to, got a closed one")
         code = command()
         sys.stdout.flush()
         return code
@@ -35,19 +37,19 @@ def run(name: str, command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt as error:
-        print(f"{name}: {error or 'interrupted'}", file=sys.stderr)
-        return INTERRUPTED
+        code, sentence = INTERRUPTED, str(error) or "interrupted"
     except WrongArguments as error:
-        print(f"{name}: {error}; see --help", file=sys.stderr)
-        return USAGE
+        code, sentence = USAGE, f"{error}; see --help"
     except (Failure, Error) as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        code, sentence = FAILED, str(error)
     except MemoryError:
-        print(f"{name}: expected more memory, got none; close other programs", file=sys.stderr)
+        code, sentence = FAILED, "expected more memory, got none; close other programs"
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{name}: {where}{error.strerror or error}", file=sys.stderr)
-    return FAILED
+        code, sentence = FAILED, f"{where}{error.strerror or error}"
+    _clear_line()
+    print(f"{name}: {sentence}", file=sys.stderr)
+    return code
 
 
 def parser(name: str, description: str, **options: Any) -> argparse.ArgumentParser:
@@ -101,12 +103,22 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _clear_line() -> None:
+    """Takes a line of `Progress` off the terminal."""
+    if _on_terminal():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
 class Progress:
     """One line on stderr that is written over, in a terminal only."""
 
     def __init__(self, total: int, unit: str):
         self._total, self._unit = total, unit
-        self._shown = sys.stderr.isatty()
+        self._shown = _on_terminal()
         self._begin = self._last = time.monotonic()
         self._begun_at: int | None = None
 
@@ -127,8 +139,9 @@ class Progress:
         print(f"\r\033[K{text[: width - 1]}", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
+        """Takes the line away; `run` does so too, before it says why a command failed."""
         if self._shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            _clear_line()
 
 
 def note(text: str) -> None:

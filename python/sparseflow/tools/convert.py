@@ -12,10 +12,9 @@ import hashlib
 import os
 import re
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..checkpoints import open_checkpoint
 from ..checkpoints.checkpoint import Checkpoint
@@ -38,7 +37,6 @@ from . import cli
 
 NAME = "sparseflow-convert"
 _SHARD_BYTES = 4 << 30
-_Result = TypeVar("_Result")
 
 
 def _bytes(text: str) -> int:
@@ -96,6 +94,13 @@ def _command(options: argparse.Namespace) -> int:
         raise cli.WrongArguments(f"expected a folder for --max-shard-size, got {options.output}, which is one file")
     if options.format == "dense" and options.scheme in ("int8", "fp8"):
         raise cli.WrongArguments(f"expected --scheme f16, bf16 or keep for --format dense, got {options.scheme}")
+    if options.format == "dense" and options.method != "none":
+        raise cli.WrongArguments(
+            f"expected no --method for --format dense, which prunes nothing, got {options.method}; convert twice"
+        )
+    given, output = Path(os.path.realpath(options.input)), Path(os.path.realpath(options.output))
+    if output in given.parents:
+        raise cli.WrongArguments(f"expected an output that does not hold the input, got {options.output}")
     calibrated = options.method in ("wanda", "sparsegpt")
     if calibrated != (options.calibration is not None):
         got = f"--method {options.method} without it" if calibrated else f"it with --method {options.method}"
@@ -180,6 +185,8 @@ def _write_program(
 ) -> list[Row]:
     if options.output.exists() and not options.force:
         raise cli.Failure(f"expected a new path, got {options.output}, which exists; remove it, or use --force")
+    if not options.output.absolute().parent.is_dir():
+        raise cli.Failure(f"expected a folder {options.output.parent}, got none; make it first")
     for name in (options.targets or "").split(","):
         name = name.strip()
         plain, known = targets().get(name), targets().get(f"{name}a")
@@ -187,9 +194,12 @@ def _write_program(
             cli.note(f"{NAME}: {name} has no warpgroup instructions; kernels for {name}a are faster where they run")
     compiled = [step for step in steps if step.action != "copy"]
     progress = cli.Progress(len(compiled), "layers")
-    program, rows = _interruptible(
-        lambda: compile_layers(checkpoint, compiled, targets=options.targets, pruner=pruner, progress=progress.show)
-    )
+    try:
+        program, rows = compile_layers(
+            checkpoint, compiled, targets=options.targets, pruner=pruner, progress=progress.show
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted while compiling; nothing was written") from None
     progress.clear()
     program.save(options.output)
     left_out = [
@@ -199,30 +209,6 @@ def _write_program(
         if step.action == "copy"
     ]  # fmt: skip
     return rows + left_out
-
-
-def _interruptible(task: Callable[[], _Result]) -> _Result:
-    """The result of a task that may be in the compiler, which takes no notice of Ctrl-C: the process ends without it."""
-    done: list[_Result] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(task())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(0.1)
-    except KeyboardInterrupt:
-        print(f"\n{NAME}: interrupted while compiling; nothing was written", file=sys.stderr, flush=True)
-        os._exit(cli.INTERRUPTED)  # the compiler's threads would not survive an orderly end
-    if failed:
-        raise failed[0]
-    return done[0]
 
 
 def _report(rows: list[Row], options: argparse.Namespace) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidArgumentError, InvalidProgramError
+from ..files import cache_folder
 
 #: A weight that is dense or 2:4, in the precision of the product.
 SCHEMES = ("dense-f16", "sparse-f16", "dense-int8", "sparse-int8", "dense-fp8", "sparse-fp8")
@@ -223,24 +223,24 @@ def _distance(point: Point, m: int, n: int, k: int) -> float:
 
 
 def built_in() -> Path:
-    """The table that comes with the package."""
+    """The table of chips that comes with the package."""
     return Path(__file__).parent.parent / "data" / "kernels.json"
 
 
-def calibration_file() -> Path:
-    """Where ``sparseflow-audit --calibrate`` writes, and every audit looks."""
-    cache = os.environ.get("SPARSEFLOW_CACHE_DIR") or Path.home() / ".cache" / "sparseflow"
-    return Path(cache) / "kernels.json"
+def calibration_file() -> Path | None:
+    """Where ``sparseflow-audit --calibrate`` writes, and every audit looks; None where nothing is to be kept."""
+    folder = cache_folder()
+    return None if folder is None else folder / "kernels.json"
 
 
 def load(extra: Sequence[Path] = ()) -> KernelTable:
-    """The built-in table with measurements of other files: those beside it (``measured-*.json``), and these.
+    """The built-in table of chips with the products of other files: those beside it (``measured-*.json``), and these.
 
     A later file replaces what an earlier one says of a scheme on a chip.
     """
     document = json.loads(built_in().read_text())
     chips = {key: Chip(key=key, **{**entry, "match": tuple(entry["match"])}) for key, entry in document["gpus"].items()}
-    points = {_identity(point): point for point in _points(document, built_in())}
+    points: dict[tuple[Any, ...], Point] = {}
     sources = ["built in"]
     shipped = sorted(built_in().parent.glob("measured-*.json"))
     for path in (*shipped, *extra):

@@ -90,11 +90,13 @@ def _command(options: argparse.Namespace) -> int:
         disassembler = find_disassembler()
         for kernel in kernels:
             kernel["sass_text"] = disassemble(disassembler, program, kernel["cubin"])
+    if options.layout:
+        described["layouts"] = layouts(described["weights"])
     described["file"] = {"path": str(options.file), "bytes": options.file.stat().st_size, "verified": options.verify}
     if options.json:
         cli.print_json(described)
         return cli.OK
-    print(_page(described, options))
+    print(_page(described))
     return cli.OK
 
 
@@ -249,7 +251,7 @@ def disassemble(disassembler: Path, program: Any, tensor: str | None) -> str:
     return result.stdout
 
 
-def _page(described: dict[str, Any], options: argparse.Namespace) -> str:
+def _page(described: dict[str, Any]) -> str:
     file = described["file"]
     state = ", checksums verified" if file["verified"] else ""
     lines = [f"{file['path']}: {cli.size(file['bytes'])}, {described['producer']}{state}"]
@@ -264,8 +266,9 @@ def _page(described: dict[str, Any], options: argparse.Namespace) -> str:
             lines += [f"  {kernel['name']}: {kernel['config']}"] if kernel["config"] else []
     if described["weights"]:
         lines += ["", _weight_table(described["weights"])]
-    if options.layout:
-        lines += _layouts(described["weights"])
+    if "layouts" in described:
+        drawn = [each for title, picture in described["layouts"].items() for each in ("", title, picture)]
+        lines += drawn or ["", "No 2:4 weight of the file is packed: there is no layout to draw."]
     for program in described["programs"]:
         for kernel in program["kernels"]:
             for kind in ("ptx", "sass"):
@@ -281,8 +284,8 @@ def _page(described: dict[str, Any], options: argparse.Namespace) -> str:
 _READ_BY = {"mma": "mma.sp", "wgmma": "wgmma.sp"}
 
 
-def _layouts(weights: list[dict[str, Any]]) -> list[str]:
-    """The pictures of the layouts that occur; a weight of 8-bit floats may be packed as f16."""
+def layouts(weights: list[dict[str, Any]]) -> dict[str, str]:
+    """The pictures of the layouts that occur, by their titles; a weight of 8-bit floats may be packed as f16."""
     from .layout_picture import picture
 
     found: dict[tuple[str, int], str] = {}
@@ -291,12 +294,10 @@ def _layouts(weights: list[dict[str, Any]]) -> list[str]:
             widened, _, order = name.rpartition(".")
             dtype = widened or weight["dtype"]
             found[order, dtypes._BY_NAME[dtype].itemsize] = dtype
-    if not found:
-        return ["", "No 2:4 weight of the file is packed: there is no layout to draw."]
-    lines = []
-    for (order, itemsize), dtype in sorted(found.items()):
-        lines += ["", f"Packed for {_READ_BY[order]}, {8 * itemsize}-bit elements ({dtype})", picture(itemsize, order)]
-    return lines
+    return {
+        f"Packed for {_READ_BY[order]}, {8 * itemsize}-bit elements ({dtype})": picture(itemsize, order)
+        for (order, itemsize), dtype in sorted(found.items())
+    }
 
 
 def _step_lines(steps: list[dict[str, Any]]) -> list[str]:

@@ -12,7 +12,11 @@ _PACKAGE = Path(__file__).parent.parent
 
 def _run(name: str) -> NoReturn:
     program = _PACKAGE / "bin" / name
-    os.execv(program, [str(program), *sys.argv[1:]])
+    try:
+        os.execv(program, [str(program), *sys.argv[1:]])
+    except OSError as error:  # a binding that was built alone may be without the programs
+        print(f"{name}: expected the program {program}, got: {error.strerror}; install the wheel", file=sys.stderr)
+        sys.exit(1)
 
 
 def opt() -> NoReturn:

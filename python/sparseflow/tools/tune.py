@@ -103,18 +103,16 @@ def _tune(options: argparse.Namespace) -> int:
         progress = progress or cli.Progress(total, "products")
         progress.show(done, what)
 
-    try:
-        report = tuning.tune(
-            Path(options.program) if options.program else _products(options),
-            tokens=options.tokens,
-            database=options.database,
-            candidates=options.candidates,
-            seconds=options.seconds,
-            progress=show,
-        )
-    finally:
-        if progress:
-            progress.clear()
+    report = tuning.tune(
+        Path(options.program) if options.program else _products(options),
+        tokens=options.tokens,
+        database=options.database,
+        candidates=options.candidates,
+        seconds=options.seconds,
+        progress=show,
+    )
+    if progress:
+        progress.clear()
     if options.json:
         cli.print_json(report.data)
     else:

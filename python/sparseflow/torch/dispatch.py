@@ -11,7 +11,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import nn
 
 from .. import _sparseflow
 from ..errors import InvalidArgumentError
-from ..files import locked, replacing
+from ..files import cache_folder, locked, replacing
 from ..tools import native
 from .blocks import BlockForward, block_forwards
 from .gated import GatedForward
@@ -42,14 +41,8 @@ Measured = dict[int, dict[str, float]]
 
 
 def _file() -> Path | None:
-    folder = os.environ.get("SPARSEFLOW_CACHE_DIR")
-    if folder == "":
-        return None
-    return (
-        Path(folder) / "torch-dispatch.json"
-        if folder
-        else Path.home() / ".cache" / "sparseflow" / "torch-dispatch.json"
-    )
+    folder = cache_folder()
+    return None if folder is None else folder / "torch-dispatch.json"
 
 
 def _read() -> dict[str, Any]:
@@ -104,7 +97,10 @@ def _dtype(layer: SparseLinear) -> torch.dtype:
 
 def _recall(key: str) -> Measured:
     found = _read()["entries"].get(key, {})
-    return {int(tokens): times for tokens, times in found.items()}
+    try:
+        return {int(tokens): {form: float(us) for form, us in times.items()} for tokens, times in found.items()}
+    except (AttributeError, TypeError, ValueError):  # somebody else wrote there: measured anew
+        return {}
 
 
 def recall(layer: SparseLinear) -> Measured:

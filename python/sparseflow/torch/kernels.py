@@ -360,10 +360,12 @@ def run_siblings(
 
 
 def _aligned(matrix: torch.Tensor) -> torch.Tensor:
-    """The same matrix as kernels read it: rows one after the other, on 16 bytes where the shape allows."""
+    """The same matrix as kernels read it: rows apart from each other, on 16 bytes where the shape allows."""
     if matrix.is_contiguous() and not matrix.data_ptr() % 16:
         return matrix
-    if matrix.stride(1) == 1 and not (matrix.data_ptr() | matrix.stride(0) * matrix.element_size()) % 16:
+    # Rows of an expanded or unfolded tensor share memory, which is no matrix that a copy engine is told of.
+    apart = matrix.stride(1) == 1 and matrix.stride(0) >= matrix.shape[1]
+    if apart and not (matrix.data_ptr() | matrix.stride(0) * matrix.element_size()) % 16:
         return matrix
     copy: torch.Tensor = matrix.clone(memory_format=torch.contiguous_format)
     return copy

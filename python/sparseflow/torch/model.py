@@ -15,9 +15,10 @@ from ..errors import InvalidArgumentError
 from . import layout
 from .calibration import LayerInputs, calibrate
 from .gated import fuse_gated_blocks
-from .linear import DEFAULT_TOKENS, QuantizedLinear, SparseLinear
+from .linear import DEFAULT_TOKENS, SparseLinear
 from .progress import progress
 from .pruning import check_method
+from .quantized import QuantizedLinear
 from .report import LayerReport, ModelReport
 from .schemes import Scheme, scheme_named
 from .siblings import fuse_siblings

@@ -1,5 +1,6 @@
 """The layers, as ``sparseflow.nn``."""
 
-from .linear import QuantizedLinear, SparseLinear
+from .linear import SparseLinear
+from .quantized import QuantizedLinear
 
 __all__ = ["QuantizedLinear", "SparseLinear"]

@@ -23,6 +23,7 @@ from torch import nn
 from . import kernels
 from .blocks import BlockForward
 from .linear import SparseLinear
+from .straight import traced
 
 #: What may be asked of x without anybody writing to it.
 _HARMLESS = {"shape", "size", "dtype", "device", "dim", "ndim", "numel", "is_cuda"}
@@ -85,7 +86,8 @@ class SiblingsForward(BlockForward):
                 if results is not None:
                     return results
         layers = self.layers
-        if not self.fuses(layers, x) or x.dtype not in kernels.ACTIVATION_DTYPES:
+        # torch.jit has no word for the operator's lists of tensors that may be missing.
+        if traced() or not self.fuses(layers, x) or x.dtype not in kernels.ACTIVATION_DTYPES:
             return None
         weights = [layer.weight for layer in layers]
         first, biases = weights[0], [layer.bias for layer in layers]

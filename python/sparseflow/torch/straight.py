@@ -29,6 +29,11 @@ def transforms() -> bool:
     return _transform() is not None
 
 
+def traced() -> bool:
+    """Whether torch.jit traces."""
+    return _trace() is not None
+
+
 def is_plain(x: torch.Tensor, kind: str) -> bool:
     """Whether x is an ordinary tensor and no mode, trace, gradient or autocast of this kind of device wants to see the operator."""
     return (

@@ -21,14 +21,16 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import InvalidArgumentError
-from .linear import QuantizedLinear, SparseLinear
+from .linear import SparseLinear
 from .model import fuse_blocks, matches, names_to_skip, sparsify_model
+from .quantized import QuantizedLinear
 from .schemes import SCHEMES, scheme_named
 from .tensor import SparseWeight
 
 QUANT_METHOD = "sparseflow"
 _DENSE = "dense "  # before the scheme of a layer that is quantized and not 2:4
 _HEAD = "lm_head"  # as Transformers calls it
+_ANOTHER = "sparseflow-convert --scheme makes a checkpoint of one of these from any other"  # int4, f32
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -52,7 +54,10 @@ class SparseFlowConfig(QuantizationConfigMixin):
         **_: Any,
     ):
         self.quant_method: Any = QUANT_METHOD
-        self.scheme = scheme_named(scheme).name
+        try:
+            self.scheme = scheme_named(scheme).name
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"{error}; {_ANOTHER}") from None
         self.method = method
         self.skip = names_to_skip(skip)
         if not isinstance(layers, Mapping | None):
@@ -61,7 +66,9 @@ class SparseFlowConfig(QuantizationConfigMixin):
         known = [*SCHEMES, *(f"{_DENSE}{name}" for name, each in SCHEMES.items() if each.quantized)]
         for name, each in self.layers.items():
             if each not in known:
-                raise InvalidArgumentError(f"'{name}': expected a scheme of {', '.join(known)}, got {each!r}")
+                raise InvalidArgumentError(
+                    f"'{name}': expected a scheme of {', '.join(known)}, got {each!r}; {_ANOTHER}"
+                )
 
 
 class _Parts(nn.Module):

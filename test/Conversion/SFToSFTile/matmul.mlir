@@ -56,15 +56,19 @@ func.func @gated(%x: tensor<?x128xf16>, %w0: tensor<128x128xf16, #sf.weight<sp24
 
 // -----
 
-// One kernel for each range of tokens, with its own tile.
+// One kernel for each configuration, which ranges of tokens that differ in nothing else share.
 // CHECK-LABEL: func.func @variants
-// CHECK: sf_tile.dispatch "sf.matmul 64x64 i8 2:4" %arg0 [16, -1]
+// CHECK: sf_tile.dispatch "sf.matmul 64x64 i8 2:4" %arg0 [16, 32, 48, -1]
+// CHECK: sf_tile.launch @kernels::@variants_matmul_0(%arg0, %arg1) <blocks = 1, rows_of = 0, rows_per_block = 16>
+// CHECK: sf_tile.launch @kernels::@variants_matmul_1(%arg0, %arg1) <blocks = 1, rows_of = 0, rows_per_block = 32>
 // CHECK: sf_tile.launch @kernels::@variants_matmul_0(%arg0, %arg1) <blocks = 1, rows_of = 0, rows_per_block = 16>
 // CHECK: sf_tile.launch @kernels::@variants_matmul_1(%arg0, %arg1) <blocks = 1, rows_of = 0, rows_per_block = 32>
 // CHECK-COUNT-2: sf_tile.kernel
 // CHECK-NOT: sf_tile.kernel
 func.func @variants(%x: tensor<?x64xi8>, %w: tensor<64x64xi8, #sf.weight<sp24, pack = mma>>) -> tensor<?x64xi32> {
   %y = sf.matmul %x, %w {configs = [#sf.kernel_config<max_tokens = 16, tile = 64x16x128, warps = 1x1, atom = mma_sp>,
+                                    #sf.kernel_config<max_tokens = 32, tile = 64x32x128, warps = 1x2, atom = mma_sp>,
+                                    #sf.kernel_config<max_tokens = 48, tile = 64x16x128, warps = 1x1, atom = mma_sp>,
                                     #sf.kernel_config<tile = 64x32x128, warps = 1x2, atom = mma_sp>]}
       : (tensor<?x64xi8>, tensor<64x64xi8, #sf.weight<sp24, pack = mma>>) -> tensor<?x64xi32>
   return %y : tensor<?x64xi32>

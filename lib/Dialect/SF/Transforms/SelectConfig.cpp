@@ -1,12 +1,12 @@
 //===- SelectConfig.cpp - Pass 5: a kernel configuration for every product --===//
 //
-// Turns the cost model's ranking into a short list of variants, each for a range of token counts.
+// The choices of KernelSelector.cpp as a list of variants, each for a range of token counts.
 //
 //===----------------------------------------------------------------------===//
 
 #include "CostModel.h"
+#include "KernelSelector.h"
 #include "LibraryProduct.h"
-#include "TunedConfigs.h"
 #include "WidenFloat8.h"
 
 #include "sparseflow/Dialect/SF/IR/SFOps.h"
@@ -27,101 +27,18 @@ using namespace sparseflow::sf;
 
 namespace {
 
-/// By how much a library must have been measured faster than the kernel to be called: what
-/// measuring again may give.
-constexpr double kNoise = 0.02;
+/// Where ranges of token counts may end. Tiles of so many tokens and multiprocessors make waves,
+/// which a few tokens more may overflow, so ends are close: eight to an octave. Beyond the last the
+/// waves are many.
+constexpr int64_t kFinestRange = 8, kRangesInOctave = 8, kLastEnd = 16384;
 
-/// A range of token counts that share a variant may end at the counts that are tuned, and at these
-/// between them, where waves of tiles fill otherwise.
-constexpr int64_t kEndsBetween[] = {96, 192, 384, 768, 1536, 2048, 3072};
-
-constexpr llvm::StringLiteral kEstimated = "estimated by the cost model";
-
-/// A kernel and whether a library goes before it, and why.
-struct Choice {
-  KernelConfigAttr config;
-  bool callsLibrary = false;
-  std::string reason;
-  TimesAttr times;
-};
-
-class Selector {
-public:
-  Selector(MatmulOp op, TargetAttr target, int64_t maxAccumulators, TunedConfigs &tuned)
-      : op(op), target(target), maxAccumulators(maxAccumulators), tuned(tuned), shape(getShape(op)),
-        candidates(getCandidates(op.getContext(), shape, target.getInfo(), maxAccumulators)) {
-    llvm::erase_if(candidates, [&](KernelConfigAttr config) { return isKnownSlow(op, config); });
-  }
-
-  /// What is the fastest as far as that was measured, else by the cost model; of kernels by the
-  /// cost model `preferred`, if it is not slower by more than `tolerance`. No kernel if none fits.
-  Choice select(int64_t tokens, KernelConfigAttr preferred, double tolerance) {
-    int64_t bucket = getTokenBucket(tokens);
-    Choice choice;
-    Builder builder(op.getContext());
-    auto toAttr = [&](double time) { return builder.getF64FloatAttr(time); };
-    std::optional<TunedConfig> found = tuned.find(op, target, bucket, maxAccumulators);
-    if (found && found->config)
-      choice.config = found->config;
-    else
-      choice.config = estimate(tokens, preferred, tolerance);
-    if (!found) {
-      choice.reason = kEstimated.str();
-      choice.times = TimesAttr::get(op.getContext(), nullptr, nullptr);
-      return choice;
-    }
-    choice.reason = llvm::formatv("tuned: {0:F1} us", found->microseconds);
-    if (std::optional<double> library = found->libraryMicroseconds) {
-      choice.callsLibrary =
-          *library * (1 + kNoise) < found->microseconds && !sf::findLibraryFault(op);
-      choice.reason += llvm::formatv(", cuBLASLt {0:F1} us", *library);
-    }
-    choice.reason += llvm::formatv(" at {0} tokens", bucket);
-    choice.times = TimesAttr::get(op.getContext(), toAttr(found->microseconds),
-                                  found->libraryMicroseconds ? toAttr(*found->libraryMicroseconds)
-                                                             : FloatAttr());
-    return choice;
-  }
-
-  /// For calls of at most so many tokens, fewer than those that `larger` was chosen for: a kernel
-  /// that the cost model finds faster by more than `tolerance`, else the same.
-  Choice refine(int64_t tokens, const Choice &larger, double tolerance) {
-    KernelConfigAttr config = estimate(tokens, larger.config, tolerance);
-    if (larger.callsLibrary || config == larger.config)
-      return larger;
-    Choice choice;
-    choice.config = config;
-    choice.reason = kEstimated.str();
-    choice.times = TimesAttr::get(op.getContext(), nullptr, nullptr);
-    return choice;
-  }
-
-private:
-  KernelConfigAttr estimate(int64_t tokens, KernelConfigAttr preferred, double tolerance) const {
-    const ChipInfo &chip = target.getInfo();
-    KernelConfigAttr best;
-    double bestTime = 0;
-    for (KernelConfigAttr candidate : candidates) {
-      std::optional<double> time = estimateMicroseconds(shape, tokens, candidate, chip);
-      if (time && (!best || *time < bestTime)) {
-        best = candidate;
-        bestTime = *time;
-      }
-    }
-    // What was measured may be all that there is.
-    if (!best || !preferred)
-      return preferred ? preferred : best;
-    std::optional<double> time = estimateMicroseconds(shape, tokens, preferred, chip);
-    return time && *time <= bestTime * (1 + tolerance) ? preferred : best;
-  }
-
-  MatmulOp op;
-  TargetAttr target;
-  int64_t maxAccumulators;
-  TunedConfigs &tuned;
-  MatmulShape shape;
-  SmallVector<KernelConfigAttr> candidates;
-};
+SmallVector<int64_t> getRangeEnds() {
+  SmallVector<int64_t> ends;
+  for (int64_t end = kFinestRange; end <= kLastEnd;
+       end += std::max(kFinestRange, int64_t(llvm::bit_floor(uint64_t(end))) / kRangesInOctave))
+    ends.push_back(end);
+  return ends;
+}
 
 /// The variants of a product, gathered from many tokens to few.
 struct Variants {
@@ -237,14 +154,12 @@ private:
       return success();
     }
 
-    Selector selector(op, targetAttr, maxAccumulators, tuned);
     int64_t tokens = op.getXType().getDimSize(0);
     bool isDynamic = ShapedType::isDynamic(tokens);
-    ArrayRef<int64_t> tunedEnds = getTokenBuckets();
-    SmallVector<int64_t> ends(tunedEnds);
-    llvm::append_range(ends, kEndsBetween);
-    llvm::sort(ends);
-    Choice last = selector.select(isDynamic ? ends.back() : tokens, {}, tolerance);
+    SmallVector<int64_t> ends = isDynamic ? getRangeEnds() : SmallVector<int64_t>{tokens};
+    SmallVector<Choice> choices =
+        KernelSelector(op, targetAttr, maxAccumulators, minGain, tuned).select(ends);
+    const Choice &last = choices.back();
     if (auto slow = op->getAttrOfType<ArrayAttr>(kSlowConfigsAttrName); slow && !last.config)
       return op.emitOpError() << "expected a configuration for " << targetAttr.getChip()
                               << " whose kernel neither spills registers nor has its wgmma "
@@ -254,25 +169,22 @@ private:
       return op.emitOpError() << "expected a tile that fits on " << targetAttr.getChip() << " for "
                               << op.getWeights().size() << " weights, got none; compute them in "
                               << "separate operations";
-    // From many tokens to few, so that a range can share the variant of the next larger one, and a
-    // library's calls have that one where the library is missing.
+    // From many tokens to few. Neighbours that share a choice are one variant, where a report would
+    // say the same of both; a library's calls have the kernel behind them where it is missing.
     Variants variants;
     variants.add(last.config, last);
     if (last.callsLibrary)
       variants.add(getLibraryConfig(std::nullopt), last);
-    if (isDynamic)
-      for (int64_t end : llvm::reverse(ArrayRef(ends).drop_back())) {
-        Choice selected = llvm::is_contained(tunedEnds, end)
-                              ? selector.select(end, last.config, tolerance)
-                              : selector.refine(end, last, 2 * tolerance);
-        if (selected.callsLibrary) {
-          if (!last.callsLibrary)
-            variants.add(getLibraryConfig(end), selected);
-        } else if (last.callsLibrary || selected.config != last.config) {
-          variants.add(selected.config.withMaxTokens(end), selected);
-        }
-        last = std::move(selected);
+    for (size_t i = choices.size() - 1; i-- > 0;) {
+      const Choice &choice = choices[i], &larger = choices[i + 1];
+      if (choice.callsLibrary) {
+        if (!larger.callsLibrary)
+          variants.add(getLibraryConfig(ends[i]), choice);
+      } else if (larger.callsLibrary || choice.config != larger.config ||
+                 (explain && choice.reason != larger.reason)) {
+        variants.add(choice.config.withMaxTokens(ends[i]), choice);
       }
+    }
     variants.set(op, explain);
     return success();
   }

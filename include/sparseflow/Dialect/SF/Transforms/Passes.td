@@ -192,14 +192,15 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
   let description = [{
     Pass 5. Attaches `configs` to every `sf.matmul`: one kernel variant for each range of token counts.
     CostModel.cpp estimates each candidate from tensor-core time, shared-memory traffic, what memory
-    can deliver and the rounding to whole waves of blocks, and the fastest is taken. Ranges end at the
-    counts that are tuned and, where waves fill otherwise, between them. Neighbouring ranges share a variant
-    where that costs less than `tolerance`, twice that between tuned counts, because every variant is a kernel
-    to compile and ship. With a static number of tokens there is one variant.
+    can deliver and the rounding to whole waves of blocks. Ranges are short, an eighth of an octave, since
+    a few tokens more may begin another wave; the kernels that serve them are few, since each has to be
+    compiled and shipped: one after the other is taken that makes calls faster in sum, until the next would gain
+    less than `min-gain`. With a static number of tokens there is one.
 
-    Where a tuning database has an entry for a product and a range, the configuration that was measured
-    there is taken instead, and cuBLASLt where it was measured faster by more than 2%. A database that cannot
-    be read, or an entry that the product cannot run, is a warning.
+    Where a tuning database has an entry for a product and a number of tokens, the configuration that was
+    measured there is taken instead, and cuBLASLt for all ranges from the tuned count before where it was measured
+    faster by more than 2%; between tuned counts another kernel goes before the measured one where it is estimated
+    to be 5% faster. A database that cannot be read, or an entry that the product cannot run, is a warning.
 
     Depth is left open, for `sf-tile-plan-pipeline`. A matmul that has `configs` keeps them.
 
@@ -240,9 +241,9 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
            "Accumulators that a thread may hold. The largest tiles fill the register file; when ptxas spills one, "
            "with a long epilogue say, half as many leave ample room. With fewer than the default no more than two "
            "warpgroups share the registers">,
-    Option<"tolerance", "tolerance", "double", /*default=*/"0.05",
-           "By how much a range of token counts may be slower to share its neighbour's variant. The "
-           "model is not better than this">,
+    Option<"minGain", "min-gain", "double", /*default=*/"0.3",
+           "What a kernel has to gain to be compiled beside others: the sum over ranges of token counts, eight "
+           "to an octave, of the logarithm of how many times faster it is. 5% for six ranges is 0.3">,
     Option<"tuning", "tuning", "std::string", /*default=*/"\"\"",
            "Path of a tuning database; by default none is asked">,
     Option<"shippedTuning", "shipped-tuning", "std::string", /*default=*/"\"\"",
