@@ -88,7 +88,8 @@ def page(data: dict[str, Any], picture: str) -> str:
     ]
     for name, model in data["models"].items():
         lines += ["", f"## {name}", "", weights(model)]
-        for mode in dict.fromkeys(row["mode"] for row in model["times"]):
+        # One contender alone, where the time was over behind it, is compared with nothing.
+        for mode in dict.fromkeys(row["mode"] for row in model["times"] if len(row["ms"]) > 1):
             lines += ["", f"### {_MODES[mode]}", "", times(model, mode)]
         for row in model.get("breakdown", []):
             lines += ["", f"### Where the GPU's time goes, {row['tokens']} tokens", "", breakdown(row)]

@@ -41,6 +41,8 @@ constexpr double kStepClocks = 115, kProductClocks = 75;
 /// Two resources that work at once, as the tensor cores and the shared-memory port, or a kernel and
 /// DRAM, overlap but for this part of the lesser one's time.
 constexpr double kOverlapLoss = 0.1;
+/// The same for warpgroups and DRAM.
+constexpr double kWarpgroupOverlapLoss = 0.2;
 /// Clocks that a block loses at the barrier of each stage; another resident block hides them.
 constexpr double kBarrierClocks = 100;
 /// Clocks to fill the ring and to write the result, for each wave.
@@ -58,7 +60,7 @@ constexpr double kDramEfficiency = 0.85;
 constexpr double kLaunchMicroseconds = 2.5;
 /// What it costs to launch clusters beside that, and by how much longer a kernel takes whose blocks
 /// divide K, since both halves have to arrive: measured over 78 random shapes.
-constexpr double kClusterMicroseconds = 1, kSplitLoss = 0.05;
+constexpr double kClusterMicroseconds = 1.2, kSplitLoss = 0.07;
 
 /// Registers beside the accumulators: fragments, addresses; warpgroups have no fragments, or those
 /// of one weight's values in two steps.
@@ -291,8 +293,9 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   double microseconds = clocks / (chip.clockGHz * 1e3);
 
   double memoryMicroseconds = getMemoryMicroseconds(shape, tokens, config, chip);
+  double overlapLoss = warpgroups ? kWarpgroupOverlapLoss : kOverlapLoss;
   microseconds = std::max(microseconds, memoryMicroseconds) +
-                 kOverlapLoss * std::min(microseconds, memoryMicroseconds) + kLaunchMicroseconds;
+                 overlapLoss * std::min(microseconds, memoryMicroseconds) + kLaunchMicroseconds;
   if (config.splitsInCluster())
     microseconds *= 1 + kSplitLoss;
   if (config.getCluster() > 1)

@@ -241,9 +241,9 @@ def SFSelectConfigPass : Pass<"sf-select-config"> {
            "Accumulators that a thread may hold. The largest tiles fill the register file; when ptxas spills one, "
            "with a long epilogue say, half as many leave ample room. With fewer than the default no more than two "
            "warpgroups share the registers">,
-    Option<"minGain", "min-gain", "double", /*default=*/"0.3",
+    Option<"minGain", "min-gain", "double", /*default=*/"0.25",
            "What a kernel has to gain to be compiled beside others: the sum over ranges of token counts, eight "
-           "to an octave, of the logarithm of how many times faster it is. 5% for six ranges is 0.3">,
+           "to an octave, of the logarithm of how many times faster it is. 5% for five ranges is 0.25">,
     Option<"tuning", "tuning", "std::string", /*default=*/"\"\"",
            "Path of a tuning database; by default none is asked">,
     Option<"shippedTuning", "shipped-tuning", "std::string", /*default=*/"\"\"",
