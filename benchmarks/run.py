@@ -29,6 +29,8 @@ from targets import target_cases
 from timing import environment, measure
 from traffic import INSTRUCTION_CEILING
 
+from sparseflow.files import replacing
+
 #: Cases that are compiled, looked at and then timed together: programs of more would fill a disk, and a run that ends early
 #: would have compiled for nothing.
 _BATCH = 40
@@ -210,9 +212,8 @@ def run_cases(
 
 def write(document: dict[str, Any], path: Path) -> None:
     """The whole file or, when that fails, the one before."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(document, indent=1) + "\n")
-    new.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def launch_overhead(contenders: dict[str, Contender], configs: dict[str, str | None], folder: Path) -> dict[str, float]:
