@@ -159,6 +159,7 @@ def main() -> int:
     if not ncu:
         print("No kernel was profiled: there is no ncu on PATH or in /usr/local/cuda/bin.")
         return 0
+    out.mkdir(parents=True, exist_ok=True)
     columns: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for index, case in enumerate(CASES):

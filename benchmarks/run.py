@@ -1,7 +1,7 @@
 """Times SparseFlow beside cuBLASLt and cuSPARSELt, in one run on one GPU. README.md says what is measured and how.
 
     python benchmarks/run.py --library build/lib --out figures.json [--suite full|quick|targets] [--dtype f16 ...] [--config ...]
-    python benchmarks/run.py --library build/lib --out random.json --random 200 [--seed 1] [--seconds 480]
+    python benchmarks/run.py --library build/lib --out random.json --random 200 [--seed 1] [--seconds 480] [--resume random.json]
 
 Needs a GPU, nvcc, the package sparseflow and, for what is compared, the two libraries (toolkit or Python packages).
 """
@@ -28,6 +28,8 @@ from report import report
 from targets import target_cases
 from timing import environment, measure
 from traffic import INSTRUCTION_CEILING
+
+from sparseflow.files import replacing
 
 #: Cases that are compiled, looked at and then timed together: programs of more would fill a disk, and a run that ends early
 #: would have compiled for nothing.
@@ -70,6 +72,9 @@ def read_options() -> argparse.Namespace:
         "--seconds", type=float, default=float("inf"), help="begins nothing after this, and writes what it has"
     )
     parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="result of a run that ended early: goes on with the cases it lacks"
+    )
+    parser.add_argument(
         "--config", nargs="*", default=[], help="also time these kernel configurations, e.g. 'tile = 256x128x64, ...'"
     )
     parser.add_argument("--only", nargs="*", choices=("sparseflow", "cublaslt", "cusparselt"))
@@ -85,6 +90,33 @@ def choose_cases(options: argparse.Namespace) -> list[Case]:
         dtypes = dict.fromkeys(options.dtype or [case.dtype for case in cases])
         return [Case(dtype, *shape, scales_of(dtype, options.scales)) for dtype in dtypes for shape in options.shape]
     return [case for case in cases if not options.dtype or case.dtype in options.dtype]
+
+
+def begin_document(options: argparse.Namespace) -> dict[str, Any]:
+    """A result without cases, or that of an earlier run here; SystemExit when that was another suite or elsewhere."""
+    document: dict[str, Any] = {"environment": environment(), "suite": "random" if options.random else options.suite}
+    if options.random:
+        document["random"] = {"count": options.random, "seed": options.seed}
+    document |= {"contenders": {}, "cases": []}
+    if options.resume is None:
+        return document
+    try:
+        earlier = json.loads(options.resume.read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--resume: expected the result of an earlier run, got {options.resume}: {error}") from None
+
+    def origin(of: dict[str, Any]) -> dict[str, Any]:
+        where = {key: of["environment"].get(key) for key in ("gpu", "ptxas")}
+        return where | {"suite": of["suite"], "seed": of.get("random", {}).get("seed")}
+
+    if origin(earlier) != origin(document):
+        raise SystemExit(f"--resume: expected a run of {origin(document)}, got one of {origin(earlier)}; begin anew")
+    return document | {"environment": earlier["environment"], "cases": earlier["cases"]}
+
+
+def is_measured(case: Case, document: dict[str, Any]) -> bool:
+    wanted = {key: getattr(case, key) for key in ("dtype", "m", "n", "k", "scales")}
+    return any(wanted.items() <= each.items() for each in document["cases"])
 
 
 def run_case(
@@ -146,15 +178,15 @@ def run_cases(
     deadline: float,
     folder: Path,
 ) -> None:
-    """Compiles, looks for the libraries' candidates and times, batch by batch, until all is done or the time is over."""
+    """Compiles, looks for the libraries' candidates and times what was not, batch by batch, until all is done or time is over."""
     protocols = options.protocol or _SUITE_PROTOCOLS.get(document["suite"], list(PROTOCOLS))
     rivals = [contender for name, contender in contenders.items() if name not in configs]
     cores = os.cpu_count() or 2
     # Fresh processes: this one has threads, which a fork would not take along.
     compilers = ProcessPoolExecutor(max(1, min(8, cores // 2)), multiprocessing.get_context("spawn"))
-    done = 0
+    left = [case for case in cases if not is_measured(case, document)]
     with compilers, Scouts(max(1, min(8, cores // 2)), folder / "lock") as scouts:
-        for batch in (cases[i : i + _BATCH] for i in range(0, len(cases), _BATCH)):
+        for batch in (left[i : i + _BATCH] for i in range(0, len(left), _BATCH)):
             if time.monotonic() > deadline:
                 break
             begin = time.monotonic()
@@ -172,18 +204,16 @@ def run_cases(
                     break
                 document["cases"].append(run_case(case, contenders, programs, shortlists, protocols, options.rounds))
                 write(document, options.out)
-                done += 1
             for program in programs.values():
                 Path(program.get("file", "-")).unlink(missing_ok=True)
-    if done < len(cases):
-        document["ended"] = f"after {options.seconds:.0f} s, with {done} of {len(cases)} cases"
+    if len(document["cases"]) < len(cases):
+        document["ended"] = f"after {options.seconds:.0f} s, with {len(document['cases'])} of {len(cases)} cases"
 
 
 def write(document: dict[str, Any], path: Path) -> None:
     """The whole file or, when that fails, the one before."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(document, indent=1) + "\n")
-    new.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def launch_overhead(contenders: dict[str, Contender], configs: dict[str, str | None], folder: Path) -> dict[str, float]:
@@ -207,10 +237,7 @@ def launch_overhead(contenders: dict[str, Contender], configs: dict[str, str | N
 def main() -> int:
     options = read_options()
     deadline = time.monotonic() + options.seconds
-    document: dict[str, Any] = {"environment": environment(), "suite": "random" if options.random else options.suite}
-    if options.random:
-        document["random"] = {"count": options.random, "seed": options.seed}
-    document |= {"contenders": {}, "cases": []}
+    document = begin_document(options)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         contenders = build_contenders(

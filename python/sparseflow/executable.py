@@ -223,7 +223,8 @@ class Executable(_sparseflow.Executable):
     def reserve(self, tokens: int | Sequence[int], *, function: str | None = None, stream: Any = None) -> None:
         """Allocates the workspace for calls of up to so many tokens on `stream`, so that no such call allocates.
 
-        Each stream has a workspace of its own; without `stream` it is that of the legacy default stream.
+        Each stream has a workspace of its own; without `stream` it is that of the legacy default stream. The stream is one of
+        `device`, which is the first GPU unless `compile` or `load` was told another.
         """
         self._reserve(self._named(function), _counts(tokens), stream)
 

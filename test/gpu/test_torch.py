@@ -127,6 +127,21 @@ def test_another_stream_and_a_captured_graph(scheme):
     graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(captured, layer(x))
+    other = make(scheme)[1]
+    layer.load_state_dict(other.state_dict())  # the graph reads weights where they are
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(captured, other(x))
+
+
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+def test_rows_that_share_memory(scheme):
+    _, layer = make(scheme)
+    for x in (
+        torch.randn(1, K, device="cuda").half().expand(48, K),
+        torch.randn(K + 8 * 47, device="cuda").half().unfold(0, K, 8),
+    ):
+        assert torch.equal(layer(x), layer(x.contiguous()))
 
 
 class MLP(torch.nn.Module):

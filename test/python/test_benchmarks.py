@@ -177,6 +177,30 @@ def test_a_run_without_contenders_fails_and_keeps_the_file(run, monkeypatch, tmp
     assert "expected a contender that builds here, got none" in capsys.readouterr().err
 
 
+def test_a_run_takes_up_what_an_earlier_one_left(run, tmp_path, capsys):
+    common = ["--dtype", "f16", "--protocol", "flushed", "--only", "sparseflow"]
+    earlier = run("--shape", "16x72x128", *common)
+    file = tmp_path / "earlier.json"
+    file.write_text(json.dumps(earlier | {"ended": "after 1 s, with 1 of 2 cases"}))
+    document = run("--shape", "16x72x128", "32x72x128", f"--resume={file}", *common)
+    assert document["cases"][0] == earlier["cases"][0]
+    assert [case["m"] for case in document["cases"]] == [16, 32]
+    assert "ended" not in document
+    assert capsys.readouterr().out.count("32x72x128: TFLOPS") == 1
+
+
+def test_a_run_takes_up_none_of_another_suite_or_gpu(run, tmp_path):
+    file = tmp_path / "earlier.json"
+    file.write_text("{")
+    with pytest.raises(SystemExit, match=r"--resume: expected the result of an earlier run, got .*earlier\.json"):
+        run(f"--resume={file}")
+    earlier = run("--shape", "16x72x128", "--dtype", "f16", "--protocol", "flushed")
+    earlier["environment"]["gpu"] = {"name": "another"}
+    file.write_text(json.dumps(earlier))
+    with pytest.raises(SystemExit, match="--resume: expected a run of .*, got one of .*another.*; begin anew"):
+        run("--shape", "16x72x128", f"--resume={file}")
+
+
 def test_a_run_goes_on_from_batch_to_batch(run, monkeypatch, capsys):
     monkeypatch.setattr("run._BATCH", 2)
     document = run("--shape", "1x72x128", "9x72x128", "3x40x64", "--dtype", "f16", "--protocol", "flushed")

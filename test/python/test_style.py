@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-FOLDERS = ["python", "examples", "test/python"]
+FOLDERS = ["python", "examples", "benchmarks", "test", "tools"]
 
 
 @pytest.mark.parametrize(

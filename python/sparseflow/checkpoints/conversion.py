@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -210,13 +211,13 @@ def relative_error(before: np.ndarray, after: np.ndarray) -> float:
     return math.sqrt(difference / norm) if norm else 0.0
 
 
-def companions(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
-    """The other small files of a checkpoint's folder: tokenizer, generation settings."""
+def companions(checkpoint: Checkpoint) -> Iterator[Path]:
+    """The other files of a checkpoint's folder: tokenizer, generation settings."""
     if not checkpoint.path.is_dir():
         return
     for path in sorted(checkpoint.path.iterdir()):
         if path.is_file() and not path.name.endswith(WEIGHT_FILES) and path.name != "config.json":
-            yield path.name, path.read_bytes()
+            yield path
 
 
 def config_of(checkpoint: Checkpoint, steps: list[Step], options: Options) -> bytes | None:

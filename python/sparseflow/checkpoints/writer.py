@@ -87,8 +87,8 @@ class ResumableWriter:
             if self._pending_bytes >= _SYNC_BYTES:
                 self._sync()
 
-    def finish(self, others: Mapping[str, bytes]) -> None:
-        """Puts the checkpoint into place, with these other files beside the weights."""
+    def finish(self, others: Mapping[str, bytes | Path]) -> None:
+        """Puts the checkpoint into place, with these other files beside the weights: their content, or whose copies they are."""
         with self._explained():
             self._sync()
             for file in self._files.values():
@@ -242,9 +242,13 @@ class ResumableWriter:
             raise FileError(f"cannot write {self.partial}: {error.strerror or error}") from None
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes | Path) -> None:
     with open(path, "wb") as file:
-        file.write(content)
+        if isinstance(content, Path):
+            with open(content, "rb") as source:
+                shutil.copyfileobj(source, file)
+        else:
+            file.write(content)
         file.flush()
         os.fsync(file.fileno())
 

@@ -147,8 +147,8 @@ def _write_checkpoint(
         "input": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in checkpoint.paths],
     }
     if options.calibration:  # its tokens are made by the tokenizer beside the model
-        read = [(options.calibration.name, options.calibration.read_bytes()), *companions(checkpoint)]
-        identity["calibration"] = [[name, hashlib.sha256(content).hexdigest()] for name, content in read]
+        read = [options.calibration, *companions(checkpoint)]
+        identity["calibration"] = [[path.name, _digest(path)] for path in read]
     with ResumableWriter(
         options.output,
         {step.entry.name: step.specs for step in steps},
@@ -166,7 +166,7 @@ def _write_checkpoint(
                     continue
                 tensors, row = convert(checkpoint, step, pruner)
                 writer.write(step.entry.name, tensors, dataclasses.asdict(row))
-            others = dict(companions(checkpoint))
+            others: dict[str, bytes | Path] = {path.name: path for path in companions(checkpoint)}
             config = config_of(checkpoint, steps, wanted)
             if config is not None:
                 others["config.json"] = config
@@ -178,6 +178,11 @@ def _write_checkpoint(
         finally:
             progress.clear()
         return [Row(**writer.done[step.entry.name]) for step in steps]
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_program(

@@ -93,7 +93,7 @@ void KernelSelector::estimateTimes() {
       range.times.push_back(time);
     }
     if (!range.times.empty())
-      range.now = *llvm::max_element(range.times);
+      range.fastest = *llvm::max_element(range.times);
   }
 }
 
@@ -107,14 +107,17 @@ void KernelSelector::take(int64_t candidate) {
     return;
   kernels.push_back(candidate);
   for (Range &range : ranges)
-    range.now = std::min(range.now, range.times[candidate]);
+    range.fastest = std::min(range.fastest, range.times[candidate]);
 }
 
 double KernelSelector::getGain(int64_t candidate) const {
   double gain = 0;
   for (const Range &range : ranges) {
+    // A kernel behind a library is for where that is missing: any that is there will do.
+    if (range.callsLibrary && !kernels.empty())
+      continue;
     double needed = range.tuned ? kModelError : 0;
-    gain += std::max(std::log(range.now / range.times[candidate]) - needed, 0.0);
+    gain += std::max(std::log(range.fastest / range.times[candidate]) - needed, 0.0);
   }
   return gain;
 }
@@ -144,7 +147,7 @@ int64_t KernelSelector::assign(const Range &range, int64_t next) const {
   if (kernels.empty())
     return -1;
   double allowed = range.tuned ? kModelError : kNoise;
-  if (next >= 0 && range.times[next] <= range.now * (1 + allowed))
+  if (next >= 0 && range.times[next] <= range.fastest * (1 + allowed))
     return next;
   return *llvm::min_element(kernels,
                             [&](int64_t a, int64_t b) { return range.times[a] < range.times[b]; });

@@ -29,8 +29,7 @@ struct Choice {
 
 class KernelSelector {
 public:
-  /// `minGain` is what a kernel has to gain to be compiled beside others: the sum, over the ranges
-  /// that it would serve faster, of the logarithm of how many times.
+  /// `minGain` is what a kernel has to gain to be compiled beside others, see `getGain`.
   KernelSelector(MatmulOp op, TargetAttr target, int64_t maxAccumulators, double minGain,
                  TunedConfigs &tuned);
 
@@ -44,18 +43,21 @@ private:
     /// Of the bucket: its largest number of tokens is what was measured.
     std::optional<TunedConfig> tuned;
     bool callsLibrary = false;
-    /// Microseconds that the cost model estimates for each candidate, and the fewest of a kernel.
+    /// Microseconds that the cost model estimates for each candidate, and the fewest of a kernel
+    /// that was taken; before there is one, the most of all.
     llvm::SmallVector<double> times;
-    double now = 0;
+    double fastest = 0;
 
     bool isMeasured() const { return tuned && tuned->config && end == bucket; }
   };
 
+  /// Makes the ranges, with what was measured of them.
   void findTuned(llvm::ArrayRef<int64_t> ends);
   void estimateTimes();
   /// Takes kernels, those that gain the most first, as long as they gain enough.
   void takeKernels();
   void take(int64_t candidate);
+  /// The sum over ranges of the logarithm of how many times faster their calls would be.
   double getGain(int64_t candidate) const;
   /// The kernel of a range, given that of the next larger one.
   int64_t assign(const Range &range, int64_t next) const;
