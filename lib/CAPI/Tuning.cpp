@@ -3,6 +3,7 @@
 #include "Handles.h"
 #include "sparseflow/Dialect/SF/IR/SFDialect.h"
 #include "sparseflow/Pipelines/Compiler.h"
+#include "sparseflow/Pipelines/FileSources.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
 #include <cmath>

@@ -6,9 +6,9 @@
 //
 //===----------------------------------------------------------------------===//
 
-#include "HostDevices.h"
 #include "sparseflow/Emulator/Emulator.h"
-#include "sparseflow/Pipelines/Compiler.h"
+#include "sparseflow/Pipelines/FileSources.h"
+#include "sparseflow/Pipelines/HostDevices.h"
 #include "sparseflow/Runtime/Error.h"
 
 #include "mlir/Dialect/GPU/IR/GPUDialect.h"

@@ -5,8 +5,8 @@
 //
 //===----------------------------------------------------------------------===//
 
-#include "HostDevices.h"
-#include "sparseflow/Pipelines/Compiler.h"
+#include "sparseflow/Pipelines/FileSources.h"
+#include "sparseflow/Pipelines/HostDevices.h"
 #include "sparseflow/Reference/ReferenceExecutor.h"
 #include "sparseflow/Runtime/ElementType.h"
 #include "sparseflow/Runtime/Error.h"
@@ -92,9 +92,4 @@ public:
 
 std::shared_ptr<rt::Device> sparseflow::createReferenceDevice() {
   return std::make_shared<ReferenceDevice>();
-}
-
-void sparseflow::registerHostDevices() {
-  rt::registerDevice("emulator", [] { return createEmulatorDevice(); });
-  rt::registerDevice("reference", [] { return createReferenceDevice(); });
 }

@@ -12,6 +12,7 @@
 #include "mlir/IR/Diagnostics.h"
 #include "mlir/Support/Timing.h"
 #include "sparseflow/Pipelines/Compiler.h"
+#include "sparseflow/Pipelines/FileSources.h"
 #include "sparseflow/Pipelines/Pipelines.h"
 
 namespace sparseflow {

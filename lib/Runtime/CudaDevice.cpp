@@ -1,14 +1,11 @@
-// A GPU: its primary context, modules and launches.
+// A GPU: its primary context, memory, streams and graphs.
 //
-// Loading does everything that could be slow or fail (module load, JIT, shared-memory limits), so
-// that a launch is one call into the driver. The caller's current context is pushed aside only when
-// it is another one.
+// The caller's current context is pushed aside only when it is another one.
 #include "sparseflow/Runtime/CudaDevice.h"
 #include "CublasLt.h"
+#include "CudaFunction.h"
 #include "sparseflow/Runtime/Error.h"
-#include "llvm/ADT/StringExtras.h"
-#include "llvm/ADT/StringMap.h"
-#include "llvm/BinaryFormat/ELF.h"
+#include "sparseflow/Runtime/GpuCode.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/MathExtras.h"
 #include <mutex>
@@ -21,135 +18,15 @@ static constexpr int attributeMultiprocessors = 16;
 static constexpr int attributeMajor = 75;
 static constexpr int attributeMinor = 76;
 static constexpr int attributeSharedOptin = 97;
-static constexpr int functionLocalBytes = 3;
-static constexpr int functionRegisters = 4;
-static constexpr int functionMaxDynamicShared = 8;
-static constexpr int jitErrorLog = 5;
-static constexpr int jitErrorLogBytes = 6;
 static constexpr int pointerMemoryType = 2;
 static constexpr int pointerManaged = 8;
 static constexpr int pointerOrdinal = 9;
 static constexpr int memoryTypeHost = 1;
 static constexpr int captureThreadLocal = 1;
 static constexpr unsigned streamNonBlocking = 1;
-static constexpr int launchProgrammaticSerialization = 6;
 static constexpr int tensorMapNoInterleave = 0;
 static constexpr int tensorMapPromote256 = 3; // reads fill 256 bytes of L2
 static constexpr int tensorMapFillZeros = 0;
-/// The first chip whose tensor cores take 2:4 operands; no target before it can be compiled for.
-static constexpr unsigned firstSparseChip = 80;
-/// The first chip whose kernels can wait for the one before them.
-static constexpr unsigned firstDependentChip = 90;
-/// Before this, a stream with such a launch could not be captured.
-static constexpr int dependentLaunchVersion = 12030;
-static constexpr CUresult invalidValue = 1;
-static constexpr CUresult noBinaryForGpu = 209;
-static constexpr CUresult invalidImage = 200;
-
-//===-- Choosing code ------------------------------------------------------------------------===//
-
-bool sparseflow::runtime::cubinRunsOn(Chip code, unsigned chip) {
-  if (code.suffix == 'a')
-    return code.number == chip;
-  return code.major() == chip / 10 && code.number <= chip;
-}
-
-bool sparseflow::runtime::ptxRunsOn(Chip code, unsigned chip) {
-  return code.suffix ? cubinRunsOn(code, chip) : code.number <= chip;
-}
-
-static bool kernelFits(const Kernel &kernel, Chip code, unsigned chip, bool cubinOnly) {
-  if (!kernel.cubin.empty() && cubinRunsOn(code, chip))
-    return true;
-  return !cubinOnly && !kernel.ptx.empty() && ptxRunsOn(code, chip);
-}
-
-static std::string listPrograms(const Function &function) {
-  if (function.programs.empty())
-    return "no kernels at all";
-  std::vector<std::string> list;
-  for (const Program &program : function.programs) {
-    bool cubin = !program.kernels.empty(), ptx = cubin;
-    for (const Kernel &kernel : program.kernels) {
-      cubin &= !kernel.cubin.empty();
-      ptx &= !kernel.ptx.empty();
-    }
-    list.push_back(program.target + (cubin && ptx ? " (cubin, ptx)"
-                                     : cubin      ? " (cubin)"
-                                     : ptx        ? " (ptx)"
-                                                  : " (no binaries)"));
-  }
-  return join(list, ", ");
-}
-
-Expected<const Program *> sparseflow::runtime::chooseProgram(const Function &function,
-                                                             unsigned chip) {
-  const Program *best = nullptr;
-  std::tuple<bool, unsigned, bool> bestRank;
-  for (const Program &program : function.programs) {
-    std::optional<Chip> code = parseChip(program.target);
-    if (!code)
-      continue;
-    auto fits = [&](bool cubinOnly) {
-      return all_of(program.kernels, [&](const Kernel &kernel) {
-        return kernelFits(kernel, *code, chip, cubinOnly);
-      });
-    };
-    if (!fits(/*cubinOnly=*/false))
-      continue;
-    std::tuple<bool, unsigned, bool> rank(fits(/*cubinOnly=*/true), code->number,
-                                          code->suffix != 0);
-    if (!best || rank > bestRank) {
-      best = &program;
-      bestRank = rank;
-    }
-  }
-  if (!best && chip < firstSparseChip)
-    return makeError(Status::Unsupported,
-                     formatv("expected a GPU with 2:4 sparse tensor cores (sm_{0} or later), got "
-                             "sm_{1}; use the devices 'emulator' or 'reference'",
-                             firstSparseChip, chip));
-  if (!best)
-    return makeError(Status::Unsupported,
-                     formatv("function '{0}' expected code that runs on sm_{1}, got {2}; compile "
-                             "with --target=sm_{1}",
-                             function.name, chip, listPrograms(function)));
-  return best;
-}
-
-Error sparseflow::runtime::checkCubin(ArrayRef<uint8_t> cubin) {
-  auto fail = [](const Twine &got) {
-    return makeError(Status::InvalidProgram, "expected a whole cubin (ELF file for CUDA), got " +
-                                                 got + "; compile the program again");
-  };
-  ELF::Elf64_Ehdr header;
-  if (cubin.size() < sizeof(header))
-    return fail(Twine(cubin.size()) + " bytes");
-  memcpy(&header, cubin.data(), sizeof(header));
-  if (memcmp(header.e_ident, ELF::ElfMagic, 4) != 0 ||
-      header.e_ident[ELF::EI_CLASS] != ELF::ELFCLASS64 || header.e_machine != ELF::EM_CUDA)
-    return fail("another kind of data");
-  auto inside = [&](uint64_t offset, uint64_t bytes) {
-    return offset <= cubin.size() && bytes <= cubin.size() - offset;
-  };
-  if (header.e_shentsize != sizeof(ELF::Elf64_Shdr) || header.e_shnum == 0 ||
-      header.e_shstrndx >= header.e_shnum ||
-      !inside(header.e_shoff, uint64_t(header.e_shnum) * sizeof(ELF::Elf64_Shdr)))
-    return fail("a damaged section table");
-  if (header.e_phnum &&
-      (header.e_phentsize != sizeof(ELF::Elf64_Phdr) ||
-       !inside(header.e_phoff, uint64_t(header.e_phnum) * sizeof(ELF::Elf64_Phdr))))
-    return fail("a damaged segment table");
-  for (unsigned i = 0; i < header.e_shnum; ++i) {
-    ELF::Elf64_Shdr section;
-    memcpy(&section, cubin.data() + header.e_shoff + i * sizeof(section), sizeof(section));
-    if (section.sh_type != ELF::SHT_NOBITS && !inside(section.sh_offset, section.sh_size))
-      return fail("a section beyond its end");
-  }
-  return Error::success();
-}
-
-//===-- The device ---------------------------------------------------------------------------===//
 
 static Expected<CudaDeviceInfo> queryDevice(CudaDriver &driver, int ordinal) {
   CudaDeviceInfo info;
@@ -194,43 +71,6 @@ Expected<std::vector<CudaDeviceInfo>> sparseflow::runtime::listCudaDevices(CudaD
 }
 
 namespace {
-class CudaDevice;
-
-class CudaLoadedFunction final : public LoadedFunction {
-public:
-  CudaLoadedFunction(std::shared_ptr<CudaDevice> device, ProgramFile::Ptr file,
-                     const Function &function, const Program &program)
-      : device(std::move(device)), file(std::move(file)), function(function), chosen(program) {}
-  ~CudaLoadedFunction() override;
-
-  Error load();
-  const Program *program() const override { return &chosen; }
-  Error launch(size_t kernel, const std::array<uint32_t, 3> &grid, void *const *params,
-               void *stream) override;
-  LoadedKernelInfo info(size_t kernel) const override { return kernels[kernel].info; }
-
-private:
-  struct LoadedKernel {
-    CUfunction function = nullptr;
-    unsigned block[3] = {1, 1, 1};
-    unsigned shared = 0;
-    bool dependentLaunch = false;
-    LoadedKernelInfo info;
-  };
-  Error loadKernel(const Kernel &kernel, LoadedKernel &loaded);
-  Error checkArguments(const Kernel &kernel, CUfunction code) const;
-  Expected<CUmodule> loadModule(const Kernel &kernel, std::string &binary);
-  Expected<CUmodule> loadPtx(const Kernel &kernel);
-
-  std::shared_ptr<CudaDevice> device;
-  ProgramFile::Ptr file;
-  const Function &function;
-  const Program &chosen;
-  std::vector<LoadedKernel> kernels;
-  // Kernels may share a binary.
-  StringMap<std::pair<CUmodule, std::string>> modules;
-};
-
 class CudaDevice final : public Device, public std::enable_shared_from_this<CudaDevice> {
 public:
   CudaDevice(CudaDriver &driver, CudaDeviceInfo info, CUdevice handle, CUcontext context)
@@ -257,12 +97,6 @@ public:
   void leave(void *previous) override;
   bool isCapturing(void *stream) override;
   Expected<std::unique_ptr<RecordedGraph>> record(function_ref<Error(void *)> enqueue) override;
-
-  /// Whether a kernel may begin before the one ahead of it on the stream has ended.
-  bool launchesDependents() const {
-    return driver.cuLaunchKernelEx && driver.version() >= dependentLaunchVersion &&
-           gpu.chip >= firstDependentChip;
-  }
 
   CudaDriver &driver;
   const CudaDeviceInfo gpu;
@@ -329,13 +163,7 @@ Expected<std::unique_ptr<LoadedFunction>> CudaDevice::load(const ProgramFile::Pt
   Expected<const Program *> program = chooseProgram(function, gpu.chip);
   if (!program)
     return program.takeError();
-  auto loaded = std::make_unique<CudaLoadedFunction>(shared_from_this(), file, function, **program);
-  DeviceScope scope(*this);
-  if (Error error = scope.enter())
-    return std::move(error);
-  if (Error error = loaded->load())
-    return addContext(name(), std::move(error));
-  return std::move(loaded);
+  return loadCudaFunction(shared_from_this(), driver, gpu, file, function, **program);
 }
 
 Expected<void *> CudaDevice::allocate(size_t bytes) {
@@ -554,188 +382,4 @@ Expected<std::shared_ptr<Device>> sparseflow::runtime::createCudaDevice(CudaDriv
   if (result)
     return driver.error(result, "opening cuda:" + Twine(ordinal));
   return std::make_shared<CudaDevice>(driver, std::move(*info), handle, context);
-}
-
-//===-- Kernels ------------------------------------------------------------------------------===//
-
-CudaLoadedFunction::~CudaLoadedFunction() {
-  DeviceScope scope(*device);
-  if (Error error = scope.enter()) {
-    // What follows would hit the caller's context; the modules go with their own.
-    consumeError(std::move(error));
-    return;
-  }
-  // Kernels may still be running.
-  if (!modules.empty())
-    device->driver.cuCtxSynchronize();
-  for (auto &entry : modules)
-    device->driver.cuModuleUnload(entry.second.first);
-}
-
-Error CudaLoadedFunction::load() {
-  kernels.resize(chosen.kernels.size());
-  for (auto [kernel, loaded] : zip(chosen.kernels, kernels))
-    if (Error error = loadKernel(kernel, loaded))
-      return addContext("kernel '" + kernel.name + "'", std::move(error));
-  return Error::success();
-}
-
-Expected<CUmodule> CudaLoadedFunction::loadPtx(const Kernel &kernel) {
-  const StoredTensor *tensor = file->find(kernel.ptx);
-  // The driver wants a terminator, which the file does not hold.
-  std::string ptx = toStringRef(tensor->data).str();
-  char log[4096] = {};
-  int options[] = {jitErrorLog, jitErrorLogBytes};
-  void *values[] = {log, reinterpret_cast<void *>(sizeof(log) - 1)};
-  CUmodule module = nullptr;
-  CUresult result = device->driver.cuModuleLoadDataEx(&module, ptx.c_str(), 2, options, values);
-  if (result) {
-    StringRef text = StringRef(log).trim();
-    return device->driver.error(result, "compiling the PTX of " + chosen.target + " for sm_" +
-                                            Twine(device->gpu.chip) +
-                                            (text.empty() ? Twine("") : " (" + text + ")"));
-  }
-  return module;
-}
-
-Expected<CUmodule> CudaLoadedFunction::loadModule(const Kernel &kernel, std::string &binary) {
-  bool runs = cubinRunsOn(*parseChip(chosen.target), device->gpu.chip);
-  if (!kernel.cubin.empty() && runs) {
-    ArrayRef<uint8_t> cubin = file->find(kernel.cubin)->data;
-    if (Error error = checkCubin(cubin))
-      return addContext("'" + kernel.cubin + "'", std::move(error));
-    // In the file it may lie at an odd address.
-    std::vector<uint64_t> aligned(cubin.size() / 8 + 1);
-    memcpy(aligned.data(), cubin.data(), cubin.size());
-    CUmodule module = nullptr;
-    CUresult result =
-        device->driver.cuModuleLoadDataEx(&module, aligned.data(), 0, nullptr, nullptr);
-    binary = "cubin " + chosen.target;
-    if (!result)
-      return module;
-    bool tryPtx = (result == noBinaryForGpu || result == invalidImage) && !kernel.ptx.empty();
-    if (!tryPtx)
-      return device->driver.error(result, "loading '" + kernel.cubin + "'");
-  }
-  binary = "ptx " + chosen.target + ", compiled by the driver";
-  return loadPtx(kernel);
-}
-
-Error CudaLoadedFunction::loadKernel(const Kernel &kernel, LoadedKernel &loaded) {
-  CudaDriver &driver = device->driver;
-  if (kernel.shared > device->gpu.sharedPerBlock)
-    return makeError(
-        Status::Unsupported,
-        formatv("expected at most {0} bytes of shared memory on {1} (sm_{2}), got {3}; "
-                "compile with --target=sm_{2}",
-                device->gpu.sharedPerBlock, device->gpu.name, device->gpu.chip, kernel.shared));
-  StringRef key = kernel.cubin.empty() ? kernel.ptx : kernel.cubin;
-  auto [entry, isNew] = modules.try_emplace(key);
-  if (isNew) {
-    std::string binary;
-    Expected<CUmodule> module = loadModule(kernel, binary);
-    if (!module) {
-      modules.erase(entry);
-      return module.takeError();
-    }
-    entry->second = {*module, std::move(binary)};
-  }
-  loaded.info.binary = entry->second.second;
-  if (CUresult result =
-          driver.cuModuleGetFunction(&loaded.function, entry->second.first, kernel.name.c_str()))
-    return driver.error(result, "finding '" + kernel.name + "' in '" + key + "'");
-  // With lazy loading the first launch would load the code, which may synchronize and breaks a
-  // capture.
-  CUresult result = driver.cuFuncLoad ? driver.cuFuncLoad(loaded.function) : 0;
-  if (!result && kernel.shared > 0)
-    result = driver.cuFuncSetAttribute(loaded.function, functionMaxDynamicShared, kernel.shared);
-  int registers = 0, localBytes = 0;
-  if (!result)
-    result = driver.cuFuncGetAttribute(&registers, functionRegisters, loaded.function);
-  if (!result)
-    result = driver.cuFuncGetAttribute(&localBytes, functionLocalBytes, loaded.function);
-  if (result)
-    return driver.error(result, "preparing the kernel");
-  loaded.info.registers = registers;
-  loaded.info.localBytes = localBytes;
-  for (int i = 0; i < 3; ++i)
-    loaded.block[i] = kernel.block[i];
-  loaded.shared = kernel.shared;
-  loaded.dependentLaunch = kernel.dependentLaunch && device->launchesDependents();
-  return checkArguments(kernel, loaded.function);
-}
-
-static size_t byteSize(Argument::Kind kind) {
-  switch (kind) {
-  case Argument::Kind::Buffer:
-  case Argument::Kind::Stride:
-  case Argument::Kind::Dim:
-  case Argument::Kind::I64:
-    return 8;
-  case Argument::Kind::I32:
-  case Argument::Kind::F32:
-    return 4;
-  case Argument::Kind::TensorMap:
-    break;
-  }
-  return tensorMapBytes;
-}
-
-/// A launch reads as many bytes as the code says, from where the manifest's arguments lie.
-Error CudaLoadedFunction::checkArguments(const Kernel &kernel, CUfunction code) const {
-  if (!device->driver.cuFuncGetParamInfo)
-    return Error::success();
-  SmallVector<size_t, maxKernelArguments> sizes;
-  size_t offset = 0, bytes = 0;
-  CUresult result = 0;
-  // A launch can pass no more, so the rest does not matter.
-  while (sizes.size() <= maxKernelArguments &&
-         (result = device->driver.cuFuncGetParamInfo(code, sizes.size(), &offset, &bytes)) == 0)
-    sizes.push_back(bytes);
-  if (result && result != invalidValue)
-    return device->driver.error(result, "asking for the kernel's parameters");
-  auto list = [](ArrayRef<size_t> sizes) {
-    return join(map_range(sizes, [](size_t size) { return std::to_string(size); }), ", ");
-  };
-  for (const Step &step : chosen.steps)
-    for (const Variant &variant : step.variants)
-      for (const Launch &launch : variant.launches) {
-        if (launch.kernel != kernel.name)
-          continue;
-        SmallVector<size_t, maxKernelArguments> passed;
-        for (const Argument &arg : launch.args)
-          passed.push_back(byteSize(arg.kind));
-        if (passed != sizes)
-          return makeError(Status::InvalidProgram,
-                           formatv("expected code for arguments of {0} bytes, as the manifest "
-                                   "passes them, got code for {1}; compile the program again",
-                                   list(passed), list(sizes)));
-      }
-  return Error::success();
-}
-
-Error CudaLoadedFunction::launch(size_t index, const std::array<uint32_t, 3> &grid,
-                                 void *const *params, void *stream) {
-  const LoadedKernel &kernel = kernels[index];
-  auto queue = static_cast<CUstream>(stream);
-  auto values = const_cast<void **>(params);
-  CUresult result;
-  if (kernel.dependentLaunch) {
-    CudaLaunchAttribute attribute{launchProgrammaticSerialization, 1, {}};
-    CudaLaunchConfig config{{grid[0], grid[1], grid[2]},
-                            {kernel.block[0], kernel.block[1], kernel.block[2]},
-                            kernel.shared,
-                            queue,
-                            &attribute,
-                            1};
-    result = device->driver.cuLaunchKernelEx(&config, kernel.function, values, nullptr);
-  } else {
-    result = device->driver.cuLaunchKernel(kernel.function, grid[0], grid[1], grid[2],
-                                           kernel.block[0], kernel.block[1], kernel.block[2],
-                                           kernel.shared, queue, values, nullptr);
-  }
-  if (LLVM_LIKELY(result == 0))
-    return Error::success();
-  return device->driver.error(result, "launching kernel '" + chosen.kernels[index].name + "' of '" +
-                                          function.name + "'");
 }

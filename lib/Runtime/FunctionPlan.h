@@ -1,5 +1,6 @@
-// One function ready to be called: the manifest's names turned into numbers, and the checks of a
-// call.
+// One function ready to be called: the manifest's names turned into numbers (FunctionPlan.cpp), the
+// checks of a call (FunctionPlanChecks.cpp), its launches (FunctionPlanLaunch.cpp), and what it
+// would launch (FunctionPlanReport.cpp).
 //
 // Private to the executor. A call's state lives on the caller's stack in fixed arrays, because a
 // launch may not allocate.
@@ -10,6 +11,7 @@
 #include "sparseflow/Runtime/Device.h"
 #include "sparseflow/Runtime/Executable.h"
 #include "llvm/ADT/SmallVector.h"
+#include "llvm/Support/MathExtras.h"
 #include <atomic>
 #include <limits>
 
@@ -35,6 +37,14 @@ struct DimPlan {
   int64_t value(const int64_t *symbols) const { return symbol < 0 ? size : symbols[symbol]; }
 };
 
+/// What the leading dimensions count.
+inline int64_t rowsOf(llvm::ArrayRef<DimPlan> shape, const int64_t *symbols) {
+  int64_t rows = 1;
+  for (const DimPlan &dim : shape.drop_back(shape.empty() ? 0 : 1))
+    rows = llvm::SaturatingMultiply<uint64_t>(rows, dim.value(symbols));
+  return rows;
+}
+
 /// How a call's tensor fits its spec.
 struct TensorPlan {
   const TensorSpec *spec;
@@ -43,11 +53,12 @@ struct TensorPlan {
 
 class FunctionPlan {
 public:
-  /// `constant` gives a tensor's address on the device, which must outlive the plan.
+  /// Gives the address on the device of a tensor of the file, which must outlive the plan.
+  using ConstantSource = llvm::function_ref<llvm::Expected<void *>(llvm::StringRef)>;
+
   static llvm::Expected<std::unique_ptr<FunctionPlan>>
   create(const Function &function, std::unique_ptr<LoadedFunction> loaded, Device &device,
-         const ProgramFile &file,
-         llvm::function_ref<llvm::Expected<void *>(llvm::StringRef)> constant);
+         const ProgramFile &file, ConstantSource constant);
 
   const Function &getFunction() const { return function; }
   LoadedFunction &getLoaded() const { return *loaded; }
@@ -128,12 +139,14 @@ private:
     int64_t bytesPer, bytes, cap;
   };
 
+  struct KernelArguments;
+
   FunctionPlan(const Function &function, std::unique_ptr<LoadedFunction> loaded, Device &device);
-  llvm::Error build(const ProgramFile &file,
-                    llvm::function_ref<llvm::Expected<void *>(llvm::StringRef)> constant);
+  llvm::Error build(const ProgramFile &file, ConstantSource constant);
   int symbolIndex(llvm::StringRef name) const;
   DimPlan plan(const Dimension &dim) const;
-  using ConstantSource = llvm::function_ref<llvm::Expected<void *>(llvm::StringRef)>;
+  llvm::Expected<BufferPlan> planBuffer(const Buffer &buffer, const ProgramFile &file) const;
+  llvm::Expected<StepPlan> planStep(const Step &step, ConstantSource constant);
   llvm::Expected<LaunchPlan> planLaunch(const Launch &launch, int64_t mostRows,
                                         ConstantSource constant);
   llvm::Expected<LaunchPlan> planMatmul(const MatmulCall &call);
@@ -152,9 +165,13 @@ private:
   CallState::Bound locate(const BufferPlan &buffer, const CallState &call) const;
   llvm::ArrayRef<DimPlan> shapeOf(const BufferPlan &buffer) const;
   llvm::Error fillTensorMap(const TensorMapPlan &plan, const CallState &call, void *out) const;
+  llvm::Error fillArguments(const LaunchPlan &launch, const CallState &call,
+                            KernelArguments &out) const;
   llvm::Error launchMatmul(const LaunchPlan &launch, const CallState &call, void *stream) const;
   std::string describeChoice(const Step &step, const StepPlan &plan, size_t chosen,
                              const int64_t *symbols) const;
+  llvm::Expected<llvm::json::Value> reportKernel(const LaunchPlan &launch,
+                                                 const int64_t *symbols) const;
   llvm::json::Value reportMatmul(const LaunchPlan &launch, const int64_t *symbols) const;
   /// "input 'x'", "the workspace's slot 0".
   std::string describe(const BufferPlan &buffer) const;
@@ -177,7 +194,7 @@ private:
   std::array<std::atomic<int64_t>, maxSymbols> lastSymbols{};
 };
 
-/// "[M,4096]"
+/// "[M,4096]"; "[5,4096]".
 std::string describeShape(llvm::ArrayRef<Dimension> shape);
 std::string describeShape(llvm::ArrayRef<int64_t> shape);
 

@@ -34,6 +34,7 @@ class GPUModuleOp;
 
 namespace sparseflow::emulator {
 
+/// Extents of a grid or of a block.
 struct Dim3 {
   uint32_t x = 1, y = 1, z = 1;
   uint64_t count() const { return uint64_t(x) * y * z; }
@@ -107,6 +108,7 @@ struct GlobalRange {
   bool isConstant = false;
 };
 
+/// What is checked in a launch, and when it is given up.
 struct LaunchOptions {
   /// Bounds of global memory; empty means unchecked.
   std::vector<GlobalRange> ranges;

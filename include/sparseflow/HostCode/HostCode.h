@@ -28,8 +28,10 @@ class ThreadSafeModule;
 
 namespace sparseflow {
 
+/// LLVM IR compiled for this machine. Errors are sentences of LLVM.
 class HostCode {
 public:
+  /// A name and its address.
   using Symbol = std::pair<llvm::StringRef, void *>;
 
   static llvm::Expected<std::unique_ptr<HostCode>> create();
@@ -44,6 +46,7 @@ public:
   void optimize(llvm::Module &module) const;
   /// Takes a module, which is compiled when one of its symbols is looked up.
   llvm::Error add(llvm::orc::ThreadSafeModule module);
+  /// The address of a symbol; compiles its module, and names the symbol if there is none.
   llvm::Expected<void *> lookup(llvm::StringRef name) const;
 
 private:

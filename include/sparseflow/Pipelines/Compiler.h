@@ -4,22 +4,17 @@
 // for every chip the IR is printed without its constants, and that text is at once what an .sf file
 // keeps, what each chip starts from (in a context of its own, so that chips compile in parallel and
 // constants have the same names everywhere), and what the emulator and the reference start from
-// later. There is one way from source to kernels, so all of them agree.
+// later (FileSources.h). There is one way from source to kernels, so all of them agree.
 //
 //===----------------------------------------------------------------------===//
 
 #ifndef SPARSEFLOW_PIPELINES_COMPILER_H
 #define SPARSEFLOW_PIPELINES_COMPILER_H
 
-#include "mlir/IR/BuiltinOps.h"
-#include "mlir/IR/MLIRContext.h"
-#include "mlir/IR/OwningOpRef.h"
 #include "sparseflow/Runtime/ProgramFile.h"
-#include "sparseflow/Tuning/TuningDatabase.h"
 #include "llvm/ADT/ArrayRef.h"
 #include "llvm/Support/Error.h"
 #include <functional>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -35,8 +30,10 @@ struct ExternalConstant {
   std::optional<std::vector<int64_t>> shape;
 };
 
+/// Of a diagnostic. Notes come with the diagnostic that they belong to.
 enum class Severity { Error, Warning, Remark };
 
+/// How to compile.
 struct CompileOptions {
   std::vector<std::string> targets = {"sm_80"};
   /// #sf.kernel_config<...> or #sf.library_config<...> for every matmul; empty: chosen by the
@@ -71,6 +68,7 @@ llvm::Expected<runtime::ProgramFile::Ptr> compile(llvm::StringRef source, llvm::
 /// Where compileTo stops.
 enum class Stage { SF, SFTile, NVVM, LLVM, PTX, Cubin };
 
+/// One file of compileTo.
 struct StageOutput {
   std::string name; // "sm_80.mlir", "sm_80-main_matmul_0.ptx"
   std::string contents;
@@ -83,37 +81,8 @@ llvm::Expected<std::vector<StageOutput>> compileTo(Stage stage, llvm::StringRef 
                                                    llvm::ArrayRef<ExternalConstant> constants,
                                                    const CompileOptions &options);
 
-/// IR and the context that owns it.
-struct LoadedModule {
-  std::shared_ptr<mlir::MLIRContext> context;
-  mlir::OwningOpRef<mlir::ModuleOp> module;
-};
-
-/// The `sf` IR of a program file with its constants bound, for the reference.
-llvm::Expected<LoadedModule> loadSource(const runtime::ProgramFile &file);
-
-/// One chip's kernels before PTX, and the manifest of the functions that launch them.
-struct RecompiledProgram {
-  LoadedModule kernels;
-  runtime::Manifest manifest;
-};
-
-/// Compiles the programs of one chip again, up to the LLVM and NVVM dialects, for the emulator:
-/// from the file's source, with the configurations that were chosen then. Nothing that the file
-/// calls a kernel or a step is used, so a file that was tampered with can at worst be refused.
-llvm::Expected<RecompiledProgram> recompileForEmulation(const runtime::ProgramFile &file,
-                                                        llvm::StringRef target);
-
 /// The user's tuning database: in the cache's default folder; empty where there is none.
 std::string getDefaultTuningPath();
-
-/// The products of one chip's programs as the tuner knows them, without numbers of tokens; each
-/// once, in the order of their first use.
-llvm::Expected<std::vector<tuning::TuningKey>> listProducts(const runtime::ProgramFile &file,
-                                                            llvm::StringRef target);
-
-/// Makes "emulator" and "reference" known to the runtime.
-void registerHostDevices();
 
 } // namespace sparseflow
 

@@ -27,22 +27,25 @@ enum class Phase {
   Manifest, ///< Pass 15.
 };
 
+/// The options of all passes, each passed on to those that have it.
 struct PipelineOptions {
   std::string target = "sm_80";
-  std::string config; // see CompileOptions
-  std::string format = "cubin";
+  std::string config;           // see CompileOptions
+  std::string format = "cubin"; // see sf-emit-binary, as the next two
   std::string ptxas;
   std::string cacheDir;
   /// See sf-select-config; nothing: its default.
   std::optional<int64_t> maxAccumulators;
   /// See sf-select-config; paths, empty: none.
   std::string tuning, shippedTuning;
-  bool explain = false;
+  bool explain = false; // see sf-select-config
   /// See sf-emit-binary.
   bool allowSlow = false;
+  /// See CompileOptions.
   std::function<bool()> isCancelled;
 };
 
+/// A pass and how it is added.
 struct PassEntry {
   Phase phase;
   llvm::StringLiteral name; // the pass that it is about; upstream helpers may go along

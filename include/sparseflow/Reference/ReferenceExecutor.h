@@ -49,6 +49,7 @@ struct HostTensorSpec {
 };
 constexpr int64_t kDynamicTokens = -1;
 
+/// Where a function gets what its module does not hold.
 struct ReferenceOptions {
   /// Finds the bytes of a `dense_resource` that the module names without holding: in one piece, or,
   /// for a 2:4 weight, elements and positions apart. They must outlive the executor.
@@ -56,6 +57,7 @@ struct ReferenceOptions {
       findConstant;
 };
 
+/// One function, compiled.
 class ReferenceExecutor {
 public:
   /// `module` is not changed. Its context gets the dialects that the lowering needs. The executor

@@ -7,6 +7,7 @@
 
 namespace sparseflow::runtime {
 
+/// What the driver says of a GPU.
 struct CudaDeviceInfo {
   int ordinal = 0;
   std::string name;
@@ -16,20 +17,10 @@ struct CudaDeviceInfo {
   int multiprocessors = 0;
 };
 
+/// Every GPU that the driver shows, by its number.
 llvm::Expected<std::vector<CudaDeviceInfo>> listCudaDevices(CudaDriver &driver);
 
-/// Cubins run on their own chip and on later minors of its major ('a': only on its own; 'f': within
-/// the major). PTX runs on its own chip and every later one ('a', 'f': as cubins).
-bool cubinRunsOn(Chip code, unsigned chip);
-bool ptxRunsOn(Chip code, unsigned chip);
-/// The best program for the chip: cubins before PTX, the nearest target first. An error lists what
-/// there is.
-llvm::Expected<const Program *> chooseProgram(const Function &function, unsigned chip);
-
-/// Checks that a cubin is an ELF file for CUDA whose sections lie within it: the driver takes a
-/// pointer without a size.
-llvm::Error checkCubin(llvm::ArrayRef<uint8_t> cubin);
-
+/// Opens a GPU by its number among those that the driver shows. An error if there is none of it.
 llvm::Expected<std::shared_ptr<Device>> createCudaDevice(CudaDriver &driver, int ordinal);
 
 } // namespace sparseflow::runtime

@@ -9,6 +9,8 @@
 
 namespace sparseflow::runtime {
 
+/// The functions of the driver (CudaSymbols.def). Those of drivers newer than minimumVersion are
+/// null where the driver has none.
 class CudaDriver {
 public:
   /// Drivers below this are refused: 11.4 is the first with all that a launch and a graph need, and

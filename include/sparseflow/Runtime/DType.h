@@ -31,18 +31,21 @@
 
 namespace sparseflow::runtime {
 
+/// An element type; its value is its number in the C ABI.
 enum class DType : uint8_t {
 #define SPARSEFLOW_DTYPE(name, number, text, safe, bytes) name = number,
   SPARSEFLOW_DTYPES(SPARSEFLOW_DTYPE)
 #undef SPARSEFLOW_DTYPE
 };
 
+/// Of one element.
 unsigned byteSize(DType type);
 /// The name used in the manifest, in sf IR text and in messages: "f16", "e4m3".
 llvm::StringRef stringify(DType type);
 /// The name used in a safetensors header: "F16", "F8_E4M3".
 llvm::StringRef safeTensorsName(DType type);
 
+/// The inverses: nothing for a text or a number that no type has.
 std::optional<DType> parseDType(llvm::StringRef text);
 std::optional<DType> parseSafeTensorsDType(llvm::StringRef text);
 std::optional<DType> dtypeFromNumber(int64_t number);

@@ -64,6 +64,7 @@ public:
   /// The tensors have been checked against the manifest.
   virtual llvm::Error evaluate(llvm::ArrayRef<TensorRef> inputs, llvm::ArrayRef<TensorRef> outputs);
 
+  /// For reports.
   virtual LoadedKernelInfo info(size_t kernel) const;
 };
 
@@ -71,9 +72,11 @@ public:
 class RecordedGraph {
 public:
   virtual ~RecordedGraph();
+  /// Enqueues all of them.
   virtual llvm::Error launch(void *stream) = 0;
 };
 
+/// A place where functions run. May be used from several threads at once.
 class Device {
 public:
   virtual ~Device();
@@ -115,6 +118,7 @@ public:
   virtual llvm::Expected<void *> enter();
   virtual void leave(void *previous);
 
+  /// Whether somebody records the stream's work into a graph.
   virtual bool isCapturing(void *stream);
   /// Records what `enqueue` launches on the stream it is given.
   virtual llvm::Expected<std::unique_ptr<RecordedGraph>>

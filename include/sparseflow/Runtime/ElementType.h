@@ -8,6 +8,7 @@
 
 namespace sparseflow::runtime {
 
+/// Each type that is computed with is one that is stored.
 DType fromElementType(sparseflow::DType type);
 /// Nothing for a type that is only stored.
 std::optional<sparseflow::DType> toElementType(DType type);

@@ -12,6 +12,7 @@
 
 namespace sparseflow::runtime {
 
+/// SfStatus of sparseflow.h, which says what each means.
 enum class Status : int {
   InvalidArgument = 1,
   InvalidProgram = 2,
@@ -24,6 +25,7 @@ enum class Status : int {
   Interrupted = 9,
 };
 
+/// A sentence for a person and a status for a program.
 class RuntimeError : public llvm::ErrorInfo<RuntimeError> {
 public:
   static char ID;
@@ -38,6 +40,7 @@ private:
   std::string text;
 };
 
+/// `message`: what was expected, what came, and what would work.
 llvm::Error makeError(Status status, const llvm::Twine &message);
 /// Why a file could not be opened: NotFound if there is none, else IOError.
 llvm::Error makeOpenError(const llvm::Twine &path, std::error_code why);

@@ -21,6 +21,7 @@ namespace sparseflow::runtime {
 class FunctionPlan;
 struct CallState;
 
+/// Where a run is enqueued and what memory it takes.
 struct RunOptions {
   void *stream = nullptr;
   /// The caller's workspace, 256-byte aligned; null: the executable's own.
@@ -28,6 +29,7 @@ struct RunOptions {
   size_t workspaceBytes = 0;
 };
 
+/// What a tensor has to be like.
 struct TensorShape {
   DType dtype = DType::F16;
   std::vector<int64_t> shape;
@@ -49,8 +51,11 @@ private:
   std::unique_ptr<RecordedGraph> graph;
 };
 
+/// All functions of a program on one device.
 class Executable {
 public:
+  /// Loads every function: kernels are chosen and loaded, constants copied. What the device lacks
+  /// is said here and not by a run.
   static llvm::Expected<std::unique_ptr<Executable>> create(ProgramFile::Ptr file,
                                                             std::shared_ptr<Device> device);
   ~Executable();
@@ -60,6 +65,8 @@ public:
   /// The function's number; an empty name means the only function.
   llvm::Expected<size_t> find(llvm::StringRef name) const;
 
+  /// Checks the tensors, which are the device's, and enqueues the launches; on a GPU it returns
+  /// before they are done. Nothing was launched where the check fails (InvalidArgument).
   llvm::Error run(size_t function, llvm::ArrayRef<TensorRef> inputs,
                   llvm::ArrayRef<TensorRef> outputs, const RunOptions &options);
   /// The same with tensors in host memory, whatever the device. Waits for the outputs.
@@ -69,8 +76,11 @@ public:
   llvm::Expected<TensorShape> outputShape(size_t function, llvm::ArrayRef<TensorRef> inputs,
                                           size_t output) const;
 
-  /// `symbols`: a value for each symbol of the function, in its order.
+  /// Bytes that a run with these symbols needs, 256-byte aligned. `symbols`: a value for each
+  /// symbol of the function, in its order.
   llvm::Expected<size_t> workspaceBytes(size_t function, llvm::ArrayRef<int64_t> symbols) const;
+  /// Makes the stream's own workspace large enough, so that no run with at most these symbols
+  /// allocates.
   llvm::Error reserve(size_t function, llvm::ArrayRef<int64_t> symbols, void *stream);
 
   /// Lets libraries find their fastest algorithms for these symbols, which a run does not: it takes

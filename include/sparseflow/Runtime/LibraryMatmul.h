@@ -30,6 +30,7 @@ struct MatmulType {
   std::string describe() const;
 };
 
+/// A library's product, ready to be launched. May be used from several threads at once.
 class LibraryMatmul {
 public:
   /// Strides are of rows, in elements.

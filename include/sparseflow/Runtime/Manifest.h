@@ -145,6 +145,7 @@ struct Variant {
   bool callsLibrary() const;
 };
 
+/// One operation of a function: its variants, of which a call runs one.
 struct Step {
   std::string op;     // "matmul", "quantize", ...
   std::string label;  // one line for a person
@@ -163,6 +164,7 @@ struct GridDim {
   static GridDim constant(int64_t value) { return {{}, 1, value}; }
 };
 
+/// What is needed to load a kernel and to launch it; the rest is for reports.
 struct Kernel {
   std::string name; // the symbol in the cubin
   std::array<int64_t, 3> block = {1, 1, 1};
@@ -189,6 +191,7 @@ struct Program {
   std::vector<Kernel> kernels;
 };
 
+/// A function of the compiled module. Symbols are its dynamic extents.
 struct Function {
   std::string name;
   std::vector<std::string> symbols;
@@ -197,6 +200,7 @@ struct Function {
   std::vector<Program> programs;
 };
 
+/// Everything that a file says about its tensors.
 struct Manifest {
   int64_t format = manifestFormat;
   std::string producer;
@@ -209,6 +213,7 @@ struct Manifest {
 /// Everything that can be checked without the tensors: names, ranges, references, targets.
 llvm::Error validate(const Manifest &manifest);
 
+/// The form that parseManifest reads.
 llvm::json::Value toJSON(const Manifest &manifest);
 /// Reads and validates. The text may come from anyone.
 llvm::Expected<Manifest> parseManifest(llvm::StringRef text);
@@ -225,6 +230,7 @@ struct Chip {
   unsigned major() const { return number / 10; }
   unsigned minor() const { return number % 10; }
 };
+/// Nothing for a text that is no chip's name.
 std::optional<Chip> parseChip(llvm::StringRef target);
 
 } // namespace sparseflow::runtime

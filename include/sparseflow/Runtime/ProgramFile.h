@@ -12,6 +12,7 @@
 
 namespace sparseflow::runtime {
 
+/// A manifest and the tensors that it names. Immutable, so it may be used from several threads.
 class ProgramFile {
 public:
   using Ptr = std::shared_ptr<const ProgramFile>;

@@ -37,6 +37,7 @@ struct StoredTensor {
 /// Elements of a shape times the element size, or nothing if that overflows.
 std::optional<uint64_t> checkedByteSize(DType dtype, llvm::ArrayRef<int64_t> shape);
 
+/// A file that was read. Its tensors keep the mapped bytes alive.
 class SafeTensors {
 public:
   using Metadata = std::map<std::string, std::string>;

@@ -52,6 +52,7 @@ struct LayoutDim {
   friend bool operator!=(const LayoutDim &a, const LayoutDim &b) { return !(a == b); }
 };
 
+/// A linear map over GF(2) from named input dimensions to named output dimensions.
 class LinearLayout {
 public:
   /// An input dimension and, for each of its bits from the lowest, the output coordinates that the

@@ -24,6 +24,7 @@ enum class DType : uint8_t { f16, bf16, f32, i8, e4m3, e5m2, i32, u8 };
 
 /// "f16", "bf16", "f32", "i8", "e4m3", "e5m2", "i32", "u8".
 llvm::StringRef stringifyDType(DType type);
+/// The inverse: nothing for another text.
 std::optional<DType> parseDType(llvm::StringRef name);
 
 constexpr unsigned getByteWidth(DType type) {
@@ -51,6 +52,7 @@ constexpr bool isFloat8(DType type) { return type == DType::e4m3 || type == DTyp
 // Scalars
 //===----------------------------------------------------------------------===//
 
+/// Exact.
 float f16ToFloat(uint16_t bits);
 float bf16ToFloat(uint16_t bits);
 float e4m3ToFloat(uint8_t bits);
@@ -75,6 +77,7 @@ float loadAsFloat(DType type, const void *data, size_t index);
 /// Writes element `index`; integers and float8 saturate.
 void storeFromFloat(DType type, void *data, size_t index, float value);
 
+/// As loadAsFloat, `count` elements.
 void convertToFloat(DType type, const void *source, float *target, size_t count);
 /// Integers and float8 saturate.
 void convertFromFloat(DType type, const float *source, void *target, size_t count);

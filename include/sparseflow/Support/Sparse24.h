@@ -27,6 +27,7 @@
 
 namespace sparseflow {
 
+/// What to do with a weight that is not 2:4.
 enum class CompressMode {
   Verify, ///< A group with more than two nonzeros is an error.
   Prune   ///< Keep the two largest magnitudes of each group, ties to the lower position.

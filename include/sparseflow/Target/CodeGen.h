@@ -20,6 +20,7 @@ namespace sparseflow::target {
 
 class DiskCache;
 
+/// What one kernel became.
 struct CompiledKernel {
   std::string name;
   std::string llvmIR; // after optimization; only when asked for
@@ -37,6 +38,7 @@ struct CompiledKernel {
   std::string getSlowness() const;
 };
 
+/// How kernels are compiled. `chip` has to be set.
 struct CodeGenOptions {
   const Chip *chip = nullptr;
   /// Null: stop at PTX.

@@ -36,6 +36,8 @@ private:
 /// that the linker made of the contents, so that copies of one build share their entries.
 const std::string &getBuildIdentity();
 
+/// A folder of entries. Several processes and threads may use it at once; an entry that cannot be
+/// read is one that is not there.
 class DiskCache {
 public:
   static constexpr uint64_t defaultMaxBytes = uint64_t(2) << 30;

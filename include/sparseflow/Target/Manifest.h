@@ -18,11 +18,13 @@ namespace sparseflow::target {
 /// "sparseflow 0.1.0 (llvm 22.1.8)": in the manifest, and part of every cache key.
 std::string getProducer();
 
+/// A constant that the program's buffers name.
 struct ProgramConstant {
   std::string name; // of the tensor in the file
   mlir::arith::ConstantOp op;
 };
 
+/// A module as the runtime will see it.
 struct ModuleProgram {
   runtime::Manifest manifest; // every function with one program
   std::vector<ProgramConstant> constants;

@@ -33,6 +33,7 @@ struct BinaryKernel {
   llvm::StringRef cubin; // empty: none
   int64_t number(llvm::StringRef key) const;
 };
+/// The kernels of a gpu.binary, in order. They point into the attribute.
 std::vector<BinaryKernel> getBinaryKernels(mlir::gpu::BinaryOp binary);
 
 /// The same for kernels that were not compiled to PTX.

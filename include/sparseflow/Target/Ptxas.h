@@ -32,6 +32,7 @@ struct KernelResources {
   unsigned barriers = 0;
 };
 
+/// What one call of ptxas printed.
 struct PtxasReport {
   std::vector<KernelResources> kernels;
   std::vector<std::string> errors;   // "error" and "fatal" lines, without ptxas's prefix
@@ -49,11 +50,13 @@ PtxasReport parsePtxasOutput(llvm::StringRef output);
 /// "13.0.88" out of the output of `ptxas --version`; empty if it is not there.
 std::string parsePtxasVersion(llvm::StringRef output);
 
+/// A cubin and what ptxas said about it.
 struct AssembledKernel {
   std::string cubin;
   PtxasReport report;
 };
 
+/// Where ptxas is looked for, and what it has to be able to do.
 struct PtxasSearch {
   llvm::StringRef explicitPath = "";
   /// Folders of Python packages, where the package nvidia-cuda-nvcc may be.
@@ -64,6 +67,7 @@ struct PtxasSearch {
   DiskCache *cache = nullptr;
 };
 
+/// A ptxas that was found and whose version is known.
 class Ptxas {
 public:
   /// Looks at the explicit path, then $SPARSEFLOW_PTXAS, $CUDA_HOME/bin, $CUDA_PATH/bin, PATH, the

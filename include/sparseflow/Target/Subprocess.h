@@ -15,6 +15,7 @@
 
 namespace sparseflow::target {
 
+/// How a program ended.
 struct SubprocessResult {
   int exitCode = 0;   // of a program that exited; 128 + signal of one that was killed
   std::string output; // stdout and stderr, interleaved as they came

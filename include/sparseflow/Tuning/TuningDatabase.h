@@ -40,11 +40,13 @@ struct TuningKey {
 /// far less than it changes.
 std::string getCompilerVersion();
 
+/// The fastest configuration that was measured, and its time.
 struct TuningEntry {
   std::string config; // #sf.kernel_config text
   double microseconds = 0;
 };
 
+/// The two files of a compilation. May be used from several threads at once.
 class TuningDatabase {
 public:
   /// `path`: the user's file, created with its folders if need be; empty: nothing can be recorded.

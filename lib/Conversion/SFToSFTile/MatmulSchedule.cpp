@@ -1,15 +1,16 @@
 //===- MatmulSchedule.cpp - sf.matmul as kernels --------------------------===//
 //
-// One block computes a tile of features x tokens of Y^T = W * X^T. Its pipeline brings, a k-tile a
-// stage, a box of each packed weight (as it lies in memory) and a box of X; the consumer walks the
-// stage in the atom's steps. The epilogue runs on the accumulators in registers and stores straight
-// to Y: the packed order of W gives a lane 8 contiguous features. With split-K every block writes
-// its accumulators to a workspace and a second kernel adds them in order; or the blocks of a
-// cluster divide K and add up among themselves. That second kernel also runs the epilogue behind a
-// library's products, so the arithmetic does not depend on who multiplies.
+// One block computes a tile of features x tokens of Y^T = W * X^T (MatmulPipeline). The epilogue
+// runs on the accumulators in registers and stores straight to Y: the packed order of W gives a
+// lane contiguous features. With split-K every block writes its accumulators to a workspace and a
+// second kernel adds them in order; or the blocks of a cluster divide K and add up among
+// themselves. That second kernel also runs the epilogue behind a library's products, so the
+// arithmetic does not depend on who multiplies.
 //
 //===----------------------------------------------------------------------===//
 
+#include "LoadsAhead.h"
+#include "MatmulPipeline.h"
 #include "Schedule.h"
 
 #include "sparseflow/Dialect/SF/IR/SFConstants.h"
@@ -30,64 +31,6 @@ namespace {
 struct Part {
   unsigned argument;
   int64_t column;
-};
-
-/// How many slices' operands are loaded ahead, since they take as long to come as several slices
-/// take to compute: as many as there are registers for.
-class LoadsAhead {
-public:
-  LoadsAhead(sf::KernelConfigAttr config, sf::MatmulOp op) {
-    constexpr int64_t warpgroupThreads = 128;
-    if (!config.isWarpSpecialized())
-      return;
-    size_t own = 0, common = 0;
-    countRegisters(op, own, common);
-    own = std::max<size_t>(own, 1);
-    if (config.getNumThreads() > 3 * warpgroupThreads) {
-      // A thread of so many has hardly any registers left.
-      first = std::max<size_t>(kSums / own, 1);
-      more = 1;
-      return;
-    }
-    early = (kEarlyRegisters - std::min(common, kEarlyRegisters)) / own;
-    first = std::max<size_t>((kFreeRegisters - std::min(common, kFreeRegisters)) / own, 1);
-    more = std::max<size_t>(kSums / own, 1);
-  }
-
-  size_t beforeProducts() const { return early; }
-  /// Behind a number of slices that are stored, whose accumulators are free.
-  size_t behind(size_t stored) const { return std::min(first + stored * more, kMost); }
-
-private:
-  /// Two features of two tokens are a thread's part of a slice.
-  static constexpr size_t kSums = 4, kTokens = 2, kFeatures = 2;
-  /// ptxas has room for as many beside the 128 sums of 128 x 256; with 10 and 16 it spills there
-  /// where the epilogue has a bias and a residual.
-  static constexpr size_t kEarlyRegisters = 6, kFreeRegisters = 10;
-  static constexpr size_t kMost = 8; // slices
-
-  /// Of a thread, for what each slice has of its own and for what all have in common.
-  static void countRegisters(sf::MatmulOp op, size_t &own, size_t &common) {
-    for (auto [i, operand] : llvm::enumerate(op.getEpilogueOperands())) {
-      size_t bits = getElementTypeOrSelf(operand).getIntOrFloatBitWidth();
-      switch (op.getEpilogueBroadcast(i)) {
-      case sf::Broadcast::Full:
-        own += llvm::divideCeil(kSums * bits, 32);
-        break;
-      case sf::Broadcast::Token:
-        own += kTokens;
-        break;
-      case sf::Broadcast::Feature:
-        common += llvm::divideCeil(kFeatures * bits, 32);
-        break;
-      case sf::Broadcast::Scalar:
-        ++common;
-        break;
-      }
-    }
-  }
-
-  size_t early = 0, first = 1, more = 0;
 };
 
 /// What the epilogue reads for the slices of a tile, loaded so far.
@@ -118,9 +61,6 @@ private:
   /// epilogue.
   KernelOp buildMainKernel(sf::KernelConfigAttr config, ValueRange inputs, Type output,
                            bool partial);
-  /// The accumulators of one block's tile, one for each weight.
-  SmallVector<Value> buildPipeline(ValueRange arguments, sf::KernelConfigAttr config, TileIdOp tile,
-                                   Value firstToken);
   /// The tokens whose sums over its cluster the block gets, and those sums.
   Axis getShare(Axis tokens, TileIdOp tile);
   SmallVector<Value> addUp(ValueRange accumulators, Axis share);
@@ -285,7 +225,8 @@ KernelOp MatmulSchedule::buildMainKernel(sf::KernelConfigAttr config, ValueRange
     loadOperands(loaded, std::min(ahead.beforeProducts(), slices.size()),
                  ValueRange(edges).drop_back(), slices, features, /*inBounds=*/false);
 
-  SmallVector<Value> accumulators = buildPipeline(arguments, config, tile, tokens.start);
+  SmallVector<Value> accumulators =
+      buildMatmulPipeline(s, op, config, arguments, tile, tokens.start);
   if (config.splitsInCluster())
     accumulators = addUp(accumulators, stored);
   auto store = [&](bool plain) {
@@ -423,111 +364,6 @@ void MatmulSchedule::storeResult(ValueRange accumulators, LoadedOperands loaded,
     StoreOp::create(s.b, s.loc, buildEpilogue(inputs), y, ValueRange{tokens.start, features.start},
                     s.b.getDenseI64ArrayAttr({1, 0}), inBounds, from);
   }
-}
-
-SmallVector<Value> MatmulSchedule::buildPipeline(ValueRange arguments, sf::KernelConfigAttr config,
-                                                 TileIdOp tile, Value firstToken) {
-  int64_t tileF = config.getTileFeatures(), tileT = config.getTileTokens(),
-          tileK = config.getTileK();
-  const Atom *atom = findAtom(*sf::getDType(elementType), config.isSparse(), config.getPackOrder(),
-                              config.hasValuesInRegisters());
-  int64_t keptRatio = atom->sparse ? 2 : 1;
-  int64_t chunkK = packedChunkInner(elementBytes);
-  int64_t chunksF = llvm::divideCeil(features, kPackedChunkFeatures);
-  int64_t chunksK = llvm::divideCeil(inner, chunkK);
-  int64_t chunkElements = packedChunkElements(atom->sparse, elementBytes);
-  int64_t chunkWords = packedChunkMetadataWords(elementBytes);
-  Type i32 = s.b.getI32Type(), i4 = s.b.getIntegerType(4);
-
-  // Rings, and the packed weights as [feature chunk][k chunk][elements of a chunk].
-  int64_t dynamic = ShapedType::kDynamic;
-  auto makeRing = [&](ArrayRef<int64_t> shape, Type type) -> Value {
-    return RingOp::create(s.b, s.loc, RingType::get(dynamic, shape, type));
-  };
-  SmallVector<Value> rings = {makeRing({tileT, tileK}, elementType)};
-  SmallVector<std::pair<Value, Value>> sources; // memref view, ring
-  for (Value weight : arguments.slice(1, numWeights)) {
-    Value values = makeRing({tileF, tileK / keptRatio}, elementType);
-    auto valuesType = MemRefType::get({chunksF, chunksK, chunkElements}, elementType);
-    sources.emplace_back(ViewOp::create(s.b, s.loc, valuesType, weight, 0), values);
-    if (atom->sparse) {
-      auto metadataType = MemRefType::get({chunksF, chunksK, chunkWords}, i32);
-      int64_t offset = chunksF * chunksK * chunkElements * elementBytes;
-      sources.emplace_back(ViewOp::create(s.b, s.loc, metadataType, weight, offset),
-                           makeRing({tileF, tileK / 4}, i4));
-    }
-  }
-  for (auto [view, ring] : sources)
-    rings.push_back(ring);
-
-  // The range of k-tiles of this split.
-  int64_t steps = llvm::divideCeil(inner, tileK);
-  Value lower = s.index(0), upper = s.index(steps);
-  if (config.getSplitK() > 1) {
-    int64_t share = llvm::divideCeil(steps, config.getSplitK());
-    Value first = s.mul(tile.getSplit(), share), end = upper;
-    if (steps % config.getSplitK() == 0) {
-      // Of a known number of steps one can stay in flight.
-      lower = first;
-      upper = s.add(lower, s.index(share));
-    } else {
-      lower = arith::MinSIOp::create(s.b, s.loc, first, end);
-      upper = arith::MinSIOp::create(s.b, s.loc, s.add(lower, s.index(share)), end);
-    }
-  }
-
-  auto accType = TileType::get({tileF, tileT}, op.getAccumulatorType());
-  Value zero = arith::ConstantOp::create(s.b, s.loc, s.b.getZeroAttr(op.getAccumulatorType()));
-  SmallVector<Value> inits(numWeights, SplatOp::create(s.b, s.loc, accType, zero));
-  auto pipeline = PipelineOp::create(s.b, s.loc, TypeRange(ValueRange(inits)), lower, upper, inits,
-                                     rings, IntegerAttr());
-  OpBuilder::InsertionGuard guard(s.b);
-  SmallVector<Type> argTypes(2, s.b.getIndexType());
-
-  Block *producer = s.b.createBlock(&pipeline.getProducer(), {}, argTypes, {s.loc, s.loc});
-  Value step = producer->getArgument(0), stage = producer->getArgument(1);
-  Value firstChunkF = s.mul(tile.getFeature(), tileF / kPackedChunkFeatures);
-  Value firstChunkK = s.mul(step, tileK / chunkK);
-  for (auto [view, ring] : sources) {
-    int64_t length = cast<MemRefType>(view.getType()).getDimSize(2);
-    auto copy = CopyAsyncOp::create(
-        s.b, s.loc, view, ValueRange{firstChunkF, firstChunkK, s.index(0)}, ring, stage,
-        {tileF / kPackedChunkFeatures, tileK / chunkK, length}, CopyOrder::Storage);
-    copy.setClamped(cast<RingType>(ring.getType()).getElementType() == i4);
-  }
-  CopyAsyncOp::create(s.b, s.loc, arguments[0], ValueRange{firstToken, s.mul(step, tileK)},
-                      rings[0], stage, {tileT, tileK}, CopyOrder::Logical);
-  YieldOp::create(s.b, s.loc, ValueRange());
-
-  llvm::append_range(argTypes, ValueRange(inits).getTypes());
-  Block *consumer = s.b.createBlock(&pipeline.getConsumer(), {}, argTypes,
-                                    SmallVector<Location>(argTypes.size(), s.loc));
-  stage = consumer->getArgument(1);
-  SmallVector<Value> accumulators(consumer->getArguments().drop_front(2));
-  auto load = [&](Value ring, ArrayRef<int64_t> shape, int64_t column) -> Value {
-    auto type = TileType::get(shape, cast<RingType>(ring.getType()).getElementType());
-    return LoadOp::create(s.b, s.loc, type, ring, stage, DenseI64ArrayAttr(),
-                          s.b.getDenseI64ArrayAttr({0, column}));
-  };
-  unsigned ringsPerWeight = atom->sparse ? 2 : 1;
-  int64_t groups = atom->k / 4;
-  SmallVector<Value> metadata(numWeights);
-  for (int64_t k = 0; k < tileK; k += atom->k) {
-    int64_t kStep = k / atom->k, selector = kStep % atom->selectors();
-    Value x = load(rings[0], {tileT, atom->k}, k);
-    for (int64_t w = 0; w < numWeights; ++w) {
-      Value values = sources[w * ringsPerWeight].second;
-      if (atom->sparse && selector == 0)
-        metadata[w] = load(sources[w * ringsPerWeight + 1].second,
-                           {tileF, groups * atom->selectors()}, kStep * groups);
-      Value a = load(values, {tileF, atom->keptPerStep()}, k / keptRatio);
-      accumulators[w] =
-          MmaOp::create(s.b, s.loc, accType, a, x, accumulators[w], metadata[w], selector * groups,
-                        AtomAttr::get(s.b.getContext(), atom->name));
-    }
-  }
-  YieldOp::create(s.b, s.loc, accumulators);
-  return pipeline.getResults();
 }
 
 Value MatmulSchedule::buildEpilogue(ValueRange inputs) {

@@ -7,6 +7,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "sparseflow/Pipelines/Compiler.h"
+#include "sparseflow/Pipelines/HostDevices.h"
 #include "sparseflow/Runtime/Executable.h"
 #include "sparseflow/Support/Sparse24.h"
 #include "sparseflow/Target/Ptxas.h"

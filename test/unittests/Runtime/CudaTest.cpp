@@ -3,6 +3,7 @@
 #include "FakeCuda.h"
 #include "TestProgram.h"
 #include "sparseflow/Runtime/CudaDevice.h"
+#include "sparseflow/Runtime/GpuCode.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
 #include <cstdlib>

@@ -156,6 +156,34 @@ double getCopiedBytes(const MatmulShape &shape, int64_t tokens, KernelConfigAttr
   return bytes;
 }
 
+double getL2BytesPerClock(KernelConfigAttr config) {
+  return config.isWarpSpecialized() ? kCopyEngineBytesPerClock : kL2BytesPerClock;
+}
+
+double getDramBytesPerMicrosecond(const ChipInfo &chip) {
+  return chip.dramGBPerSecond * 1e3 * kDramEfficiency;
+}
+
+/// What memory takes at least: every operand once from DRAM, and the weight again from the L2.
+double getMemoryMicroseconds(const MatmulShape &shape, int64_t tokens, KernelConfigAttr config,
+                             const ChipInfo &chip) {
+  double weightRow = double(shape.inner) * shape.elementBits / 8 * (shape.isSparse ? 0.5 : 1) +
+                     (shape.isSparse ? shape.inner / 8.0 : 0);
+  double dramBytes = shape.numWeights * shape.features * weightRow +
+                     double(tokens) * shape.inner * shape.elementBits / 8 +
+                     double(tokens) * shape.features * shape.edgeBits / 8;
+  double microseconds = dramBytes / getDramBytesPerMicrosecond(chip);
+  if (config.isWarpSpecialized()) {
+    // Tiles of other tokens read the weight again, from the L2, while it still comes from DRAM:
+    // the times add up, as measured.
+    double again = (divideCeil(tokens, config.getTileTokens()) - 1.0) * shape.numWeights *
+                   shape.features * weightRow;
+    microseconds +=
+        again / (getL2BytesPerClock(config) * chip.multiprocessors * chip.clockGHz * 1e3);
+  }
+  return microseconds;
+}
+
 } // namespace
 
 MatmulShape sf::getShape(MatmulOp op) {
@@ -232,7 +260,6 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   double busy = getStageClocks(shape, config, chip, stageBytes);
   // A wave of so many blocks on one multiprocessor, in clocks.
   double steps = divideCeil(divideCeil(shape.inner, config.getTileK()), config.getSplitK());
-  double l2BytesPerClock = warpgroups ? kCopyEngineBytesPerClock : kL2BytesPerClock;
   double edgeClocks =
       warpgroups ? kFillClocks + kEpilogueClocks * config.getTileFeatures() * config.getTileTokens()
                  : kWaveClocks;
@@ -243,6 +270,7 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
       multiprocessors *= kClusterOccupancy;
   }
   double copiedBytes = getCopiedBytes(shape, tokens, config, stageBytes);
+  double l2BytesPerClock = getL2BytesPerClock(config);
   double latency = (warpgroups ? kCopyEngineLatencyClocks : kLatencyClocks) / (stages - 1);
   if (warpgroups)
     latency = std::max(latency, kStepClocks + kProductClocks * countProducts(shape, config));
@@ -264,20 +292,7 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
     clocks *= clusterLoss;
   double microseconds = clocks / (chip.clockGHz * 1e3);
 
-  double weightRow = double(shape.inner) * shape.elementBits / 8 * (shape.isSparse ? 0.5 : 1) +
-                     (shape.isSparse ? shape.inner / 8.0 : 0);
-  double dramBytes = shape.numWeights * shape.features * weightRow +
-                     double(tokens) * shape.inner * shape.elementBits / 8 +
-                     double(tokens) * shape.features * shape.edgeBits / 8;
-  double bytesPerMicrosecond = chip.dramGBPerSecond * 1e3 * kDramEfficiency;
-  double memoryMicroseconds = dramBytes / bytesPerMicrosecond;
-  if (warpgroups) {
-    // Tiles of other tokens read the weight again, from the L2, while it still comes from DRAM:
-    // the times add up, as measured.
-    double again = (divideCeil(tokens, config.getTileTokens()) - 1.0) * shape.numWeights *
-                   shape.features * weightRow;
-    memoryMicroseconds += again / (l2BytesPerClock * chip.multiprocessors * chip.clockGHz * 1e3);
-  }
+  double memoryMicroseconds = getMemoryMicroseconds(shape, tokens, config, chip);
   double overlapLoss = warpgroups ? kWarpgroupOverlapLoss : kOverlapLoss;
   microseconds = std::max(microseconds, memoryMicroseconds) +
                  overlapLoss * std::min(microseconds, memoryMicroseconds) + kLaunchMicroseconds;
@@ -289,78 +304,126 @@ std::optional<double> sf::estimateMicroseconds(const MatmulShape &shape, int64_t
   // The parts are written and read once more, in a kernel of its own.
   if (config.getSplitK() > 1 && !config.splitsInCluster()) {
     double partBytes = 2.0 * config.getSplitK() * shape.numWeights * tokens * shape.features * 4;
-    microseconds += kLaunchMicroseconds + partBytes / bytesPerMicrosecond;
+    microseconds += kLaunchMicroseconds + partBytes / getDramBytesPerMicrosecond(chip);
   }
   return microseconds;
 }
 
+namespace {
+
+/// The candidates of one tile, which differ in the depth of the ring and in clusters.
+class TileCandidates {
+public:
+  TileCandidates(MLIRContext *context, const MatmulShape &shape, const ChipInfo &chip,
+                 int64_t maxAccumulators)
+      : context(context), shape(shape), chip(chip), maxAccumulators(maxAccumulators),
+        warpgroups(usesWarpgroups(shape, chip)), chunk(packedChunkInner(shape.elementBits / 8)) {}
+
+  /// Adds those with so many chunks of k a stage and so many parts of K; perhaps none.
+  void add(const TileShape &tile, int64_t chunks, int64_t split,
+           SmallVectorImpl<KernelConfigAttr> &candidates) const;
+
+private:
+  /// What is worth a try at all.
+  bool isSensible(const TileShape &tile, int64_t chunks, int64_t split) const;
+  /// Whether registers and shared memory suffice.
+  bool fits(KernelConfigAttr config, int64_t chunks) const;
+
+  KernelConfigAttr get(const TileShape &tile, int64_t chunks, int64_t split,
+                       std::optional<int64_t> stages, int64_t cluster) const {
+    Atom atom = warpgroups ? (shape.isSparse ? Atom::WgmmaSp : Atom::Wgmma)
+                           : (shape.isSparse ? Atom::MmaSp : Atom::Mma);
+    int64_t raster = warpgroups ? 16 : 8;
+    return KernelConfigAttr::get(context, /*maxTokens=*/std::nullopt, tile.features, tile.tokens,
+                                 chunks * chunk, tile.warpsFeatures, tile.warpsTokens, stages,
+                                 split, cluster, raster, atom);
+  }
+
+  static constexpr int64_t fewTokens = 64;
+
+  MLIRContext *context;
+  const MatmulShape &shape;
+  const ChipInfo &chip;
+  int64_t maxAccumulators;
+  bool warpgroups;
+  int64_t chunk; // of k
+};
+
+bool TileCandidates::isSensible(const TileShape &tile, int64_t chunks, int64_t split) const {
+  // A part of K is at least a few steps, else the ring never fills.
+  constexpr int64_t minSteps = 4;
+  if (split > 1 && shape.inner < split * minSteps * chunks * chunk)
+    return false;
+  // A warpgroup waits rarely enough with one chunk, but for few tokens; rows of x then lie in two
+  // panels, which only powers of two can.
+  return chunks == 1 ||
+         (shape.inner > chunk &&
+          !(warpgroups && (tile.tokens > fewTokens || !llvm::isPowerOf2_64(tile.tokens))));
+}
+
+bool TileCandidates::fits(KernelConfigAttr config, int64_t chunks) const {
+  // Two chunks of k a stage need fewer barriers and more registers: fragments and addresses of
+  // both.
+  constexpr int64_t maxAccumulatorsOfTwoChunks = 64;
+  bool isTight = getAccumulatorsPerThread(config, shape.numWeights) > maxAccumulatorsOfTwoChunks ||
+                 shape.numWeights > 1;
+  if (!leavesRegisters(config, shape, maxAccumulators) || (chunks > 1 && isTight))
+    return false;
+  if (!warpgroups && getTokenCopiesPerThread(shape, config) > kMaxTokenCopiesPerThread)
+    return false;
+  // Two stages only alternate between loading and computing; three overlap.
+  constexpr int64_t minStages = 3;
+  int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);
+  return (chip.sharedMemoryPerBlock - config.getInboxBytes(shape.numWeights)) / stageBytes >=
+         minStages;
+}
+
+void TileCandidates::add(const TileShape &tile, int64_t chunks, int64_t split,
+                         SmallVectorImpl<KernelConfigAttr> &candidates) const {
+  if (!isSensible(tile, chunks, split))
+    return;
+  // Two parts of K are added up inside of a cluster; more of its blocks find no room together.
+  constexpr int64_t pair = 2, atomTokens = 8;
+  int64_t cluster =
+      warpgroups && split == pair && tile.tokens % (pair * atomTokens) == 0 ? pair : 1;
+  KernelConfigAttr config = get(tile, chunks, split, /*stages=*/std::nullopt, cluster);
+  if (!fits(config, chunks))
+    return;
+  candidates.push_back(config);
+  if (!warpgroups)
+    return;
+  // Shallower rings let one more small block be resident, which may save a wave. Deeper ones hide
+  // what DRAM takes where few blocks ask.
+  constexpr int64_t shallowStages = 5, deepStages = 16;
+  if (tile.tokens <= fewTokens) {
+    candidates.push_back(get(tile, chunks, split, shallowStages, cluster));
+    int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);
+    if (config.getInboxBytes(shape.numWeights) + deepStages * stageBytes <
+        chip.sharedMemoryPerBlock)
+      candidates.push_back(get(tile, chunks, split, deepStages, cluster));
+  }
+  // Clusters save copies. Where no row straddles only tiles of many tokens wait for these.
+  constexpr int64_t manyTokens = 160;
+  int64_t fewestTokens = getStraddlingShare(shape) > 0 ? fewTokens : manyTokens;
+  if (tile.tokens >= fewestTokens && split == 1 &&
+      divideCeil(shape.features, tile.features) % pair == 0)
+    candidates.push_back(get(tile, chunks, split, /*stages=*/std::nullopt, pair));
+}
+
+} // namespace
+
 SmallVector<KernelConfigAttr> sf::getCandidates(MLIRContext *context, const MatmulShape &shape,
                                                 const ChipInfo &chip, int64_t maxAccumulators) {
-  SmallVector<KernelConfigAttr> candidates;
-  int64_t chunk = packedChunkInner(shape.elementBits / 8);
   // Rows of x that are no multiple of 16 bytes arrive in more and narrower pieces, whose addresses
   // need registers.
   constexpr int64_t pieceBits = 128;
   if (shape.inner * shape.elementBits % pieceBits)
     maxAccumulators /= 2;
-  bool warpgroups = usesWarpgroups(shape, chip);
-  Atom atom = warpgroups ? (shape.isSparse ? Atom::WgmmaSp : Atom::Wgmma)
-                         : (shape.isSparse ? Atom::MmaSp : Atom::Mma);
-  for (const TileShape &tile : getTiles(warpgroups))
+  TileCandidates tiles(context, shape, chip, maxAccumulators);
+  SmallVector<KernelConfigAttr> candidates;
+  for (const TileShape &tile : getTiles(usesWarpgroups(shape, chip)))
     for (int64_t chunks : {2, 1})
-      for (int64_t split : kSplits) {
-        // A part of K is at least a few steps, else the ring never fills.
-        constexpr int64_t minSteps = 4;
-        if (split > 1 && shape.inner < split * minSteps * chunks * chunk)
-          continue;
-        // A warpgroup waits rarely enough with one chunk, but for few tokens; rows of x then lie in
-        // two panels, which only powers of two can.
-        constexpr int64_t fewTokens = 64;
-        if (chunks > 1 &&
-            (shape.inner <= chunk ||
-             (warpgroups && (tile.tokens > fewTokens || !llvm::isPowerOf2_64(tile.tokens)))))
-          continue;
-        int64_t raster = warpgroups ? 16 : 8;
-        auto makeConfig = [&](std::optional<int64_t> stages, int64_t cluster) {
-          return KernelConfigAttr::get(context, /*maxTokens=*/std::nullopt, tile.features,
-                                       tile.tokens, chunks * chunk, tile.warpsFeatures,
-                                       tile.warpsTokens, stages, split, cluster, raster, atom);
-        };
-        // Two parts of K are added up inside of a cluster; more of its blocks find no room
-        // together.
-        constexpr int64_t pair = 2, atomTokens = 8;
-        int64_t cluster =
-            warpgroups && split == pair && tile.tokens % (pair * atomTokens) == 0 ? pair : 1;
-        KernelConfigAttr config = makeConfig(/*stages=*/std::nullopt, cluster);
-        // Two chunks of k a stage need fewer barriers and more registers: fragments and addresses
-        // of both.
-        int64_t accumulators = getAccumulatorsPerThread(config, shape.numWeights);
-        constexpr int64_t maxAccumulatorsOfTwoChunks = 64;
-        bool isTight = accumulators > maxAccumulatorsOfTwoChunks || shape.numWeights > 1;
-        // Two stages only alternate between loading and computing; three overlap.
-        constexpr int64_t minStages = 3;
-        int64_t stageBytes = config.getStageBytes(shape.elementBits, shape.numWeights);
-        if (leavesRegisters(config, shape, maxAccumulators) && !(chunks > 1 && isTight) &&
-            (warpgroups || getTokenCopiesPerThread(shape, config) <= kMaxTokenCopiesPerThread) &&
-            (chip.sharedMemoryPerBlock - config.getInboxBytes(shape.numWeights)) / stageBytes >=
-                minStages) {
-          candidates.push_back(config);
-          // Shallower rings let one more small block be resident, which may save a wave.
-          // Deeper ones hide what DRAM takes where few blocks ask.
-          constexpr int64_t shallowStages = 5, deepStages = 16;
-          if (warpgroups && tile.tokens <= fewTokens)
-            candidates.push_back(makeConfig(shallowStages, cluster));
-          if (warpgroups && tile.tokens <= fewTokens &&
-              config.getInboxBytes(shape.numWeights) + deepStages * stageBytes <
-                  chip.sharedMemoryPerBlock)
-            candidates.push_back(makeConfig(deepStages, cluster));
-          // Clusters save copies. Where no row straddles only tiles of many tokens wait for these.
-          constexpr int64_t manyTokens = 160;
-          int64_t fewestTokens = getStraddlingShare(shape) > 0 ? fewTokens : manyTokens;
-          if (warpgroups && tile.tokens >= fewestTokens && split == 1 &&
-              divideCeil(shape.features, tile.features) % pair == 0)
-            candidates.push_back(makeConfig(/*stages=*/std::nullopt, pair));
-        }
-      }
+      for (int64_t split : kSplits)
+        tiles.add(tile, chunks, split, candidates);
   return candidates;
 }

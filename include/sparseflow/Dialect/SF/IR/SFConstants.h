@@ -61,8 +61,9 @@ createConstant(mlir::OpBuilder &builder, mlir::Location loc, mlir::RankedTensorT
                llvm::StringRef name,
                llvm::function_ref<mlir::LogicalResult(llvm::MutableArrayRef<char>)> fill);
 
-/// The name of a constant derived from another: "w1" and "mma" give "w1.mma". A form that the name
-/// already ends with is replaced, and a constant without a name is called "weight".
+/// The name of a constant derived from another: "w1" and "mma" give "w1.mma". What an earlier
+/// derivation of a weight added (transposed, sp24, mma) is replaced, and a constant without a name
+/// is called "weight".
 std::string deriveConstantName(llvm::StringRef name, llvm::StringRef form);
 
 } // namespace sparseflow::sf

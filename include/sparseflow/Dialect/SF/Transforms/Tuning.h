@@ -41,6 +41,7 @@ tuning::TuningKey getLibraryKey(tuning::TuningKey key);
 /// for this compiler.
 llvm::Expected<tuning::TuningKey> normalizeKey(tuning::TuningKey key);
 
+/// A candidate and what the cost model says of it.
 struct RankedConfig {
   KernelConfigAttr config; // for any number of tokens
   double microseconds = 0; // estimated

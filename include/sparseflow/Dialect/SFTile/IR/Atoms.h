@@ -24,6 +24,7 @@
 
 namespace sparseflow::sf_tile {
 
+/// One tensor-core instruction. What is not a field follows from the fields.
 struct Atom {
   llvm::StringLiteral name;
   DType type;  ///< Of a and b.
