@@ -124,6 +124,7 @@ FORWARDS = {
     "q = self.q(x); x += 1; return q, self.k(x)": [],
     "q = self.q(x); x.add_(1); return q, self.k(x)": [],
     "q = self.q(x); torch.add(x, 1, out=q); return q, self.k(x)": [],
+    "q = self.q(x); F.relu(mask, inplace=True); return q, self.k(x)": [],  # which may be x
     "y = x; q = self.q(x); y[0] = 1; return q, self.k(x)": [],
     "q = self.q(x); self.other(x); return q, self.k(x)": [],
     "q = self.q(x); return q, self.k(x) if mask else self.v(x)": [],

@@ -143,7 +143,8 @@ def _writes(node: ast.AST) -> bool:
     if not isinstance(node, ast.Call):
         return False
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    return (name.endswith("_") and not name.endswith("__")) or any(each.arg == "out" for each in node.keywords)
+    asked = any(each.arg in ("out", "inplace") for each in node.keywords)
+    return (name.endswith("_") and not name.endswith("__")) or asked
 
 
 def _parents(function: ast.AST) -> dict[ast.AST, ast.AST]:
