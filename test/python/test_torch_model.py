@@ -269,6 +269,14 @@ def test_names_to_skip(skip, left):
     assert [layer.name for layer in report if layer.reason == "skipped by name"] == left
 
 
+def test_a_layer_whose_forward_was_replaced_stays_dense():
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    layer = model[0]
+    layer.forward = lambda x: torch.nn.functional.linear(x, layer.weight, layer.bias) + 1
+    report = sf.quantize_model_sparse(model)
+    assert "its forward was replaced" in report["0"].reason and not report["1"].reason and model[0] is layer
+
+
 def test_a_layer_without_a_weight_yet_stays_dense():
     model = torch.nn.Sequential(torch.nn.LazyLinear(64), torch.nn.Linear(64, 64))
     report = sf.quantize_model_sparse(model)

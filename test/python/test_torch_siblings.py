@@ -153,6 +153,26 @@ def test_siblings_are_read_off_the_forward(body, expected):
     assert found.get("x", []) == expected
 
 
+def test_a_source_that_was_edited_after_it_was_imported_says_nothing(tmp_path, monkeypatch):
+    source = """import torch
+class Edited(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+    def forward(self, x):
+        {body}
+"""
+    path = tmp_path / "edited_model.py"
+    path.write_text(source.format(body="q = self.q(x); x.add_(1); return q, self.k(x)"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import edited_model
+
+    model = edited_model.Edited().half().requires_grad_(False)
+    path.write_text(source.format(body="return self.q(x), self.k(x)  # as of today"))
+    sf.quantize_model_sparse(model)
+    assert "forward" not in model.__dict__
+
+
 def test_statements_that_may_not_be_reached_are_no_siblings():
     source = "def forward(self, x, mask=None):\n    if mask:\n        return x.shape\n    return self.q(x), self.k(x)"
     assert not siblings.siblings_in(ast.parse(source).body[0], {"q", "k"})
