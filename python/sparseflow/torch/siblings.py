@@ -241,7 +241,7 @@ def fuse_siblings(model: nn.Module) -> list[str]:
             place = list(inspect.signature(type(module).forward).parameters).index(parameter) - 1
             weights = [module._modules[name].local_weight for name in siblings]
             if len(siblings) > 1 and len({(each.scheme.name, each.inner_size) for each in weights}) == 1:
-                module.forward = SiblingsForward(module, siblings, parameter, place)
+                SiblingsForward(module, siblings, parameter, place).take_place()
                 found.append(module_name)
                 break
     return found
