@@ -165,6 +165,20 @@ def test_a_calibrated_model_is_saved_as_it_is(tmp_path):
     assert tokens.shape == (2, 15)
 
 
+@pytest.mark.parametrize("kind", ["Bloom", "Mpt", "GPTNeo", "CodeGen"])
+def test_a_cache_by_another_name_is_not_filled_twice(kind):
+    names = {
+        "Mpt": {"d_model": 64, "n_layers": 2, "n_heads": 4, "vocab_size": 256},
+        "GPTNeo": TEXT | {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "num_heads": 4},
+        "CodeGen": {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "vocab_size": 256},
+    }
+    config = getattr(transformers, f"{kind}Config")(**names.get(kind, TEXT))
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    batches = [{"input_ids": torch.randint(0, 256, (2, 9))} for _ in range(2)]
+    report = sf.sparsify_model(model, "int8", "wanda", calibration=batches, skip=["lm_head"])
+    assert len(report.converted) >= 8 and torch.isfinite(logits(model, batches[0])).all()
+
+
 @pytest.mark.parametrize(("name", "pieces", "products"), [("llama", 2, 8), ("bert", 5, 8), ("vit", 4, 7)])
 def test_an_exported_model_is_kernels_with_attention_in_pytorch(name, pieces, products):
     kind, config, sizes = MODELS[name]
