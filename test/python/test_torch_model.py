@@ -3,6 +3,7 @@
 import copy
 import gc
 import json
+import pickle
 import weakref
 
 import pytest
@@ -861,6 +862,16 @@ def test_converted_layers_are_exported_as_their_scheme_computes_them(convert, dt
     compiled = sf.compile(torch.export.export(model, (x,)), target="sm_80")
     assert [len(piece.operations) for piece in compiled.pieces] == [3] and not compiled.in_pytorch
     assert error(compiled(x), model(x)) < 1e-3
+
+
+def test_an_exported_program_says_what_it_takes_and_that_it_cannot_be_saved(tmp_path):
+    model, x = torch.nn.Sequential(torch.nn.Linear(64, 128)).half(), torch.randn(4, 64).half()
+    compiled = sf.compile(exported(model, x), target="sm_80")
+    for call in (lambda: compiled.save(tmp_path / "mlp.sf"), lambda: pickle.dumps(compiled)):
+        with pytest.raises(sf.UnsupportedError, match="expected a program without PyTorch.*compile it with aot=True"):
+            call()
+    with pytest.raises(sf.InvalidArgumentError, match="expected tensors of PyTorch, got ndarray; torch.from_dlpack"):
+        compiled(x.numpy())
 
 
 def test_aot_is_one_executable_or_an_error(tmp_path):
