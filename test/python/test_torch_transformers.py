@@ -82,6 +82,60 @@ def test_load_save_and_load(name, scheme, tmp_path):
     assert torch.equal(logits(again, inputs), expected)
 
 
+HEADS = {
+    "llama": (transformers.LlamaModel, transformers.LlamaForSequenceClassification),
+    "bert": (transformers.BertModel, transformers.BertForSequenceClassification),
+    "vit": (transformers.ViTModel, transformers.ViTForMaskedImageModeling),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_checkpoint_loads_into_a_bare_model_and_under_other_heads(name, tmp_path):
+    model, inputs = make(name, torch.float16)
+    sf.sparsify_model(model)  # the head too
+    model.save_pretrained(tmp_path / "whole")
+
+    def hidden(model):
+        with torch.no_grad():
+            base = getattr(model, model.base_model_prefix, model)
+            return base(**inputs).last_hidden_state
+
+    bare, other = HEADS[name]
+    expected = hidden(type(model).from_pretrained(tmp_path / "whole", dtype=torch.float16))
+    of_bare = bare.from_pretrained(tmp_path / "whole", dtype=torch.float16)
+    assert torch.equal(hidden(of_bare), expected)
+    of_bare.save_pretrained(tmp_path / "bare")
+    for kind, folder in ((other, "whole"), (other, "bare"), (type(model), "bare"), (bare, "bare")):
+        again = kind.from_pretrained(tmp_path / folder, dtype=torch.float16)
+        assert torch.equal(hidden(again), expected)
+        converted = {layer for layer, each in again.named_modules() if isinstance(each, sf.nn.SparseLinear)}
+        assert set(again.config.quantization_config.layers) == converted
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    model, _ = make("llama", torch.float16)
+    sf.sparsify_model(model)
+    model.save_pretrained(tmp_path)
+    shallow = transformers.LlamaConfig.from_pretrained(tmp_path, num_hidden_layers=1)
+    with pytest.raises(sf.InvalidArgumentError, match=r"linear layer 'model.layers.1.\S+' in LlamaModel.* got none"):
+        transformers.LlamaModel.from_pretrained(tmp_path, config=shallow)
+    with pytest.raises(sf.InvalidArgumentError, match="expected layers of BertModel in .* got none; it has 'model.lay"):
+        config = transformers.BertConfig(**TEXT, quantization_config=model.config.quantization_config.to_dict())
+        transformers.BertModel.from_pretrained(tmp_path, config=config)
+
+
+@pytest.mark.parametrize("kind", ["Wav2Vec2", "Hubert", "WavLM"])
+def test_layers_that_a_model_initializes_by_name(kind, tmp_path):
+    sizes = SIZES | {"conv_dim": (32, 32), "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_feat_extract_layers": 2}
+    sizes |= {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "vocab_size": 32}
+    config, kind = getattr(transformers, f"{kind}Config")(**sizes), getattr(transformers, f"{kind}ForCTC")
+    model, inputs = kind(config).eval(), {"input_values": torch.randn(1, 400)}
+    sf.sparsify_model(model)
+    model.save_pretrained(tmp_path)
+    again = kind.from_pretrained(tmp_path, dtype=torch.float32)
+    assert torch.equal(logits(again, inputs), logits(model, inputs))
+
+
 @pytest.mark.parametrize("scheme", ["int8", "fp8"])
 def test_dense_8_bit_layers_are_saved_and_loaded(scheme, tmp_path):
     """Beside 2:4 ones. Without a note in the config, Transformers would read int8 into layers of floats."""
@@ -131,11 +185,12 @@ def test_names_to_skip_are_checked_and_kept(tmp_path):
     assert model.config.quantization_config.skip == ["lm_head"]
 
 
-def test_layers_that_a_model_keeps_in_f32_stay_so(tmp_path):
+@pytest.mark.parametrize("scheme", ["f16", "bf16", "int8", "fp8"])
+def test_layers_that_a_model_keeps_in_f32_stay_so(scheme, tmp_path):
     sizes = {"d_model": 64, "d_ff": 128, "num_layers": 1, "num_heads": 4, "d_kv": 16, "vocab_size": 256}
     transformers.T5EncoderModel(transformers.T5Config(**sizes)).save_pretrained(tmp_path)
     kind, tokens = transformers.T5EncoderModel, torch.randint(0, 256, (2, 9))
-    sparse = kind.from_pretrained(tmp_path, quantization_config=sf.SparseFlowConfig(), dtype=torch.float16).eval()
+    sparse = kind.from_pretrained(tmp_path, quantization_config=sf.SparseFlowConfig(scheme), dtype=torch.float16).eval()
     assert sparse.encoder.block[0].layer[-1].DenseReluDense.wo.weight.dtype is torch.float32
     sparse.save_pretrained(tmp_path / "sparse")
     again = kind.from_pretrained(tmp_path / "sparse", dtype=torch.float16).eval()
