@@ -32,8 +32,9 @@ extern "C" {
 
 /* Raised when a function or a field is added. An older number means that something asked for may be
  * missing. Version 2 added SfCompileOptions.tuning and .package_folders, the section Tuning,
- * sfTargets, sfWarmUp and sfPackWeightWith. Version 3 added SfCompileOptions.cancelled. */
-#define SF_ABI_VERSION 3
+ * sfTargets, sfWarmUp and sfPackWeightWith. Version 3 added SfCompileOptions.cancelled. Version 4
+ * added SfTensor.gpu. */
+#define SF_ABI_VERSION 4
 #define SF_MAX_RANK 8
 
 /* SfTensor t; SF_INIT(t); zeroes a versioned struct and sets its struct_size. */
@@ -83,7 +84,9 @@ typedef struct SfProgram SfProgram;       /* what was compiled or read from a fi
 typedef struct SfExecutable SfExecutable; /* a program loaded on one device */
 typedef struct SfGraph SfGraph;           /* one function call captured as a CUDA graph */
 
-/* A tensor in host or device memory. strides are in elements; NULL means contiguous. */
+/* A tensor in host or device memory. strides are in elements; NULL means contiguous. gpu is 1 + the
+ * ordinal of the GPU that data is known to lie on, as DLPack tells; 0: not known, so that the
+ * driver is asked at each call, which takes half a microsecond. */
 typedef struct SfTensor {
   size_t struct_size;
   void *data;
@@ -91,6 +94,7 @@ typedef struct SfTensor {
   int32_t rank;
   const int64_t *shape;
   const int64_t *strides;
+  int32_t gpu; /* since version 4 */
 } SfTensor;
 
 /* ---- Library ------------------------------------------------------------------------------ */

@@ -77,6 +77,9 @@ llvm::Expected<T> readStruct(const T *given, llvm::StringRef name, size_t oldest
   return result;
 }
 
+/// Of SfTensor in the first version.
+inline constexpr size_t oldestTensorSize = offsetof(SfTensor, gpu);
+
 /// One tensor of a caller.
 llvm::Error readTensor(const SfTensor &given, TensorRef &result);
 

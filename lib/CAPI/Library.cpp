@@ -67,9 +67,9 @@ Error capi::copyOut(StringRef given, char **result) {
 }
 
 Error capi::readTensor(const SfTensor &given, TensorRef &result) {
-  if (LLVM_UNLIKELY(given.struct_size < sizeof(SfTensor)))
+  if (LLVM_UNLIKELY(given.struct_size < oldestTensorSize))
     return makeError(Status::InvalidArgument,
-                     "a tensor expected a struct_size of at least " + Twine(sizeof(SfTensor)) +
+                     "a tensor expected a struct_size of at least " + Twine(oldestTensorSize) +
                          ", got " + Twine(given.struct_size) + "; set it with SF_INIT");
   std::optional<runtime::DType> dtype = runtime::dtypeFromNumber(given.dtype);
   if (LLVM_UNLIKELY(!dtype))
@@ -82,7 +82,13 @@ Error capi::readTensor(const SfTensor &given, TensorRef &result) {
   if (LLVM_UNLIKELY(given.rank > 0 && !given.shape))
     return makeError(Status::InvalidArgument,
                      "a tensor of rank " + Twine(given.rank) + " expected a shape, got NULL");
+  int32_t gpu = given.struct_size >= sizeof(SfTensor) ? given.gpu : 0;
+  if (LLVM_UNLIKELY(gpu < 0))
+    return makeError(Status::InvalidArgument,
+                     "a tensor expected 0 or 1 + the ordinal of a GPU as its gpu, got " +
+                         Twine(gpu));
   result.data = given.data;
+  result.gpu = gpu ? std::optional<int>(gpu - 1) : std::nullopt;
   result.dtype = *dtype;
   result.shape = ArrayRef<int64_t>(given.shape, given.rank);
   result.strides =

@@ -247,7 +247,7 @@ SfStatus sfProgramTensor(const SfProgram *program, const char *name, SfTensor *t
       return error;
     if (Error error = expectNotNull(tensor, "tensor"))
       return error;
-    if (Expected<SfTensor> known = readStruct(tensor, "the tensor"); !known)
+    if (Expected<SfTensor> known = readStruct(tensor, "the tensor", oldestTensorSize); !known)
       return known.takeError();
     const runtime::StoredTensor *stored = program->file->find(name);
     if (!stored)

@@ -68,6 +68,10 @@ static Expected<HostArray> readArray(const SfTensor *given, StringRef role) {
   if (!array.ref.data)
     return makeError(Status::InvalidArgument,
                      formatv("{0} expected a pointer to {1} bytes, got NULL", role, *bytes));
+  if (array.ref.gpu)
+    return makeError(Status::InvalidArgument,
+                     formatv("{0} expected host memory, got memory of cuda:{1}; copy it first",
+                             role, *array.ref.gpu));
   return array;
 }
 

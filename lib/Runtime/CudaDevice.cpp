@@ -92,7 +92,8 @@ public:
   Error synchronizeAll() override;
   Expected<std::unique_ptr<LibraryMatmul>> createMatmul(const MatmulType &type) override;
   Error encodeTensorMap(DType dtype, const HostTensorMap &map, void *out) const override;
-  std::optional<std::string> whyUnusable(const void *pointer) const override;
+  std::optional<std::string> whyUnusable(const void *pointer,
+                                         std::optional<int> known) const override;
   Expected<void *> enter() override;
   void leave(void *previous) override;
   bool isCapturing(void *stream) override;
@@ -235,7 +236,12 @@ Error CudaDevice::synchronizeAll() {
   return driver.check(driver.cuCtxSynchronize(), "waiting for " + name());
 }
 
-std::optional<std::string> CudaDevice::whyUnusable(const void *pointer) const {
+std::optional<std::string> CudaDevice::whyUnusable(const void *pointer,
+                                                   std::optional<int> known) const {
+  if (known && *known == gpu.ordinal)
+    return std::nullopt;
+  if (known)
+    return Device::whyUnusable(pointer, known);
   unsigned memoryType = 0;
   unsigned managed = 0;
   int ordinal = -1;
@@ -248,7 +254,7 @@ std::optional<std::string> CudaDevice::whyUnusable(const void *pointer) const {
   if (result != 0 || memoryType == 0 || memoryType == memoryTypeHost)
     return "a pointer to host memory";
   if (ordinal != gpu.ordinal)
-    return formatv("a pointer to memory of cuda:{0}", ordinal).str();
+    return Device::whyUnusable(pointer, ordinal);
   return std::nullopt;
 }
 

@@ -74,7 +74,11 @@ Error Device::encodeTensorMap(DType, const HostTensorMap &map, void *out) const 
   return Error::success();
 }
 
-std::optional<std::string> Device::whyUnusable(const void *) const { return std::nullopt; }
+std::optional<std::string> Device::whyUnusable(const void *, std::optional<int> gpu) const {
+  if (gpu)
+    return formatv("a pointer to memory of cuda:{0}", *gpu).str();
+  return std::nullopt;
+}
 
 Expected<void *> Device::enter() { return nullptr; }
 void Device::leave(void *) {}

@@ -140,7 +140,7 @@ Error FunctionPlan::bindPointer(const TensorPlan &plan, StringRef kind, const Te
     return tensorError(function.name, kind, spec,
                        "data aligned to " + Twine(spec.align.pointer) + " bytes",
                        formatv("address {0}; copy it to an aligned tensor", tensor.data));
-  if (std::optional<std::string> reason = device.whyUnusable(tensor.data))
+  if (std::optional<std::string> reason = device.whyUnusable(tensor.data, tensor.gpu))
     return tensorError(function.name, kind, spec, "data in the memory of " + device.name(),
                        *reason + "; copy it there first");
   return Error::success();

@@ -10,6 +10,8 @@
 With PyTorch, in one line: ``sf.quantize_model_sparse(model)``; see `sparseflow.torch` and docs/PyTorch.md.
 """
 
+from typing import TYPE_CHECKING
+
 from . import _sparseflow
 from .dtypes import DType, bf16, dtype, e4m3, e5m2, f16, f32, i8
 from .errors import (
@@ -51,6 +53,17 @@ _IN_TORCH = {
     "sparsify_model": "model",
     "warmup": "dispatch",
 }
+
+if TYPE_CHECKING:  # what __getattr__ gives, for those who check types
+    from . import checkpoints as checkpoints
+    from . import torch as torch
+    from .torch import nn as nn
+    from .torch.dispatch import explain as explain
+    from .torch.dispatch import warmup as warmup
+    from .torch.model import dense_int8 as dense_int8
+    from .torch.model import quantize_model_sparse as quantize_model_sparse
+    from .torch.model import sparsify_model as sparsify_model
+    from .torch.transformers import SparseFlowConfig as SparseFlowConfig
 
 
 def __getattr__(name: str) -> object:

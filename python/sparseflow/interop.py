@@ -88,7 +88,9 @@ def _torch_as_numpy(array: Any, what: str) -> np.ndarray:
         raise InvalidArgumentError(f"{what}: expected a tensor with values, got one on the meta device; load it first")
     if array.layout is not torch.strided or hasattr(type(array), "__tensor_flatten__"):
         kind = type(array).__name__ if array.layout is torch.strided else array.layout
-        raise InvalidArgumentError(f"{what}: expected an ordinary tensor, got a {kind}; take its to_dense()")
+        raise InvalidArgumentError(
+            f"{what}: expected an ordinary tensor, got a {kind}; make it one (to_dense, full_tensor)"
+        )
     tensor = array.detach().cpu().resolve_neg()
     if dtype.itemsize <= 2 and dtype.is_float and dtype is not dtypes.f16:
         bits = torch.int16 if dtype.itemsize == 2 else torch.int8

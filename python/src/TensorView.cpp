@@ -210,6 +210,8 @@ void TensorView::setFrom(const dlpack::Tensor &from, const Label &what) {
                          std::to_string(from.dtype.bits) + " bits");
   tensor.data = static_cast<char *>(from.data) + from.byteOffset;
   device = from.device;
+  // Managed memory may be used from any GPU, which the driver knows best.
+  tensor.gpu = device.type == dlpack::cuda ? device.id + 1 : 0;
   int64_t contiguous = 1;
   for (int32_t i = from.ndim; i-- > 0;) {
     shape[i] = from.shape[i];

@@ -238,6 +238,20 @@ static void cancelling(void) {
 }
 #endif
 
+#if SF_ABI_VERSION >= 4
+static void placing(void) {
+  float dense[2][8] = {{1, -3, 2, 0, 0, 0, 5, 0}, {4, 4, 4, 4, 0, 0, 0, -1}};
+  const int64_t shape[] = {2, 8};
+  SfTensor d = matrix(dense, SF_F32, shape);
+  CHECK(sfPrune24(&d, &d) == SF_OK);
+  d.gpu = 2;
+  CHECK(sfPrune24(&d, &d) == SF_INVALID_ARGUMENT);
+  CHECK(strstr(sfLastError(), "expected host memory, got memory of cuda:1") != NULL);
+  d.gpu = -1;
+  CHECK(sfPrune24(&d, &d) == SF_INVALID_ARGUMENT);
+}
+#endif
+
 int main(void) {
 #if SF_ABI_VERSION >= 2
   tuning();
@@ -251,6 +265,9 @@ int main(void) {
   versions();
 #if SF_ABI_VERSION >= 3
   cancelling();
+#endif
+#if SF_ABI_VERSION >= 4
+  placing();
 #endif
   if (failures == 0)
     printf("ABI version %d: all well with library %s\n", SF_ABI_VERSION, sfVersion());

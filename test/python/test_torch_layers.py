@@ -723,6 +723,27 @@ def test_the_dense_path_goes_straight_too(scheme, bias):
         assert layer(x.to("meta")).is_meta
 
 
+@pytest.mark.parametrize("make", [sf.nn.SparseLinear.from_dense, quantized.from_dense])
+def test_vmap_is_one_call(make, capfd):
+    layer, x = make(torch.nn.Linear(64, 48).half()), torch.randn(5, 3, 64).half()
+    with st.emulation():
+        y = layer(x)
+        assert torch.equal(torch.vmap(layer)(x), y)
+        assert torch.equal(torch.vmap(layer, in_dims=1, out_dims=1)(x), y)
+        assert torch.equal(torch.vmap(torch.vmap(layer))(x), y)
+    assert not capfd.readouterr().err  # PyTorch has a word about operators without a rule
+
+
+def test_vmap_over_biases():
+    layer, x, biases = pair("f16")[1], torch.randn(3, 136).half(), torch.randn(4, 72).half()
+    weight = layer.weight
+
+    def call(bias):
+        return torch.ops.sparseflow.linear(x, weight.values, weight.bitmask, None, bias, None, 72, "f16")
+
+    assert torch.equal(torch.vmap(call)(biases), torch.stack([call(each) for each in biases]))
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_trace_sees_the_operator():
     _, layer = pair("f16")

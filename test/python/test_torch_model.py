@@ -1,7 +1,9 @@
 """Whole models: what is converted and what stays, pruning methods, dispatch, and exported programs."""
 
 import copy
+import gc
 import json
+import weakref
 
 import pytest
 
@@ -267,6 +269,14 @@ def test_names_to_skip(skip, left):
     assert [layer.name for layer in report if layer.reason == "skipped by name"] == left
 
 
+def test_a_layer_whose_forward_was_replaced_stays_dense():
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    layer = model[0]
+    layer.forward = lambda x: torch.nn.functional.linear(x, layer.weight, layer.bias) + 1
+    report = sf.quantize_model_sparse(model)
+    assert "its forward was replaced" in report["0"].reason and not report["1"].reason and model[0] is layer
+
+
 def test_a_layer_without_a_weight_yet_stays_dense():
     model = torch.nn.Sequential(torch.nn.LazyLinear(64), torch.nn.Linear(64, 64))
     report = sf.quantize_model_sparse(model)
@@ -329,6 +339,22 @@ def test_activations_that_are_not_finite_prune_nothing(method, value):
     statistics.add(torch.full((4, 32), value))
     with pytest.raises(sf.InvalidArgumentError, match="expected calibration activations that are finite"):
         prune(weight, method, statistics=statistics)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda"])
+def test_a_layer_that_was_converted_holds_no_memory_on(method, monkeypatch):
+    model = torch.nn.Sequential(*(torch.nn.Linear(32, 32) for _ in range(3)))
+    weights, alive = [weakref.ref(layer.weight) for layer in model], []
+    convert = sf.nn.SparseLinear.from_dense
+
+    def watch(*arguments):
+        gc.collect()
+        alive.append(sum(weight() is not None for weight in weights))
+        return convert(*arguments)
+
+    monkeypatch.setattr(sf.nn.SparseLinear, "from_dense", staticmethod(watch))
+    sf.sparsify_model(model, "f16", method, calibration=None if method == "magnitude" else [torch.randn(4, 32)])
+    assert alive == [3, 2, 1]
 
 
 def test_statistics_of_another_layer_are_refused():

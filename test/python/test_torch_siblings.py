@@ -124,6 +124,7 @@ FORWARDS = {
     "q = self.q(x); x += 1; return q, self.k(x)": [],
     "q = self.q(x); x.add_(1); return q, self.k(x)": [],
     "q = self.q(x); torch.add(x, 1, out=q); return q, self.k(x)": [],
+    "q = self.q(x); F.relu(mask, inplace=True); return q, self.k(x)": [],  # which may be x
     "y = x; q = self.q(x); y[0] = 1; return q, self.k(x)": [],
     "q = self.q(x); self.other(x); return q, self.k(x)": [],
     "q = self.q(x); return q, self.k(x) if mask else self.v(x)": [],
@@ -150,6 +151,26 @@ def test_siblings_are_read_off_the_forward(body, expected):
     if body.endswith("return x, k"):  # bound anew after both were called: fine
         expected = ["q", "k"]
     assert found.get("x", []) == expected
+
+
+def test_a_source_that_was_edited_after_it_was_imported_says_nothing(tmp_path, monkeypatch):
+    source = """import torch
+class Edited(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+    def forward(self, x):
+        {body}
+"""
+    path = tmp_path / "edited_model.py"
+    path.write_text(source.format(body="q = self.q(x); x.add_(1); return q, self.k(x)"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import edited_model
+
+    model = edited_model.Edited().half().requires_grad_(False)
+    path.write_text(source.format(body="return self.q(x), self.k(x)  # as of today"))
+    sf.quantize_model_sparse(model)
+    assert "forward" not in model.__dict__
 
 
 def test_statements_that_may_not_be_reached_are_no_siblings():

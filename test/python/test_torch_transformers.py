@@ -110,6 +110,12 @@ def test_dense_8_bit_layers_are_saved_and_loaded(scheme, tmp_path):
 def test_a_config_that_is_none():
     with pytest.raises(sf.InvalidArgumentError, match="expected layers to be schemes by name, got list"):
         sf.SparseFlowConfig(layers=["q_proj"])
+    with pytest.raises(sf.InvalidArgumentError, match="expected scheme, method, skip or layers, got schem"):
+        sf.SparseFlowConfig(schem="fp8")
+    assert (
+        sf.SparseFlowConfig.from_dict({"quant_method": "sparseflow", "format": 2, "later": 1, "scheme": "fp8"}).scheme
+        == "fp8"
+    )
     with pytest.raises(sf.InvalidArgumentError, match="got 'int4'; sparseflow-convert --scheme makes a checkpoint"):
         sf.SparseFlowConfig(scheme="int4")
     with pytest.raises(sf.InvalidArgumentError, match="'q': expected a scheme of f16, .*, dense fp8, got 'dense f16'"):

@@ -116,10 +116,10 @@ def test_a_dtype_that_no_weight_has_is_named(function, dtype):
     ("make", "message"),
     [
         (lambda: torch.empty(4, 8, device="meta"), "a tensor with values, got one on the meta device"),
-        (lambda: torch.eye(8).to_sparse(), "an ordinary tensor, got a torch.sparse_coo; take its to_dense"),
+        (lambda: torch.eye(8).to_sparse(), "an ordinary tensor, got a torch.sparse_coo; make it one"),
         (
             lambda: SparseWeight.from_dense(torch.zeros(4, 8)),
-            "an ordinary tensor, got a SparseWeight; take its to_dense",
+            "an ordinary tensor, got a SparseWeight; make it one",
         ),
         (lambda: torch.zeros(4, 8, dtype=torch.complex64), "a dtype that SparseFlow knows, got torch.complex64"),
     ],

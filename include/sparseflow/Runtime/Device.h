@@ -20,6 +20,8 @@ struct TensorRef {
   DType dtype = DType::F16;
   llvm::ArrayRef<int64_t> shape;
   llvm::ArrayRef<int64_t> strides;
+  /// Ordinal of the GPU that data is known to lie on; nothing: not known.
+  std::optional<int> gpu = std::nullopt;
 };
 
 /// What is really loaded for a kernel; a JIT may have chosen other registers than the manifest
@@ -111,8 +113,10 @@ public:
   /// default the struct itself.
   virtual llvm::Error encodeTensorMap(DType dtype, const HostTensorMap &map, void *out) const;
 
-  /// Whether kernels may read and write there: nothing, or why not ("host memory", ...).
-  virtual std::optional<std::string> whyUnusable(const void *pointer) const;
+  /// Whether kernels may read and write there: nothing, or why not ("host memory", ...). `gpu` is
+  /// the ordinal of the GPU that it is known to lie on.
+  virtual std::optional<std::string> whyUnusable(const void *pointer,
+                                                 std::optional<int> gpu = std::nullopt) const;
 
   /// Makes the device current for this thread and hands back what `leave` restores.
   virtual llvm::Expected<void *> enter();

@@ -54,7 +54,7 @@ def calibrated_pruner(folder: Path, calibration: Path, method: str, scheme: str,
             layer.weight.copy_(weight)  # later blocks see what the pruned ones compute
         pruned[f"{name}.weight"] = interop.as_numpy(layer.weight.detach(), name)
 
-    data.calibrate(model, linears, batches, method, decide)
+    data.calibrate(model, dict(linears), batches, method, decide)
 
     def pruner(name: str, dense: np.ndarray) -> np.ndarray:
         if name not in pruned:

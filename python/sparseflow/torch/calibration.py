@@ -59,7 +59,7 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 
 def calibrate(
     model: nn.Module,
-    layers: Mapping[str, nn.Linear],
+    layers: dict[str, nn.Linear],
     batches: Iterable[Any],
     method: str,
     convert: Callable[[str, LayerInputs], None],
@@ -67,6 +67,7 @@ def calibrate(
 ) -> None:
     """Calls `convert(name, inputs)` for each layer, in the order of the groups; convert replaces the layer in the model.
 
+    Each is taken out of `layers` before that: a layer that is replaced holds no memory on.
     The model runs in evaluation mode, and every module is left in the mode that it was in. Raises InvalidArgumentError for
     what are no batches.
     """
@@ -89,19 +90,17 @@ def calibrate(
 
 
 def _calibrate(
-    model: nn.Module, layers: Mapping[str, nn.Linear], batches: Sequence[Any], method: str, convert: Any, show: Any
+    model: nn.Module, layers: dict[str, nn.Linear], batches: Sequence[Any], method: str, convert: Any, show: Any
 ) -> None:
     blocks = _blocks(model)
-    inside = {id(module) for block in blocks for module in block.modules()}
-    outside = {name: layer for name, layer in layers.items() if id(layer) not in inside}
     calls = _block_calls(model, blocks, batches) if blocks else None
     if calls is None:
-        outside, blocks = dict(layers), []
+        blocks = []
 
     for index, block in progress(list(enumerate(blocks)), "calibrate blocks", show=show):
         assert calls is not None
         mine = {id(module) for module in block.modules()}
-        group = {name: layer for name, layer in layers.items() if id(layer) in mine}
+        group = {name: layers.pop(name) for name in list(layers) if id(layers[name]) in mine}
 
         def run(index: int = index, block: nn.Module = block) -> None:
             for each in calls:
@@ -112,16 +111,16 @@ def _calibrate(
         for each in calls:
             each.advance(block, index)
 
-    if outside:
+    if layers:
 
         def run_model() -> None:
             for batch in progress(batches, "calibrate the rest", show=show):
                 call(model, batch)
 
-        _gather(outside, run_model, method, convert)
+        _gather(layers, run_model, method, convert)
 
 
-def _gather(group: Mapping[str, nn.Linear], run: Callable[[], None], method: str, convert: Any) -> None:
+def _gather(group: dict[str, nn.Linear], run: Callable[[], None], method: str, convert: Any) -> None:
     inputs = {name: LayerInputs(layer.in_features, method, layer.weight.device) for name, layer in group.items()}
 
     def look(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
@@ -133,8 +132,9 @@ def _gather(group: Mapping[str, nn.Linear], run: Callable[[], None], method: str
     finally:
         for handle in handles:
             handle.remove()
-    for name in group:
-        convert(name, inputs[name])
+    for name in list(group):
+        del group[name]
+        convert(name, inputs.pop(name))
 
 
 class _BlockCall:

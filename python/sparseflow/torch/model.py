@@ -100,6 +100,10 @@ def _why_dense(candidate: _Candidate, owners: dict[int, list[str]], skip: Sequen
         return "has no weight yet; run the model once"
     if type(layer) is not nn.Linear:
         return f"is a {type(layer).__name__}, which may do more with its weight than nn.Linear does"
+    if "forward" in layer.__dict__ and not hasattr(
+        layer, "_hf_hook"
+    ):  # accelerate's hook only moves x to where the layer is
+        return "its forward was replaced by another, which a layer in its place would not do"
     if layer._parameters.get("weight") is None:
         return "its weight is made anew at each call (weight_norm, torch.nn.utils.prune); make that permanent first"
     others = [name for name in owners[id(weight)] if name != f"{candidate.name}.weight"]
@@ -183,6 +187,7 @@ def _convert(
             setattr(layer, hooks, getattr(candidate.layer, hooks))  # the same dictionary: handles still remove them
         for parent, child in candidate.places:
             setattr(parent, child, layer)
+        candidate.layer = layer  # the old one's memory is let go
 
     with torch.no_grad():
         if calibration is None:

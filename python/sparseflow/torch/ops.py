@@ -8,8 +8,8 @@
 | `sibling_linears` | several 2:4 layers that see the same x |
 | `pack`, `unpack`, `decompress` | between the forms of a weight |
 
-They have fakes (torch.compile, torch.export), refuse gradients when one is asked for, and under autocast round x to autocast's
-dtype as ``torch.nn.functional.linear`` does. The choice between the sparse and the dense path is inside `linear`, by the number
+They have fakes (torch.compile, torch.export), those of one layer a rule for torch.vmap, refuse gradients when one is asked for, and
+under autocast round x to autocast's dtype as ``torch.nn.functional.linear`` does. The choice between the sparse and the dense path is inside `linear`, by the number
 of tokens: a compiled graph with a dynamic batch has no guard on it.
 """
 
@@ -403,11 +403,33 @@ def _register() -> None:
             _library.impl(name, implementation, key)
         torch.library.register_fake(f"sparseflow::{name}", fake, lib=_library)
         torch.library.register_autograd(f"sparseflow::{name}", _refuse, lib=_library)
+    for name in ("linear", "dense_linear"):
+        operator = getattr(torch.ops.sparseflow, name).default
+        torch.library.register_vmap(f"sparseflow::{name}", _over_batches(operator), lib=_library)
     lowering.publish(_LAYERS)
     for name in _LAYERS:
         operator = getattr(torch.ops.sparseflow, name).default
         for device in ("cpu", "cuda"):
             _library.impl(name, _Autocast(operator, device), f"Autocast{device.upper()}")
+
+
+def _over_batches(operator: Any) -> Any:
+    """The rule of torch.vmap: an operator takes rows of any leading shape, so one call does for a batch of x alone."""
+
+    def rule(info: Any, dims: tuple[Any, ...], *arguments: Any, **named: Any) -> Any:
+        batched = [index for index, each in enumerate(dims) if isinstance(each, int)]
+        if batched == [0]:
+            x, *rest = arguments
+            return operator(x.movedim(dims[0], 0), *rest, **named), 0
+        results = []
+        for place in range(info.batch_size):
+            given = list(arguments)
+            for index in batched:
+                given[index] = given[index].select(dims[index], place)
+            results.append(operator(*given, **named))
+        return torch.stack(results), 0
+
+    return rule
 
 
 class _Autocast:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+import types
 from typing import Any
 
 import torch
@@ -115,13 +116,27 @@ class SiblingsForward(BlockForward):
 
 
 def _function_of(module: nn.Module) -> ast.FunctionDef | None:
-    """The syntax of a module's forward; None where there is no source."""
+    """The syntax of a module's forward; None where there is no source, or another one since it was imported."""
+    forward: Any = inspect.unwrap(type(module).forward)
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(type(module).forward)))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
+        compiled = compile(tree, "<forward>", "exec", dont_inherit=True)
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
     function = tree.body[0] if tree.body else None
-    return function if isinstance(function, ast.FunctionDef) else None
+    codes = [
+        each for each in compiled.co_consts if isinstance(each, types.CodeType) and each.co_name == forward.__name__
+    ]
+    if not isinstance(function, ast.FunctionDef) or [_shape_of(each) for each in codes] != [
+        _shape_of(forward.__code__)
+    ]:
+        return None
+    return function
+
+
+def _shape_of(code: types.CodeType) -> tuple[Any, ...]:
+    """What tells a function from another that stands on its lines by now. Not its bytecode: in a class that is another."""
+    return code.co_name, code.co_argcount, code.co_varnames, code.co_names
 
 
 def _sibling_call(node: ast.AST, owner: str) -> tuple[str, str] | None:
@@ -143,7 +158,8 @@ def _writes(node: ast.AST) -> bool:
     if not isinstance(node, ast.Call):
         return False
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    return (name.endswith("_") and not name.endswith("__")) or any(each.arg == "out" for each in node.keywords)
+    asked = any(each.arg in ("out", "inplace") for each in node.keywords)
+    return (name.endswith("_") and not name.endswith("__")) or asked
 
 
 def _parents(function: ast.AST) -> dict[ast.AST, ast.AST]:

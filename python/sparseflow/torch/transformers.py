@@ -23,6 +23,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from ..errors import InvalidArgumentError
 from .linear import SparseLinear
 from .model import fuse_blocks, matches, names_to_skip, sparsify_model
+from .pruning import check_method
 from .quantized import QuantizedLinear
 from .schemes import SCHEMES, scheme_named
 from .tensor import SparseWeight
@@ -51,8 +52,10 @@ class SparseFlowConfig(QuantizationConfigMixin):
         method: str = "magnitude",
         skip: str | Sequence[str] = (_HEAD,),
         layers: dict[str, str] | None = None,
-        **_: Any,
+        **stored: Any,
     ):
+        if stored and "quant_method" not in stored:  # of a config.json, where a later version may have written more
+            raise InvalidArgumentError(f"expected scheme, method, skip or layers, got {', '.join(stored)}")
         self.quant_method: Any = QUANT_METHOD
         try:
             self.scheme = scheme_named(scheme).name
@@ -119,7 +122,10 @@ class SparseFlowQuantizer(HfQuantizer):
     quantization_config: SparseFlowConfig
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
-        if not self.pre_quantized and self.quantization_config.method != "magnitude":
+        if self.pre_quantized:
+            return
+        check_method(self.quantization_config.method)
+        if self.quantization_config.method != "magnitude":
             raise InvalidArgumentError(
                 f"expected method='magnitude' to prune a checkpoint as it is loaded, got "
                 f"'{self.quantization_config.method}', which needs calibration data; load the model dense and call "

@@ -204,6 +204,21 @@ TEST_F(CudaTest, several_gpus_in_one_process) {
                   "it there first");
 }
 
+TEST_F(CudaTest, where_a_tensor_is_known_to_lie_the_driver_is_not_asked) {
+  std::unique_ptr<Executable> executable = load(makeGpuProgram({"sm_90"}), 0);
+  Tensors tensors(executable->device());
+  TensorRef in = tensors.in(), out = tensors.out();
+  ASSERT_EQ(messageOf(executable->run(0, in, out, {})), "");
+  int before = state->pointerQueries;
+  EXPECT_GT(before, 0);
+  in.gpu = out.gpu = 0;
+  ASSERT_EQ(messageOf(executable->run(0, in, out, {})), "");
+  EXPECT_EQ(state->pointerQueries, before);
+  in.gpu = 1;
+  EXPECT_CONTAINS(messageOf(executable->run(0, in, out, {})),
+                  "expected data in the memory of cuda:0, got a pointer to memory of cuda:1");
+}
+
 TEST_F(CudaTest, host_tensors_are_refused_by_run_and_copied_by_runHost) {
   std::unique_ptr<Executable> executable = load(makeGpuProgram({"sm_90"}));
   std::vector<float> x(4 * columns + 16), y(4 * columns + 16);

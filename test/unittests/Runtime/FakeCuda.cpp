@@ -207,6 +207,7 @@ EXPORT int cuMemcpyDtoHAsync_v2(void *target, uint64_t source, size_t bytes, CUs
 EXPORT int cuPointerGetAttributes(unsigned count, int *attributes, void **values,
                                   uint64_t pointer) {
   std::lock_guard<std::mutex> lock(mutex);
+  ++state.pointerQueries;
   auto found = allocations.upper_bound(pointer);
   bool known = found != allocations.begin() &&
                pointer < std::prev(found)->first + std::prev(found)->second.first;

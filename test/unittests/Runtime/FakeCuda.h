@@ -25,6 +25,7 @@ struct FakeCuda {
   int dependentLaunches = 0;
   int moreParameters = 0; // than the test program's kernels have
   int lastLaunchGpu = -1;
+  int pointerQueries = 0;
   int dynamicShared = 0;
   // The last tensor map: element type, columns, rows, row stride, columns and rows of the box,
   // swizzle.

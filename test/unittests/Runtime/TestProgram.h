@@ -315,7 +315,7 @@ public:
     live -= memory != nullptr;
     return Device::deallocate(memory);
   }
-  std::optional<std::string> whyUnusable(const void *pointer) const override {
+  std::optional<std::string> whyUnusable(const void *pointer, std::optional<int>) const override {
     return pointer == forbidden ? std::optional<std::string>("a pointer to host memory")
                                 : std::nullopt;
   }
