@@ -209,6 +209,15 @@ def test_what_is_no_linear_layer_is_in_the_report():
         sf.sparsify_model(gpt2)
 
 
+def test_a_layer_that_mamba_multiplies_by_itself_stays_dense():
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 256, "state_size": 8, "time_step_rank": 16}
+    model = transformers.MambaForCausalLM(transformers.MambaConfig(**sizes)).eval()
+    report = sf.sparsify_model(model, skip=["lm_head"])
+    assert {row.name.rpartition(".")[2] for row in report.converted} == {"in_proj", "x_proj", "out_proj"}
+    assert "is read by MambaMixer" in report["backbone.layers.0.mixer.dt_proj"].reason
+    assert torch.isfinite(logits(model, {"input_ids": torch.randint(0, 256, (2, 9))})).all()
+
+
 def test_a_calibrated_model_is_saved_as_it_is(tmp_path):
     model, inputs = make("llama", torch.float32)
     batches = [{"input_ids": torch.randint(0, 256, (2, 24))} for _ in range(3)]
