@@ -82,7 +82,7 @@ func.func @reads_destination(%x: tensor<4x8xf32>, %init: tensor<4x8xf32>) -> ten
 // -----
 
 func.func @first_column(%x: tensor<4x2xf32>, %init: tensor<4x8xf32>) -> tensor<4x8xf32> {
-  // expected-error @below {{expected inputs of shape [], [N], [M,1] or [M,N], or their transposes, against a result [M,N], got 'tensor<4x2xf32>' indexed by affine_map<(d0, d1) -> (d0, 0)>}}
+  // expected-error @below {{expected inputs of shape [], [N], [1,N], [M,1] or [M,N], or their transposes, against a result [M,N], got 'tensor<4x2xf32>' indexed by affine_map<(d0, d1) -> (d0, 0)>}}
   %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, 0)>, affine_map<(m, n) -> (m, n)>],
                        iterator_types = ["parallel", "parallel"]}
       ins(%x : tensor<4x2xf32>) outs(%init : tensor<4x8xf32>) {
