@@ -124,7 +124,9 @@ private:
       Value value = operand.get();
       auto type = dyn_cast<RankedTensorType>(value.getType());
       Operation *def = value.getDefiningOp();
-      bool isWritten = def && !isa<arith::ConstantOp>(def) && written.insert(value).second;
+      bool isWritten =
+          def && !isa<arith::ConstantOp, tensor::CollapseShapeOp, tensor::ExpandShapeOp>(def) &&
+          written.insert(value).second;
       if (isWritten || !type || type.getEncoding() || type.getRank() < 1 || type.getRank() > 2)
         continue;
       operand.set(
