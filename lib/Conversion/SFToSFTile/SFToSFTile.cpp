@@ -11,6 +11,7 @@
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
+#include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/TypeSwitch.h"
 
 namespace sparseflow {
@@ -35,6 +36,12 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
         if (op.getDialect() && (isa<sf::SFDialect>(op.getDialect()) || isa<linalg::GenericOp>(op)))
           work.push_back(&op);
     }
+    // A product that is none of sf's is said before what fills its destination.
+    auto reduces = [](Operation *op) {
+      auto generic = dyn_cast<linalg::GenericOp>(op);
+      return generic && generic.getNumReductionLoops() > 0;
+    };
+    llvm::stable_sort(work, [&](Operation *a, Operation *b) { return reduces(a) > reduces(b); });
     for (Operation *op : work)
       if (failed(schedule(kernels, op)))
         return signalPassFailure();
