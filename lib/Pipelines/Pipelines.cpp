@@ -48,8 +48,12 @@ static constexpr PassEntry entries[] = {
        manager.addNestedPass<func::FuncOp>(createConvertElementwiseToLinalgPass());
        manager.addPass(sf::createSFFuseEpiloguePass());
        manager.addNestedPass<func::FuncOp>(createLinalgGeneralizeNamedOpsPass());
-       manager.addNestedPass<func::FuncOp>(createLinalgElementwiseOpFusionPass());
-       manager.addPass(createCanonicalizerPass());
+       // The first time frees operations from destinations, which count as another use of what they
+       // are the shape of; the second time fuses those.
+       for (int i = 0; i < 2; ++i) {
+         manager.addNestedPass<func::FuncOp>(createLinalgElementwiseOpFusionPass());
+         manager.addPass(createCanonicalizerPass());
+       }
        manager.addPass(createCSEPass());
      }},
     // 5. After fusion, whose epilogues cost registers and bytes that the choice depends on.

@@ -7,6 +7,7 @@
 #include "sparseflow/Dialect/SFTile/IR/SFTileDialect.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Tensor/IR/Tensor.h"
 
 using namespace mlir;
 using namespace sparseflow;
@@ -93,12 +94,24 @@ static LogicalResult addDispatch(FunctionSteps &steps, StepSite &step, sf_tile::
   return success();
 }
 
+/// A single element is the same bytes in any shape.
+static bool isReshapedScalar(Operation &op) {
+  if (!isa<tensor::CollapseShapeOp, tensor::ExpandShapeOp>(op))
+    return false;
+  auto type = cast<RankedTensorType>(op.getResult(0).getType());
+  return type.hasStaticShape() && type.getNumElements() == 1;
+}
+
 FailureOr<FunctionSteps> sparseflow::target::collectSteps(func::FuncOp function) {
   FunctionSteps result;
   int64_t position = 0;
   for (Operation &op : function.getBody().front().without_terminator()) {
     if (isa<arith::ConstantOp>(op))
       continue;
+    if (isReshapedScalar(op)) {
+      result.alias[op.getResult(0)] = op.getOperand(0);
+      continue;
+    }
     StepSite step;
     if (auto dispatch = dyn_cast<sf_tile::DispatchOp>(op)) {
       if (failed(addDispatch(result, step, dispatch, position)))

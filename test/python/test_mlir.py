@@ -154,3 +154,63 @@ def test_eight_bit_floats_are_computed_with(rng, device):
     y = sf.compile(text, target="sm_89", device=device)(x, a)
     expected = np.where(a.astype(np.float32) < 2, x.astype(np.float32), a.astype(np.float32))
     np.testing.assert_array_equal(y.astype(np.float32), expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("shape", "place"),
+    [
+        ("72", "(n)"),
+        ("1x72", "(0, n)"),
+        ("72x1", "(n, 0)"),
+        ("?", "(m)"),
+        ("?x1", "(m, 0)"),
+        ("1x1", "(0, 0)"),
+        ("1", "(0)"),
+    ],
+)
+def test_operands_of_a_product_in_any_shape(rng, device, shape, place):
+    text = f"""
+    #id = affine_map<(m, n) -> (m, n)>
+    func.func @main(%x: tensor<?x64xf16>, %w: tensor<72x64xf16>, %s: tensor<{shape}xf32>) -> tensor<?x72xf32> {{
+      %c0 = arith.constant 0 : index
+      %m = tensor.dim %x, %c0 : tensor<?x64xf16>
+      %init = tensor.empty(%m) : tensor<?x72xf32>
+      %y = sf.matmul %x, %w : (tensor<?x64xf16>, tensor<72x64xf16>) -> tensor<?x72xf32>
+      %z = linalg.generic {{indexing_maps = [#id, affine_map<(m, n) -> {place}>, #id], iterator_types = ["parallel", "parallel"]}}
+          ins(%y, %s : tensor<?x72xf32>, tensor<{shape}xf32>) outs(%init : tensor<?x72xf32>) {{
+      ^bb0(%a: f32, %b: f32, %out: f32):
+        %product = arith.mulf %a, %b : f32
+        linalg.yield %product : f32
+      }} -> tensor<?x72xf32>
+      return %z : tensor<?x72xf32>
+    }}"""
+    x = rng.integers(-4, 5, (37, 64)).astype(np.float16)
+    w = rng.integers(-4, 5, (72, 64)).astype(np.float16)
+    s = rng.integers(1, 9, [37 if extent == "?" else int(extent) for extent in shape.split("x")]).astype(np.float32)
+    along = s.reshape(-1, 1) if "m" in place else s.reshape(1, -1)
+    expected = (x.astype(np.float32) @ w.astype(np.float32).T) * along
+    np.testing.assert_array_equal(run(text, device, x, w, s), expected)
+    if s.ndim == 2 and s.shape[0] > 1:
+        apart = np.zeros((len(s), 4), np.float32)
+        apart[:, :1] = s
+        np.testing.assert_array_equal(run(text, device, x, w, apart[:, :1]), expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_one_token_that_is_quantized(rng, device):
+    text = """
+    func.func @main(%x: tensor<1x64xf16>, %w: tensor<16x64xi8>) -> tensor<1x16xf32> {
+      %q, %s = sf.quantize %x : tensor<1x64xf16> -> tensor<1x64xi8>, tensor<1x1xf32>
+      %y = sf.matmul %q, %w : (tensor<1x64xi8>, tensor<16x64xi8>) -> tensor<1x16xi32>
+      %sums = arith.sitofp %y : tensor<1x16xi32> to tensor<1x16xf32>
+      %scale = tensor.collapse_shape %s [[0, 1]] : tensor<1x1xf32> into tensor<1xf32>
+      %init = tensor.empty() : tensor<1x16xf32>
+      %scales = linalg.broadcast ins(%scale : tensor<1xf32>) outs(%init : tensor<1x16xf32>) dimensions = [1]
+      %z = arith.mulf %sums, %scales : tensor<1x16xf32>
+      return %z : tensor<1x16xf32>
+    }"""
+    x = np.arange(-63, 65, 2).astype(np.float16)[None] / 8
+    x[0, 0] = 127 / 8
+    w = rng.integers(-9, 10, (16, 64)).astype(np.int8)
+    np.testing.assert_array_equal(run(text, device, x, w), x.astype(np.float32) @ w.astype(np.float32).T)

@@ -43,13 +43,21 @@ LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *
     inputs.push_back(operand.tensor);
   SmallVector<MemRefType> types = getKernelArgumentTypes(inputs, op->getResultTypes());
 
-  // The rows of the launch are those of a matrix operand or, when all broadcast, there is a fixed
-  // number.
+  // The rows of the launch are those of an operand or, when all broadcast, there is a fixed number.
   std::optional<int64_t> rowsOf, rowsPerBlock;
-  for (auto [i, operand] : llvm::enumerate(operands))
-    if (matrix && !rowsOf && !operand.isTransposed &&
-        (operand.broadcast == sf::Broadcast::Full || operand.broadcast == sf::Broadcast::Token))
-      rowsOf = i, rowsPerBlock = tileRows;
+  auto findRows = [&](auto hasRows) {
+    auto found = llvm::find_if(operands, hasRows);
+    if (matrix && !rowsOf && found != operands.end())
+      rowsOf = found - operands.begin(), rowsPerBlock = tileRows;
+  };
+  findRows([](const ElementwiseOperand &operand) {
+    return !operand.isTransposed &&
+           (operand.broadcast == sf::Broadcast::Full || operand.broadcast == sf::Broadcast::Token);
+  });
+  // A vector with an element for each row.
+  findRows([](const ElementwiseOperand &operand) {
+    return operand.isTransposed && operand.broadcast == sf::Broadcast::Feature;
+  });
   int64_t fixedRows = matrix ? result.getDimSize(0) : 1;
   if (!rowsOf && ShapedType::isDynamic(fixedRows))
     return op->emitOpError("expected an operand that has the result's rows");
@@ -135,6 +143,15 @@ static std::optional<ElementwiseOperand> getOperand(OpOperand *input, AffineMap 
     return std::nullopt;
   if (std::optional<sf::Broadcast> broadcast = getBroadcast(map, type))
     return ElementwiseOperand{input->get(), *broadcast};
+  if (map.getNumDims() == 1 && map.getNumResults() == 2) {
+    // A vector as a matrix of one row or of one column.
+    AffineExpr zero = getAffineConstantExpr(0, map.getContext()),
+               element = getAffineDimExpr(0, map.getContext());
+    if (type.getDimSize(0) == 1 && map.getResult(0) == zero && map.getResult(1) == element)
+      return ElementwiseOperand{input->get(), sf::Broadcast::Full};
+    if (type.getDimSize(1) == 1 && map.getResult(0) == element && map.getResult(1) == zero)
+      return ElementwiseOperand{input->get(), sf::Broadcast::Token, /*isTransposed=*/true};
+  }
   if (map.getNumDims() != 2)
     return std::nullopt;
   AffineMap swap = AffineMap::getPermutationMap(ArrayRef<unsigned>{1, 0}, map.getContext());
@@ -157,6 +174,9 @@ LogicalResult sparseflow::scheduleElementwise(gpu::GPUModuleOp kernels, linalg::
     return op.emitOpError(
         "expected an elementwise operation on a vector or matrix: all iterators parallel, one or "
         "two of them");
+  if (result.getRank() == 1 && !result.hasStaticShape())
+    return op.emitOpError("expected the size of a vector that is computed to be known, got ")
+           << result << "; give values of tokens the shape [M,1]";
   for (OpOperand &init : op.getDpsInitsMutable()) {
     if (!op.getMatchingIndexingMap(&init).isIdentity())
       return op.emitOpError("expected results that are indexed by the identity, got ")

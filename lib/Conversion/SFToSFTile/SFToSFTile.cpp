@@ -30,8 +30,10 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
     auto kernels = gpu::GPUModuleOp::create(builder, module.getLoc(), "kernels");
     SmallVector<Operation *> work;
     for (auto func : module.getOps<func::FuncOp>()) {
-      if (!func.isExternal())
+      if (!func.isExternal()) {
+        copyReshapedTensors(func);
         copyReturnedTensors(func);
+      }
       for (Operation &op : func.getOps())
         if (op.getDialect() && (isa<sf::SFDialect>(op.getDialect()) || isa<linalg::GenericOp>(op)))
           work.push_back(&op);
@@ -49,6 +51,76 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
   }
 
 private:
+  /// The elementwise operation that copies `source`, read by `map`, to a tensor of another type.
+  static Value createCopy(OpBuilder &b, Location loc, RankedTensorType type, Value source,
+                          AffineMap map) {
+    SmallVector<Value> extents;
+    for (auto [i, size] : llvm::enumerate(type.getShape()))
+      if (ShapedType::isDynamic(size))
+        for (auto [d, expr] : llvm::enumerate(map.getResults()))
+          if (expr == b.getAffineDimExpr(i))
+            extents.push_back(tensor::DimOp::create(b, loc, source, d));
+    Value init = tensor::EmptyOp::create(b, loc, type, extents);
+    SmallVector<AffineMap> maps = {map, b.getMultiDimIdentityMap(type.getRank())};
+    SmallVector<utils::IteratorType> parallel(type.getRank(), utils::IteratorType::parallel);
+    auto copy = linalg::GenericOp::create(b, loc, type, source, init, maps, parallel,
+                                          [](OpBuilder &b, Location loc, ValueRange arguments) {
+                                            linalg::YieldOp::create(b, loc, arguments.front());
+                                          });
+    return copy.getResult(0);
+  }
+
+  /// Where an element of a result that has other dimensions of size 1 comes from; none if more than
+  /// those are different. `groups` are the dimensions of `wide` that make one of `narrow`.
+  static std::optional<AffineMap> getSourceMap(RankedTensorType wide, RankedTensorType narrow,
+                                               ArrayRef<ReassociationIndices> groups,
+                                               bool isCollapsed) {
+    MLIRContext *context = wide.getContext();
+    // Of each wide dimension: the narrow one that it is, or none.
+    SmallVector<std::optional<unsigned>> partners(wide.getRank());
+    for (auto [i, group] : llvm::enumerate(groups)) {
+      auto isUnit = [&](int64_t d) { return wide.getDimSize(d) == 1; };
+      if (llvm::count_if(group, isUnit) + 1 < int64_t(group.size()))
+        return std::nullopt;
+      auto partner = llvm::find_if_not(group, isUnit);
+      partners[partner == group.end() ? group.front() : *partner] = i;
+    }
+    SmallVector<AffineExpr> exprs(isCollapsed ? wide.getRank() : narrow.getRank(),
+                                  getAffineConstantExpr(0, context));
+    for (auto [d, partner] : llvm::enumerate(partners))
+      if (partner && isCollapsed)
+        exprs[d] = getAffineDimExpr(*partner, context);
+      else if (partner)
+        exprs[*partner] = getAffineDimExpr(d, context);
+    return AffineMap::get((isCollapsed ? narrow : wide).getRank(), 0, exprs, context);
+  }
+
+  /// What is reshaped, as the operands of fused products are, and differs in dimensions of size 1
+  /// is copied: a call may give a matrix of one column any distance between its rows.
+  static void copyReshapedTensors(func::FuncOp func) {
+    for (Operation &op : llvm::make_early_inc_range(func.getBody().front())) {
+      auto collapse = dyn_cast<tensor::CollapseShapeOp>(op);
+      auto expand = dyn_cast<tensor::ExpandShapeOp>(op);
+      if ((!collapse && !expand) || op.use_empty())
+        continue;
+      Value source = op.getOperand(0);
+      auto from = cast<RankedTensorType>(source.getType());
+      auto to = cast<RankedTensorType>(op.getResult(0).getType());
+      // A scalar in any shape is the same buffer (sf-emit-manifest).
+      bool isScalar = to.hasStaticShape() && to.getNumElements() == 1;
+      if (isScalar || to.getRank() > 2 || from.getRank() > 2)
+        continue;
+      std::optional<AffineMap> map =
+          collapse ? getSourceMap(from, to, collapse.getReassociationIndices(), true)
+                   : getSourceMap(to, from, expand.getReassociationIndices(), false);
+      if (!map)
+        continue;
+      OpBuilder b(&op);
+      op.getResult(0).replaceAllUsesWith(createCopy(b, op.getLoc(), to, source, *map));
+      op.erase();
+    }
+  }
+
   /// A result that no kernel of its own writes (an argument, a constant, a value that is returned
   /// twice) is copied.
   static void copyReturnedTensors(func::FuncOp func) {
@@ -62,19 +134,8 @@ private:
       bool isWritten = def && !isa<arith::ConstantOp>(def) && written.insert(value).second;
       if (isWritten || !type || type.getEncoding() || type.getRank() < 1 || type.getRank() > 2)
         continue;
-      Location loc = ret->getLoc();
-      SmallVector<Value> extents;
-      for (int64_t i = 0; i < type.getRank(); ++i)
-        if (type.isDynamicDim(i))
-          extents.push_back(tensor::DimOp::create(b, loc, value, i));
-      Value init = tensor::EmptyOp::create(b, loc, type, extents);
-      SmallVector<AffineMap> maps(2, b.getMultiDimIdentityMap(type.getRank()));
-      SmallVector<utils::IteratorType> parallel(type.getRank(), utils::IteratorType::parallel);
-      auto copy = linalg::GenericOp::create(b, loc, type, value, init, maps, parallel,
-                                            [](OpBuilder &b, Location loc, ValueRange arguments) {
-                                              linalg::YieldOp::create(b, loc, arguments.front());
-                                            });
-      operand.set(copy.getResult(0));
+      operand.set(
+          createCopy(b, ret->getLoc(), type, value, b.getMultiDimIdentityMap(type.getRank())));
     }
   }
 
@@ -82,8 +143,8 @@ private:
   static LogicalResult checkTensor(Operation *op, RankedTensorType tensor) {
     if (!getKernelArgumentType(tensor))
       return op->emitOpError(
-                 "expected tensors of rank 0 to 2 of which at most the leading dimension of a "
-                 "matrix is dynamic, got ")
+                 "expected tensors of rank 0 to 2 of which at most the leading dimension is "
+                 "dynamic, got ")
              << tensor;
     if (!sf::getDType(tensor.getElementType()))
       return op->emitOpError(

@@ -21,8 +21,7 @@ MemRefType sparseflow::getKernelArgumentType(RankedTensorType type) {
     if (type.isDynamicDim(i))
       return {};
   if (type.getRank() < 2)
-    return type.hasStaticShape() ? MemRefType::get(type.getShape(), type.getElementType())
-                                 : MemRefType();
+    return MemRefType::get(type.getShape(), type.getElementType());
   if (type.getRank() > 2)
     return {};
   auto strided = StridedLayoutAttr::get(context, 0, {ShapedType::kDynamic, 1});

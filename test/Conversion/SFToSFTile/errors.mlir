@@ -28,7 +28,7 @@ func.func @dense_inner(%x: tensor<?x61xf16>, %w: tensor<64x61xf16, #sf.weight<de
 
 func.func @rank(%x: tensor<2x4x8xf32>) -> tensor<2x4x8xf32> {
   %init = tensor.empty() : tensor<2x4x8xf32>
-  // expected-error @below {{expected tensors of rank 0 to 2 of which at most the leading dimension of a matrix is dynamic, got 'tensor<2x4x8xf32>'}}
+  // expected-error @below {{expected tensors of rank 0 to 2 of which at most the leading dimension is dynamic, got 'tensor<2x4x8xf32>'}}
   %y = linalg.generic {indexing_maps = [affine_map<(a, b, c) -> (a, b, c)>, affine_map<(a, b, c) -> (a, b, c)>],
                        iterator_types = ["parallel", "parallel", "parallel"]}
       ins(%x : tensor<2x4x8xf32>) outs(%init : tensor<2x4x8xf32>) {
@@ -224,4 +224,20 @@ func.func @function_of_f64(%x: tensor<?x8xf32>, %n: index) -> tensor<?x8xf32> {
     linalg.yield %r : f32
   } -> tensor<?x8xf32>
   return %y : tensor<?x8xf32>
+}
+
+// -----
+
+func.func @vector_of_tokens(%x: tensor<?xf32>) -> tensor<?xf32> {
+  %c0 = arith.constant 0 : index
+  %m = tensor.dim %x, %c0 : tensor<?xf32>
+  %init = tensor.empty(%m) : tensor<?xf32>
+  // expected-error @below {{expected the size of a vector that is computed to be known, got 'tensor<?xf32>'; give values of tokens the shape [M,1]}}
+  %y = linalg.generic {indexing_maps = [affine_map<(m) -> (m)>, affine_map<(m) -> (m)>], iterator_types = ["parallel"]}
+      ins(%x : tensor<?xf32>) outs(%init : tensor<?xf32>) {
+  ^bb0(%a: f32, %out: f32):
+    %0 = arith.negf %a : f32
+    linalg.yield %0 : f32
+  } -> tensor<?xf32>
+  return %y : tensor<?xf32>
 }
