@@ -11,7 +11,6 @@
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
-#include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/TypeSwitch.h"
 
 namespace sparseflow {
@@ -28,7 +27,8 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
     ModuleOp module = getOperation();
     auto builder = OpBuilder::atBlockEnd(module.getBody());
     auto kernels = gpu::GPUModuleOp::create(builder, module.getLoc(), "kernels");
-    SmallVector<Operation *> work;
+    // A product that is none of sf's is said before what fills its destination.
+    SmallVector<Operation *> reductions, work;
     for (auto func : module.getOps<func::FuncOp>()) {
       if (!func.isExternal()) {
         copyReshapedTensors(func);
@@ -36,14 +36,9 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
       }
       for (Operation &op : func.getOps())
         if (op.getDialect() && (isa<sf::SFDialect>(op.getDialect()) || isa<linalg::GenericOp>(op)))
-          work.push_back(&op);
+          (reduces(&op) ? reductions : work).push_back(&op);
     }
-    // A product that is none of sf's is said before what fills its destination.
-    auto reduces = [](Operation *op) {
-      auto generic = dyn_cast<linalg::GenericOp>(op);
-      return generic && generic.getNumReductionLoops() > 0;
-    };
-    llvm::stable_sort(work, [&](Operation *a, Operation *b) { return reduces(a) > reduces(b); });
+    work.insert(work.begin(), reductions.begin(), reductions.end());
     for (Operation *op : work)
       if (failed(schedule(kernels, op)))
         return signalPassFailure();
