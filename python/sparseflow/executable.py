@@ -130,13 +130,16 @@ def _checked_device(device: Any) -> None:
         )
 
 
-def _text(value: Any, what: str) -> str:
-    """A path or an option as the library can take it: C would end it at a null."""
+def _text(value: Any, what: str) -> bytes:
+    """A path or an option as the library can take it: the file system's bytes, which C would end at a null."""
     if not isinstance(value, (str, bytes, os.PathLike)):
         raise InvalidArgumentError(f"{what}: expected text or a path, got {type(value).__name__}")
-    text = os.fsdecode(value)
-    if "\0" in text:
-        raise InvalidArgumentError(f"{what}: expected text without null characters, got {text!r}")
+    try:
+        text = os.fsencode(value)
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"{what}: expected text that UTF-8 can encode, got {error}") from None
+    if b"\0" in text:
+        raise InvalidArgumentError(f"{what}: expected text without null characters, got {os.fsdecode(text)!r}")
     return text
 
 
@@ -217,8 +220,12 @@ class Executable(_sparseflow.Executable):
         """What ran in the last call: for each step the path taken and why, for each kernel its configuration, registers,
         spilled bytes and number of mma.sp instructions. With `tokens`, what a call with so many tokens would run.
         """
-        symbols = None if tokens is None else _counts(tokens)
-        return Report(json.loads(self._report(self._named(function), symbols)))
+        name, symbols = self._named(function), None if tokens is None else _counts(tokens)
+        if symbols == [] and any(each["name"] == name and each["symbols"] for each in self._description["functions"]):
+            raise InvalidArgumentError(
+                f"expected numbers of tokens from 0 to 2^30, one for each symbol, got {tokens!r}"
+            )
+        return Report(json.loads(self._report(name, symbols)))
 
     def reserve(self, tokens: int | Sequence[int], *, function: str | None = None, stream: Any = None) -> None:
         """Allocates the workspace for calls of up to so many tokens on `stream`, so that no such call allocates.
@@ -269,7 +276,7 @@ class Executable(_sparseflow.Executable):
         return function
 
 
-def source_of(model: Any) -> tuple[str, bool]:
+def source_of(model: Any) -> tuple[bytes, bool]:
     """(MLIR text or the path of a file with it, whether it is a path) of what `compile` takes.
 
     Raises InvalidArgumentError for what is neither, FileNotFoundError where there is no such file.
@@ -277,21 +284,27 @@ def source_of(model: Any) -> tuple[str, bool]:
     if isinstance(model, Graph):
         if not model._outputs:
             raise InvalidArgumentError("expected a graph with an output, got none; call Graph.output")
-        return str(model), False
+        return str(model).encode(), False
     if isinstance(model, os.PathLike) or (isinstance(model, str) and re.search(r"\.mlir(bc)?\Z", model)):
         path = _text(model, "compile")
         if not os.path.exists(path):
-            raise FileNotFoundError(f"expected a file with MLIR, got {path}, which does not exist")
+            raise FileNotFoundError(f"expected a file with MLIR, got {os.fsdecode(path)}, which does not exist")
         return path, True
     if not isinstance(model, str):
-        raise InvalidArgumentError(f"expected a Graph, a path or MLIR text, got {type(model).__name__}")
+        hint = "; export it first: torch.export.export(model, args)" if _is_module(model) else ""
+        raise InvalidArgumentError(f"expected a Graph, a path or MLIR text, got {type(model).__name__}{hint}")
     if os.path.isdir(model):
         raise InvalidArgumentError(f"expected a .mlir file or MLIR text, got {model!r}, which is a folder")
     try:
-        model.encode()
+        return model.encode(), False
     except UnicodeEncodeError as error:
         raise InvalidArgumentError(f"expected MLIR text that UTF-8 can encode, got {error}") from None
-    return model, False
+
+
+def _is_module(model: Any) -> bool:
+    """Whether this is a model of PyTorch, which is not imported to know it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
 
 
 def compile(  # noqa: A001 - sf.compile is the name users expect
@@ -321,7 +334,8 @@ def compile(  # noqa: A001 - sf.compile is the name users expect
         constants: arrays for the ``dense_resource`` names of MLIR text or of a file; a graph brings its own.
         dump_intermediates: a folder for the IR after each pass, the PTX and the cubins.
         reproducer: a file to write when a pass fails, which replays the failure.
-        aot: for an exported program: an operation without a kernel is an error, and the result an `Executable`.
+        aot: for an exported program: an operation without a kernel is an error, and the result an `Executable`, as it
+            always is for a graph and MLIR.
         ptxas: path of ptxas. Default: $SPARSEFLOW_PTXAS, $CUDA_HOME, $CUDA_PATH, PATH, the nvidia-cuda-nvcc package,
             /usr/local/cuda.
         tuning: path of the tuning database (see `tune`). Default: the user's, and what it does not have from the one that
@@ -378,5 +392,5 @@ def load(source: str | os.PathLike[str] | bytes, *, device: str = "auto", verify
         return Executable(_sparseflow.from_bytes(source, verify), device)
     path = _text(source, "load")
     if not os.path.exists(path):
-        raise FileNotFoundError(f"expected a .sf file, got {path}, which does not exist")
+        raise FileNotFoundError(f"expected a .sf file, got {os.fsdecode(path)}, which does not exist")
     return Executable(_sparseflow.open_file(path, verify), device)

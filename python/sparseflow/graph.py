@@ -27,6 +27,7 @@ _SCALAR_NAME = re.compile(r"[ae][0-9]+\Z|init\Z")
 _MAX_EXTENT = 1 << 30  # kernels count rows and columns in 32 bits
 _MATMUL_DTYPES = (dtypes.f16, dtypes.bf16, dtypes.i8, dtypes.e4m3, dtypes.e5m2)
 _QUANTIZED = (dtypes.i8, dtypes.e4m3, dtypes.e5m2)
+_ORDERS = ("mma", "wgmma")
 
 
 def _type(shape: Shape, dtype: DType, encoding: str = "") -> str:
@@ -44,6 +45,7 @@ class Value:
     """A tensor of a graph. ``a + b``, ``a - b``, ``a * b`` and ``a / b`` are elementwise, broadcast as in `Graph.elementwise`."""
 
     __slots__ = ("graph", "ref", "shape", "dtype", "encoding")
+    __array_ufunc__ = None  # `array * value` is one value, by __rmul__, not an array of values
 
     def __init__(self, graph: Graph, ref: str, shape: Shape, dtype: DType, encoding: str = ""):
         self.graph = graph
@@ -154,8 +156,7 @@ class Graph:
         for axis, extent in enumerate(shape):
             if extent is None and axis == 0 and len(shape) == 2:
                 continue
-            is_truth = isinstance(extent, bool)
-            if is_truth or not isinstance(extent, (int, np.integer)) or not 1 <= extent <= _MAX_EXTENT:
+            if not _is_extent(extent):
                 raise InvalidArgumentError(
                     f"input '{name}': expected extents from 1 to 2^30, or None for the tokens (the first of two), "
                     f"got shape {shape}"
@@ -176,9 +177,15 @@ class Graph:
         self._checked_name(name, "the weight's name")
         if name in [other for other, _ in self._inputs]:
             raise InvalidArgumentError(f"expected a new input name, got '{name}' twice")
-        features, inner = shape
-        encoding = _encoding(sparse, order)
-        value = Value(self, f"%{name}", (int(features), int(inner)), dtypes.dtype(dtype), encoding)
+        listed = isinstance(shape, Sequence) and not isinstance(shape, str)
+        if not listed or len(shape) != 2 or not all(map(_is_extent, shape)):
+            raise InvalidArgumentError(
+                f"weight '{name}': expected a shape [N, K] of extents from 1 to 2^30, got {shape!r}"
+            )
+        if order is not None:
+            _check_order(order, f"weight '{name}'", " or None")
+        features, inner = map(int, shape)
+        value = Value(self, f"%{name}", (features, inner), dtypes.dtype(dtype), _encoding(sparse, order))
         self._inputs.append((name, value))
         return value
 
@@ -347,8 +354,8 @@ class Graph:
         if axis == "token":
             attributes, groups = "", 1
         elif axis == "group":
-            if group < 1 or x.inner % group:
-                raise InvalidArgumentError(f"quantize: expected a group that divides K = {x.inner}, got {group}")
+            if not _is_extent(group) or x.inner % group:
+                raise InvalidArgumentError(f"quantize: expected a group that divides K = {x.inner}, got {group!r}")
             attributes, groups = f' {{axis = "group", group = {group} : i64}}', x.inner // group
         else:
             raise InvalidArgumentError(f"quantize: expected axis to be token or group, got {axis!r}")
@@ -386,6 +393,7 @@ class Graph:
     def pack(self, weight: Value, order: str = "mma") -> Value:
         """A dense or a canonical 2:4 weight [N, K] in the order of the kernels, as `packed_weight` takes it."""
         self._own(weight, "weight")
+        _check_order(order, "pack")
         sparse = weight.encoding == _encoding(True, None)
         if len(weight.shape) != 2 or None in weight.shape or (weight.encoding and not sparse):
             raise InvalidArgumentError(
@@ -603,6 +611,15 @@ class Graph:
 
 def _is_finite(array: np.ndarray) -> bool:
     return not dtypes.of_array(array).is_float or bool(np.isfinite(array).all())
+
+
+def _is_extent(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 1 <= int(value) <= _MAX_EXTENT
+
+
+def _check_order(order: Any, what: str, otherwise: str = "") -> None:
+    if order not in _ORDERS:
+        raise InvalidArgumentError(f"{what}: expected order to be {' or '.join(_ORDERS)}{otherwise}, got {order!r}")
 
 
 def _show(shape: Sequence[int | None]) -> str:

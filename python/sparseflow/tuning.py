@@ -150,7 +150,7 @@ class Timer(Protocol):
 
 
 def _open(database: str | os.PathLike[str] | None) -> Any:
-    opened = _sparseflow.TuningDatabase(None if database is None else os.fspath(database))
+    opened = _sparseflow.TuningDatabase(None if database is None else os.fsencode(database))
     for line in filter(None, opened.warnings.splitlines()):
         warnings.warn(line, CompilerWarning, stacklevel=3)
     return opened

@@ -1,9 +1,11 @@
 """What `sf.compile` and `sf.load` take and refuse."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -246,6 +248,25 @@ def test_a_path_is_not_cut_at_a_null(program, tmp_path):
     with pytest.raises(sf.InvalidArgumentError, match="without null characters"):
         sf.load(program).save(f"{tmp_path}/a\0b")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_may_be_of_any_bytes(program, tmp_path, weight):
+    path = os.fsencode(tmp_path) + b"/\xff"
+    sf.load(program).save(path + b".sf")
+    assert sf.load(os.fsdecode(path + b".sf")).functions
+    source = Path(os.fsdecode(path + b".mlir"))
+    source.write_text(TEXT)
+    assert compile(source, constants={"w": weight}, cache_dir=path).functions
+    with pytest.raises(sf.InvalidProgramError, match="\ufffd.mlir: expected"):
+        sf.load(source)
+    with pytest.raises(sf.InvalidArgumentError, match="save: expected text that UTF-8 can encode"):
+        sf.load(program).save("\ud800.sf")
+
+
+def test_a_model_of_pytorch_is_to_be_exported_first():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(sf.InvalidArgumentError, match=r"got Sequential; export it first: torch.export.export\(model"):
+        compile(torch.nn.Sequential())
 
 
 def test_saving_into_no_folder(program, tmp_path):

@@ -206,6 +206,21 @@ REFUSALS = {
     "an unknown function": ("expected one of add, sub", lambda g, x: g.elementwise("pow", x, x)),
     "a missing operand": ("add: expected 2 operands, got 1", lambda g, x: g.elementwise("add", x)),
     "shapes that do not broadcast": (r"broadcast to \[M, 64\], got \[63\]", lambda g, x: g.add(x, np.zeros(63))),
+    "a group that is text": (
+        "a group that divides K = 64, got '32'",
+        lambda g, x: g.quantize(x, axis="group", group="32"),
+    ),
+    "a packed weight of rank 1": (
+        r"shape \[N, K\] of .*, got \(32,\)",
+        lambda g, x: g.packed_weight("w", (32,), sf.f16),
+    ),
+    "a packed weight without rows": ("extents from 1", lambda g, x: g.packed_weight("w", (-32, 64), sf.f16)),
+    "a packed weight of a fraction": ("extents from 1", lambda g, x: g.packed_weight("w", (32.7, 64), sf.f16)),
+    "an unknown order": (
+        "order to be mma or wgmma or None, got 'foo'",
+        lambda g, x: g.packed_weight("w", (32, 64), sf.f16, order="foo"),
+    ),
+    "packing in an unknown order": ("order to be mma or wgmma, got None", lambda g, x: g.pack(x, None)),
     "compressing a dynamic shape": ("static shape", lambda g, x: g.compress(x)),
 }
 
@@ -230,6 +245,18 @@ def test_a_value_is_subtracted_from_a_number_and_divides_one():
     less, inverse = sf.compile(graph, device="emulator")(values)
     np.testing.assert_array_equal(less, 1 - values)
     np.testing.assert_allclose(inverse, 2 / values, rtol=1e-6)
+
+
+def test_an_array_before_a_value_is_one_operand():
+    graph = sf.Graph()
+    x = graph.input("x", (None, 64), sf.f32)
+    factors = np.arange(64, dtype=np.float32)
+    graph.output(factors * x)
+    graph.output(np.float32(2) - x)
+    values = np.linspace(1, 3, 128, dtype=np.float32).reshape(2, 64)
+    product, difference = sf.compile(graph, device="emulator")(values)
+    np.testing.assert_array_equal(product, factors * values)
+    np.testing.assert_array_equal(difference, 2 - values)
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda name: name.replace(" ", "_"))

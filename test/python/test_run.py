@@ -385,6 +385,8 @@ def test_what_is_no_number_of_tokens_is_refused(linear, tokens):
     for ask in (exe.reserve, exe.warm_up, lambda tokens: exe.report(tokens=tokens)):
         with pytest.raises(sf.InvalidArgumentError, match="expected numbers of tokens from 0 to 2\\^30"):
             ask(tokens)
+    with pytest.raises(sf.InvalidArgumentError, match=r"one for each symbol, got \[\]"):
+        exe.report(tokens=[])
 
 
 def test_the_description_of_a_function(linear):

@@ -76,7 +76,7 @@ def _command(options: argparse.Namespace) -> int:
     if not options.file.exists():
         raise cli.Failure(f"expected a .sf file, got {options.file}, which does not exist")
     try:
-        program = _sparseflow.open_file(str(options.file), options.verify)
+        program = _sparseflow.open_file(os.fsencode(options.file), options.verify)
     except Error as error:
         raise cli.Failure(_as_checkpoint(options.file) or str(error)) from None
     described = describe(program, options.kernel, options.target)
