@@ -46,6 +46,11 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
   }
 
 private:
+  static bool reduces(Operation *op) {
+    auto generic = dyn_cast<linalg::GenericOp>(op);
+    return generic && generic.getNumReductionLoops() > 0;
+  }
+
   /// The elementwise operation that copies `source`, read by `map`, to a tensor of another type.
   static Value createCopy(OpBuilder &b, Location loc, RankedTensorType type, Value source,
                           AffineMap map) {
