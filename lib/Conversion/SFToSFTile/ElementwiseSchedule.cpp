@@ -166,6 +166,12 @@ static std::optional<ElementwiseOperand> getOperand(OpOperand *input, AffineMap 
 }
 
 LogicalResult sparseflow::scheduleElementwise(gpu::GPUModuleOp kernels, linalg::GenericOp op) {
+  if (op.getNumReductionLoops() > 0 && op.getNumDpsInputs() == 2)
+    return op.emitOpError("expected a product of two matrices, both of f16, bf16, i8 (into i32), "
+                          "f8E4M3FN or f8E5M2, got ")
+           << op.getDpsInputOperand(0)->get().getType() << " and "
+           << op.getDpsInputOperand(1)->get().getType() << " into " << op.getResultTypes()
+           << "; convert its operands";
   auto result =
       dyn_cast<RankedTensorType>(op->getNumResults() ? op->getResult(0).getType() : Type());
   if (op.getNumParallelLoops() != op.getNumLoops() || !result || result.getRank() < 1 ||
