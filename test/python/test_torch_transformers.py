@@ -9,6 +9,8 @@ import sparseflow as sf
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'sparseflow[torch]'")
 import safetensors.torch  # noqa: E402
 
+from sparseflow.tools import convert  # noqa: E402
+
 transformers = pytest.importorskip("transformers", reason="needs Transformers: pip install transformers")
 
 pytestmark = [
@@ -122,6 +124,20 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     with pytest.raises(sf.InvalidArgumentError, match="expected layers of BertModel in .* got none; it has 'model.lay"):
         config = transformers.BertConfig(**TEXT, quantization_config=model.config.quantization_config.to_dict())
         transformers.BertModel.from_pretrained(tmp_path, config=config)
+
+
+def test_experts_are_no_layers_of_their_own(tmp_path):
+    sizes = TEXT | {"num_key_value_heads": 2, "num_local_experts": 4}
+    model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes))
+    model.save_pretrained(tmp_path / "dense")
+    arguments = ["--input", str(tmp_path / "dense"), "--method", "magnitude", "--scheme", "int8", "--output"]
+    assert convert.main([*arguments, str(tmp_path / "all")]) == 0
+    assert convert.main([*arguments, str(tmp_path / "some"), "--skip", ".experts."]) == 0
+    with pytest.raises(sf.InvalidArgumentError, match="0.w1' in Mixtral.* got none; convert with --skip .experts."):
+        type(model).from_pretrained(tmp_path / "all")
+    again = type(model).from_pretrained(tmp_path / "some", dtype=torch.float32)
+    assert sum(isinstance(each, sf.nn.SparseLinear) for each in again.modules()) == 8
+    assert torch.equal(again.model.layers[1].mlp.experts.down_proj, model.model.layers[1].mlp.experts.down_proj)
 
 
 @pytest.mark.parametrize("kind", ["Wav2Vec2", "Hubert", "WavLM"])

@@ -139,7 +139,7 @@ def _note_experts(steps: list[Step]) -> None:
     if experts:
         cli.note(
             f"{NAME}: Transformers 5 holds all experts of a layer in one tensor and loads no 2:4 ones, of which this has "
-            f"{len(experts)} ('{experts[0]}'); --skip experts leaves them dense"
+            f"{len(experts)} ('{experts[0]}'); --skip .experts. leaves them dense"
         )
 
 

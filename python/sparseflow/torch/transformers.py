@@ -173,9 +173,11 @@ class SparseFlowQuantizer(HfQuantizer):
                 continue
             module = _submodule(model, name)
             if not isinstance(module, nn.Linear):
+                is_expert = ".experts." in name  # which Transformers holds in one tensor
                 raise InvalidArgumentError(
                     f"expected a linear layer '{name}' in {type(model).__name__}, as the checkpoint's quantization_config "
-                    f"says, got {'none' if module is None else type(module).__name__}"
+                    f"says, got {'none' if module is None else type(module).__name__}; "
+                    + ("convert with --skip .experts." if is_expert else "load it as the model that was saved")
                 )
             with torch.device("meta"):
                 model.set_submodule(name, _awaiting(module, scheme, _dtype_of(model, name, module)))
