@@ -69,10 +69,10 @@ def _weights_read_by(kind: type[nn.Module]) -> set[str]:
     found: set[str] = set()
     waiting, known = ["forward"], {"forward"}
     while waiting:
-        function = inspect.getattr_static(kind, waiting.pop(), None)
-        if not isinstance(function, types.FunctionType):
+        method = inspect.getattr_static(kind, waiting.pop(), None)
+        function = inspect.unwrap(method) if isinstance(method, types.FunctionType) else None
+        if not isinstance(function, types.FunctionType):  # a property, or a wrapper of what has no source
             continue
-        function = inspect.unwrap(function)
         names = _names_in(function.__code__)
         waiting += names - known
         known |= names
