@@ -6,6 +6,7 @@
 #include "sparseflow/Pipelines/Compiler.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringSet.h"
+#include "llvm/Support/FileSystem.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
@@ -82,6 +83,17 @@ static Error unknownOption(StringRef given) {
                        (nearest ? "; did you mean '--" + nearest->name + "'?" : Twine("")));
 }
 
+static Error checkDevice(StringRef name) {
+  constexpr StringLiteral names[] = {"auto", "cuda", "emulator", "reference"};
+  StringRef ordinal = name;
+  if (is_contained(names, name) ||
+      (ordinal.consume_front("cuda:") && !ordinal.empty() && all_of(ordinal, isDigit)))
+    return Error::success();
+  return makeError(Status::InvalidArgument,
+                   "expected a device ('auto', 'cuda', 'cuda:N', 'emulator', 'reference'), got '" +
+                       name + "'");
+}
+
 /// Whether the options are for a file of this kind.
 static Error checkFile(const Options &options) {
   if (options.file.empty())
@@ -139,6 +151,8 @@ static Expected<Options> parseOptions(ArrayRef<StringRef> args) {
   if (options.help || options.version)
     return options;
   if (Error error = checkFile(options))
+    return error;
+  if (Error error = checkDevice(options.device))
     return error;
   return options;
 }
@@ -292,6 +306,11 @@ static Error run(const Options &options) {
       assignFiles(options.outputs, function.outputs, "output");
   if (!outputs)
     return outputs.takeError();
+  for (const std::string &output : *outputs)
+    for (const std::string &input : *inputs)
+      if (!output.empty() && !input.empty() && sys::fs::equivalent(input, output))
+        return makeError(Status::InvalidArgument, "expected an output beside the input '" + input +
+                                                      "', got that file itself");
   Call call;
   if (Error error = readInputs(function, *inputs, call))
     return error;

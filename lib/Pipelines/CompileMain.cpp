@@ -9,6 +9,7 @@
 #include "sparseflow/Pipelines/Compiler.h"
 #include "sparseflow/Pipelines/Tools.h"
 #include "sparseflow/Runtime/Error.h"
+#include "sparseflow/Target/Chip.h"
 #include "sparseflow/Target/Manifest.h"
 
 #include "llvm/ADT/StringExtras.h"
@@ -20,6 +21,8 @@
 #include "llvm/Support/Process.h"
 #include "llvm/Support/WithColor.h"
 #include "llvm/Support/raw_ostream.h"
+
+#include <csignal>
 
 using namespace llvm;
 using namespace sparseflow;
@@ -95,8 +98,11 @@ static Error parseArguments(ArrayRef<const char *> argv, Arguments &arguments) {
       arguments.output = value.str();
     } else if (flag == "target") {
       arguments.compile.targets.clear();
-      for (StringRef chip : split(value, ','))
+      for (StringRef chip : split(value, ',')) {
+        if (Error error = target::findChip(chip).takeError())
+          return badUsage(toString(std::move(error)));
         arguments.compile.targets.push_back(chip.str());
+      }
     } else if (flag == "emit") {
       std::optional<Emit> emit = StringSwitch<std::optional<Emit>>(value)
                                      .Case("sf", Emit::SF)
@@ -135,6 +141,14 @@ static Error parseArguments(ArrayRef<const char *> argv, Arguments &arguments) {
       return badUsage("expected -o OUTPUT, got none");
     arguments.output = "-";
   }
+  return Error::success();
+}
+
+/// A result that would replace what it is made of.
+static Error checkOutput(const Arguments &arguments) {
+  for (StringRef given : {StringRef(arguments.input), StringRef(arguments.constants)})
+    if (!given.empty() && sys::fs::equivalent(given, arguments.output))
+      return badUsage("expected an output beside '" + given + "', got that file itself");
   return Error::success();
 }
 
@@ -248,6 +262,10 @@ static Error run(const Arguments &arguments) {
 
 int sparseflow::compileMain(int argc, char **argv) {
   InitLLVM initLLVM(argc, argv);
+#ifdef SIGXFSZ
+  // A file that may not grow is an error of writing, not a crash.
+  std::signal(SIGXFSZ, SIG_IGN);
+#endif
   ArrayRef<const char *> words(argv, argc);
   for (StringRef word : words.drop_front()) {
     if (word == "--help" || word == "-h") {
@@ -260,7 +278,10 @@ int sparseflow::compileMain(int argc, char **argv) {
     }
   }
   Arguments arguments;
-  if (Error error = parseArguments(words, arguments)) {
+  Error error = parseArguments(words, arguments);
+  if (!error)
+    error = checkOutput(arguments);
+  if (error) {
     WithColor::error(errs(), "sparseflow-compile") << toString(std::move(error)) << "\n";
     return usageError;
   }

@@ -179,6 +179,11 @@ static unsigned findBrokenDimensions(StringRef source) {
 }
 
 std::optional<std::string> sparseflow::findUnparsable(StringRef source) {
+  // As .sf files, arrays and checkpoints have in their first bytes.
+  if (size_t at = source.find('\0'); at != StringRef::npos)
+    return formatv("{0}: expected MLIR text, got a file with a zero byte: another kind of file",
+                   1 + source.take_front(at).count('\n'))
+        .str();
   if (unsigned line = findBrokenDimensions(source))
     return formatv("{0}: expected a list of dimensions such as [1, 0], got something else", line)
         .str();

@@ -289,31 +289,34 @@ Expected<Ptxas> Ptxas::find(const PtxasSearch &search) {
 // Running it
 //===----------------------------------------------------------------------===//
 
-static Error writeFile(const Twine &path, StringRef text) {
+static std::error_code writeFile(const std::string &path, StringRef text) {
   std::error_code error;
-  raw_fd_ostream stream(path.str(), error);
+  raw_fd_ostream stream(path, error);
   if (error)
-    return createFileError(path, error);
+    return error;
   stream << text;
   stream.close();
-  if (stream.has_error()) {
-    error = stream.error();
-    stream.clear_error();
-    return createFileError(path, error);
-  }
-  return Error::success();
+  error = stream.error();
+  stream.clear_error();
+  return error;
 }
 
 Expected<AssembledKernel> Ptxas::assemble(StringRef ptx, StringRef chip,
                                           unsigned timeoutSeconds) const {
   SmallString<128> directory;
+  auto noRoom = [](const std::string &why) {
+    SmallString<128> folder;
+    sys::path::system_temp_directory(/*erasedOnReboot=*/true, folder);
+    return createStringError("expected room for ptxas in the temporary folder '" + folder +
+                             "', got: " + why + "; make room, or name another one in TMPDIR");
+  };
   if (std::error_code error = sys::fs::createUniqueDirectory("sparseflow-ptxas", directory))
-    return createStringError(error, "cannot create a temporary folder for ptxas");
+    return noRoom(error.message());
   scope_exit cleanup([&] { sys::fs::remove_directories(directory); });
   std::string input = (directory + "/kernel.ptx").str();
   std::string output = (directory + "/kernel.cubin").str();
-  if (Error error = writeFile(input, ptx))
-    return std::move(error);
+  if (std::error_code error = writeFile(input, ptx))
+    return noRoom(error.message());
 
   Expected<SubprocessResult> run = runSubprocess(
       {programPath, "-v", "-O3", "--gpu-name=" + chip.str(), "-o", output, input}, timeoutSeconds);

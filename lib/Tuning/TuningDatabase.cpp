@@ -199,14 +199,20 @@ void TuningDatabase::Close::operator()(sqlite3 *connection) const { sqlite3_clos
 
 TuningDatabase::~TuningDatabase() = default;
 
-Expected<std::unique_ptr<TuningDatabase>> TuningDatabase::open(StringRef path, StringRef shipped) {
-  std::unique_ptr<TuningDatabase> database(new TuningDatabase(path, shipped));
-  if (!path.empty())
-    if (Error error = database->openUser())
-      return addPath(path, std::move(error));
-  if (!shipped.empty())
-    database->openShipped();
+Expected<std::unique_ptr<TuningDatabase>> TuningDatabase::open(StringRef path) {
+  std::unique_ptr<TuningDatabase> database(new TuningDatabase(path));
+  if (Error error = database->openUser())
+    return addPath(path, std::move(error));
   return std::move(database);
+}
+
+std::unique_ptr<TuningDatabase> TuningDatabase::openToRead(StringRef user, StringRef shipped) {
+  std::unique_ptr<TuningDatabase> database(new TuningDatabase(""));
+  if (!user.empty())
+    database->openReadOnly(user, "it");
+  if (!shipped.empty())
+    database->openReadOnly(shipped, "what ships with the package");
+  return database;
 }
 
 Expected<TuningDatabase::Connection> TuningDatabase::connectUser() const {
@@ -302,26 +308,45 @@ Error TuningDatabase::openUser() {
   return errorCodeToError(sys::fs::getUniqueID(path, userId));
 }
 
-/// `immutable`: no locks and no log, so that it may lie in a folder that cannot be written.
-void TuningDatabase::openShipped() {
+/// `immutable`: no locks and no log, for a folder that cannot be written.
+static std::string getImmutableURI(StringRef path) {
   std::string uri = "file:";
-  for (char c : shippedPath)
+  for (char c : path)
     uri += StringRef("%?#").contains(c) ? "%" + utohexstr(uint8_t(c)) : std::string(1, c);
-  uri += "?immutable=1";
-  sqlite3 *opened = nullptr;
-  int result =
-      sqlite3_open_v2(uri.c_str(), &opened, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, nullptr);
-  Connection connection(opened);
-  Expected<bool> isReady = !opened               ? makeError("expected memory to open it, got none")
-                           : result != SQLITE_OK ? failure(*opened)
-                                                 : check(*opened);
-  if (isReady && *isReady) {
-    shipped = std::move(connection);
+  return uri + "?immutable=1";
+}
+
+void TuningDatabase::openReadOnly(StringRef file, StringRef without) {
+  Connection connection;
+  auto connect = [&](const std::string &name, int flags) -> Error {
+    sqlite3 *opened = nullptr;
+    int result = sqlite3_open_v2(name.c_str(), &opened, flags, nullptr);
+    connection.reset(opened);
+    if (!opened)
+      return makeError("expected memory to open it, got none");
+    if (result != SQLITE_OK)
+      return failure(*opened);
+    sqlite3_busy_timeout(opened, busyMilliseconds);
+    Expected<bool> isReady = check(*opened);
+    if (!isReady)
+      return isReady.takeError();
+    return *isReady ? Error::success() : makeError("expected entries, got an empty file");
+  };
+  Error error = refuseOthersFile(file.str());
+  if (!error) {
+    // A tuner may be writing to it, whose log is read too; that takes a lock beside the file.
+    error = connect(file.str(), SQLITE_OPEN_READWRITE);
+    if (error && !isDamage(error) && !sys::fs::can_write(sys::path::parent_path(file))) {
+      consumeError(std::move(error));
+      error = connect(getImmutableURI(file), SQLITE_OPEN_READONLY | SQLITE_OPEN_URI);
+    }
+  }
+  if (!error) {
+    others.push_back({file.str(), std::move(connection)});
     return;
   }
-  Error error = isReady ? makeError("expected entries, got an empty file") : isReady.takeError();
-  warnings.push_back(toString(addPath(shippedPath, std::move(error))) +
-                     "; going on without what ships with the package");
+  warnings.push_back(
+      formatv("{0}; going on without {1}", toString(addPath(file, std::move(error))), without));
 }
 
 //===-- Entries ------------------------------------------------------------------------------===//
@@ -361,9 +386,10 @@ Expected<std::optional<TuningEntry>> TuningDatabase::lookup(const TuningKey &key
   if (!path.empty())
     if (Error error = onUser([&](sqlite3 &connection) { return select(connection, key, entry); }))
       return addPath(path, std::move(error));
-  if (!entry && shipped)
-    if (Error error = select(*shipped, key, entry))
-      return addPath(shippedPath, std::move(error));
+  for (const ReadOnly &other : others)
+    if (!entry)
+      if (Error error = select(*other.connection, key, entry))
+        return addPath(other.path, std::move(error));
   return entry;
 }
 

@@ -214,3 +214,16 @@ def test_one_token_that_is_quantized(rng, device):
     x[0, 0] = 127 / 8
     w = rng.integers(-9, 10, (16, 64)).astype(np.int8)
     np.testing.assert_array_equal(run(text, device, x, w), x.astype(np.float32) @ w.astype(np.float32).T)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_scalar_in_another_shape_may_be_returned(rng, device):
+    text = """
+    func.func @main(%x: tensor<1x1xf32>) -> (tensor<1xf32>, tensor<1x1xf32>, tensor<1xf32>) {
+      %same = tensor.collapse_shape %x [[0, 1]] : tensor<1x1xf32> into tensor<1xf32>
+      %y = math.absf %x : tensor<1x1xf32>
+      %z = tensor.collapse_shape %y [[0, 1]] : tensor<1x1xf32> into tensor<1xf32>
+      return %same, %y, %z : tensor<1xf32>, tensor<1x1xf32>, tensor<1xf32>
+    }"""
+    same, y, z = run(text, device, np.full((1, 1), -3, np.float32))
+    assert (same.tolist(), y.tolist(), z.tolist()) == ([-3], [[3]], [3])

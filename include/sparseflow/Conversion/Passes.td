@@ -14,10 +14,11 @@ def ConvertSFToSFTile : Pass<"convert-sf-to-sf-tile", "::mlir::ModuleOp"> {
 
     | operation | schedule | kernels |
     |---|---|---|
-    | `sf.matmul` | MatmulSchedule | one a variant; with `split_k` a second one that adds the parts in order |
+    | `sf.matmul` | MatmulSchedule, MatmulPipeline | one a variant; with `split_k` a second one that adds the parts in order |
     | `sf.quantize`, `sf.dequantize`, `linalg.generic` | ElementwiseSchedule, QuantizeSchedule | one |
     | `sf.compress`, `sf.decompress`, `sf.pack` | WeightSchedule | one |
     | a returned argument or constant | ElementwiseSchedule | one, a copy |
+    | `tensor.expand_shape`, `tensor.collapse_shape` of dimensions of size 1 | ElementwiseSchedule | one, a copy; of a scalar none |
 
     Preconditions: weights of matmuls are packed (`sf-pack-weights`), configurations chosen (`sf-select-config`),
     elementwise operations are `linalg.generic`.

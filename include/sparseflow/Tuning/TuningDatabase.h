@@ -46,13 +46,15 @@ struct TuningEntry {
   double microseconds = 0;
 };
 
-/// The two files of a compilation. May be used from several threads at once.
+/// A tuner's file, or the two of a compilation. May be used from several threads at once.
 class TuningDatabase {
 public:
-  /// `path`: the user's file, created with its folders if need be; empty: nothing can be recorded.
-  /// `shipped`: empty: none. One that is missing or damaged is a warning.
-  static llvm::Expected<std::unique_ptr<TuningDatabase>> open(llvm::StringRef path,
-                                                              llvm::StringRef shipped = {});
+  /// `path`: the user's file, created with its folders if need be.
+  static llvm::Expected<std::unique_ptr<TuningDatabase>> open(llvm::StringRef path);
+  /// What stands in the first of these files goes before the second; empty paths are none. Neither
+  /// is written, so both may lie where nothing can be. One that is missing, damaged or somebody
+  /// else's is a warning.
+  static std::unique_ptr<TuningDatabase> openToRead(llvm::StringRef user, llvm::StringRef shipped);
   ~TuningDatabase();
 
   llvm::Expected<std::optional<TuningEntry>> lookup(const TuningKey &key);
@@ -70,17 +72,23 @@ private:
   };
   using Connection = std::unique_ptr<sqlite3, Close>;
 
-  TuningDatabase(llvm::StringRef path, llvm::StringRef shipped)
-      : path(path), shippedPath(shipped) {}
+  struct ReadOnly {
+    std::string path;
+    Connection connection;
+  };
+
+  explicit TuningDatabase(llvm::StringRef path) : path(path) {}
   llvm::Error openUser();
   llvm::Expected<Connection> connectUser() const;
-  void openShipped();
+  /// `without`: what there is none of when that fails.
+  void openReadOnly(llvm::StringRef path, llvm::StringRef without);
   /// Runs `query` on the user's file; if that is damaged, once more on a new one.
   llvm::Error onUser(llvm::function_ref<llvm::Error(sqlite3 &)> query);
 
-  const std::string path, shippedPath;
+  const std::string path; // the user's; empty: nothing can be recorded
   std::mutex mutex;
-  Connection user, shipped;
+  Connection user;
+  std::vector<ReadOnly> others; // in the order of asking
   llvm::sys::fs::UniqueID userId;
   std::vector<std::string> warnings;
 };

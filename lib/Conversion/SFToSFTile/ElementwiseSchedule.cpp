@@ -56,7 +56,8 @@ LogicalResult sparseflow::buildElementwise(gpu::GPUModuleOp kernels, Operation *
   });
   // A vector with an element for each row.
   findRows([](const ElementwiseOperand &operand) {
-    return operand.isTransposed && operand.broadcast == sf::Broadcast::Feature;
+    return operand.isTransposed && operand.broadcast == sf::Broadcast::Feature &&
+           cast<RankedTensorType>(operand.tensor.getType()).getRank() == 1;
   });
   int64_t fixedRows = matrix ? result.getDimSize(0) : 1;
   if (!rowsOf && ShapedType::isDynamic(fixedRows))
@@ -127,7 +128,11 @@ static std::optional<sf::Broadcast> getBroadcast(AffineMap map, RankedTensorType
     return sf::Broadcast::Scalar;
   if (map.getNumResults() == 1 && map.getResult(0) == dim(loops - 1))
     return sf::Broadcast::Feature;
-  if (map.getNumResults() != 2 || loops != 2 || map.getResult(0) != dim(0))
+  if (map.getNumResults() != 2 || loops != 2)
+    return std::nullopt;
+  if (isZero(map.getResult(0)) && map.getResult(1) == dim(1) && type.getDimSize(0) == 1)
+    return sf::Broadcast::Feature;
+  if (map.getResult(0) != dim(0))
     return std::nullopt;
   if (map.getResult(1) == dim(1))
     return sf::Broadcast::Full;
@@ -161,6 +166,12 @@ static std::optional<ElementwiseOperand> getOperand(OpOperand *input, AffineMap 
 }
 
 LogicalResult sparseflow::scheduleElementwise(gpu::GPUModuleOp kernels, linalg::GenericOp op) {
+  if (op.getNumReductionLoops() > 0 && op.getNumDpsInputs() == 2)
+    return op.emitOpError("expected a product of two matrices, both of f16, bf16, i8 (into i32), "
+                          "f8E4M3FN or f8E5M2, got ")
+           << op.getDpsInputOperand(0)->get().getType() << " and "
+           << op.getDpsInputOperand(1)->get().getType() << " into " << op.getResultTypes()
+           << "; convert its operands";
   auto result =
       dyn_cast<RankedTensorType>(op->getNumResults() ? op->getResult(0).getType() : Type());
   if (op.getNumParallelLoops() != op.getNumLoops() || !result || result.getRank() < 1 ||
@@ -186,7 +197,7 @@ LogicalResult sparseflow::scheduleElementwise(gpu::GPUModuleOp kernels, linalg::
     std::optional<ElementwiseOperand> operand = getOperand(input, map);
     if (!operand)
       return op.emitOpError(
-                 "expected inputs of shape [], [N], [M,1] or [M,N], or their transposes, "
+                 "expected inputs of shape [], [N], [1,N], [M,1] or [M,N], or their transposes, "
                  "against a result [M,N], got ")
              << input->get().getType() << " indexed by " << AffineMapAttr::get(map);
     operands.push_back(*operand);

@@ -27,7 +27,8 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
     ModuleOp module = getOperation();
     auto builder = OpBuilder::atBlockEnd(module.getBody());
     auto kernels = gpu::GPUModuleOp::create(builder, module.getLoc(), "kernels");
-    SmallVector<Operation *> work;
+    // A product that is none of sf's is said before what fills its destination.
+    SmallVector<Operation *> reductions, work;
     for (auto func : module.getOps<func::FuncOp>()) {
       if (!func.isExternal()) {
         copyReshapedTensors(func);
@@ -35,8 +36,9 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
       }
       for (Operation &op : func.getOps())
         if (op.getDialect() && (isa<sf::SFDialect>(op.getDialect()) || isa<linalg::GenericOp>(op)))
-          work.push_back(&op);
+          (reduces(&op) ? reductions : work).push_back(&op);
     }
+    work.insert(work.begin(), reductions.begin(), reductions.end());
     for (Operation *op : work)
       if (failed(schedule(kernels, op)))
         return signalPassFailure();
@@ -44,6 +46,11 @@ struct ConvertSFToSFTilePass : sparseflow::impl::ConvertSFToSFTileBase<ConvertSF
   }
 
 private:
+  static bool reduces(Operation *op) {
+    auto generic = dyn_cast<linalg::GenericOp>(op);
+    return generic && generic.getNumReductionLoops() > 0;
+  }
+
   /// The elementwise operation that copies `source`, read by `map`, to a tensor of another type.
   static Value createCopy(OpBuilder &b, Location loc, RankedTensorType type, Value source,
                           AffineMap map) {
@@ -124,7 +131,9 @@ private:
       Value value = operand.get();
       auto type = dyn_cast<RankedTensorType>(value.getType());
       Operation *def = value.getDefiningOp();
-      bool isWritten = def && !isa<arith::ConstantOp>(def) && written.insert(value).second;
+      bool isWritten =
+          def && !isa<arith::ConstantOp, tensor::CollapseShapeOp, tensor::ExpandShapeOp>(def) &&
+          written.insert(value).second;
       if (isWritten || !type || type.getEncoding() || type.getRank() < 1 || type.getRank() > 2)
         continue;
       operand.set(

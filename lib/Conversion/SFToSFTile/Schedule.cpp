@@ -141,6 +141,10 @@ Value sparseflow::loadBroadcast(Schedule &s, Value memref, sf::Broadcast broadca
   case sf::Broadcast::Scalar:
     break;
   case sf::Broadcast::Feature:
+    if (cast<MemRefType>(memref.getType()).getRank() == 2) { // a matrix of one row
+      indices.push_back(s.index(0));
+      dims.push_back(-1);
+    }
     along(featureDim, features);
     break;
   case sf::Broadcast::Token:

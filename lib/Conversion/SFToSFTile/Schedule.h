@@ -75,8 +75,8 @@ struct Axis {
   int64_t size;      ///< Extent of the tile.
 };
 
-/// Loads what an epilogue or elementwise operand of shape [], [N], [M,1] or [M,N] gives to the tile
-/// (tokens, features). The tile's dimensions are (features, tokens) when `transposed`. `inBounds`:
+/// Loads what an epilogue or elementwise operand of shape [], [N], [1,N], [M,1] or [M,N] gives to the
+/// tile (tokens, features). The tile's dimensions are (features, tokens) when `transposed`. `inBounds`:
 /// all of it is there.
 mlir::Value loadBroadcast(Schedule &schedule, mlir::Value memref, sf::Broadcast broadcast,
                           Axis tokens, Axis features, bool transposed, bool inBounds = false);

@@ -86,3 +86,23 @@ func.func @one_a_row(%b: tensor<64xf32>, %x: tensor<64x128xf32>) -> tensor<64x12
   } -> tensor<64x128xf32>
   return %y : tensor<64x128xf32>
 }
+
+// -----
+
+// A matrix of one row is read as a vector.
+// CHECK-LABEL: func.func @row
+// CHECK: sf_tile.launch @kernels::@row_elementwise_0(%arg0, %arg1) <blocks = 1, rows_of = 0, rows_per_block = 16>
+// CHECK: sf_tile.load %{{.*}}[%c0, %{{.*}}] dims [-1, 1] : memref<1x128xf32, strided<[?, 1]>> -> <1x128xf32>
+func.func @row(%x: tensor<?x128xf32>, %b: tensor<1x128xf32>) -> tensor<?x128xf32> {
+  %c0 = arith.constant 0 : index
+  %rows = tensor.dim %x, %c0 : tensor<?x128xf32>
+  %init = tensor.empty(%rows) : tensor<?x128xf32>
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>, affine_map<(m, n) -> (0, n)>, affine_map<(m, n) -> (m, n)>],
+                       iterator_types = ["parallel", "parallel"]}
+      ins(%x, %b : tensor<?x128xf32>, tensor<1x128xf32>) outs(%init : tensor<?x128xf32>) {
+  ^bb0(%a: f32, %c: f32, %out: f32):
+    %0 = arith.addf %a, %c : f32
+    linalg.yield %0 : f32
+  } -> tensor<?x128xf32>
+  return %y : tensor<?x128xf32>
+}

@@ -40,6 +40,30 @@ func.func @rank(%x: tensor<2x4x8xf32>) -> tensor<2x4x8xf32> {
 
 // -----
 
+// A product that tensor cores do not compute, whose destination is filled by an operation before it.
+func.func @product_of_f32(%x: tensor<8x64xf32>, %w: tensor<64x32xf32>) -> tensor<8x32xf32> {
+  %c = arith.constant 0.0 : f32
+  %e = tensor.empty() : tensor<8x32xf32>
+  %f = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>], iterator_types = ["parallel", "parallel"]}
+      outs(%e : tensor<8x32xf32>) {
+  ^bb0(%out: f32):
+    linalg.yield %c : f32
+  } -> tensor<8x32xf32>
+  // expected-error @below {{expected a product of two matrices, both of f16, bf16, i8 (into i32), f8E4M3FN or f8E5M2, got 'tensor<8x64xf32>' and 'tensor<64x32xf32>' into 'tensor<8x32xf32>'; convert its operands}}
+  %y = linalg.generic {indexing_maps = [affine_map<(m, n, k) -> (m, k)>, affine_map<(m, n, k) -> (k, n)>,
+                                        affine_map<(m, n, k) -> (m, n)>],
+                       iterator_types = ["parallel", "parallel", "reduction"]}
+      ins(%x, %w : tensor<8x64xf32>, tensor<64x32xf32>) outs(%f : tensor<8x32xf32>) {
+  ^bb0(%a: f32, %b: f32, %out: f32):
+    %0 = arith.mulf %a, %b : f32
+    %1 = arith.addf %out, %0 : f32
+    linalg.yield %1 : f32
+  } -> tensor<8x32xf32>
+  return %y : tensor<8x32xf32>
+}
+
+// -----
+
 func.func @reduction(%x: tensor<4x8xf32>, %init: tensor<4xf32>) -> tensor<4xf32> {
   // expected-error @below {{expected an elementwise operation on a vector or matrix: all iterators parallel, one or two of them}}
   %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, n)>, affine_map<(m, n) -> (m)>],
@@ -82,7 +106,7 @@ func.func @reads_destination(%x: tensor<4x8xf32>, %init: tensor<4x8xf32>) -> ten
 // -----
 
 func.func @first_column(%x: tensor<4x2xf32>, %init: tensor<4x8xf32>) -> tensor<4x8xf32> {
-  // expected-error @below {{expected inputs of shape [], [N], [M,1] or [M,N], or their transposes, against a result [M,N], got 'tensor<4x2xf32>' indexed by affine_map<(d0, d1) -> (d0, 0)>}}
+  // expected-error @below {{expected inputs of shape [], [N], [1,N], [M,1] or [M,N], or their transposes, against a result [M,N], got 'tensor<4x2xf32>' indexed by affine_map<(d0, d1) -> (d0, 0)>}}
   %y = linalg.generic {indexing_maps = [affine_map<(m, n) -> (m, 0)>, affine_map<(m, n) -> (m, n)>],
                        iterator_types = ["parallel", "parallel"]}
       ins(%x : tensor<4x2xf32>) outs(%init : tensor<4x8xf32>) {

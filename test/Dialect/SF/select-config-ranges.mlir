@@ -3,6 +3,9 @@
 // RUN: %python %S/Inputs/tuning.py %t/user.sqlite "sparseflow 0.1.0" 1024 "#sf.kernel_config<tile = 128x128x64, warps = 2x4, split_k = 1, raster = 8, atom = mma_sp>" 100
 // RUN: sparseflow-opt %s --sf-select-config="target=sm_80" | FileCheck %s
 // RUN: sparseflow-opt %s --sf-select-config="target=sm_80 min-gain=100" | FileCheck %s --check-prefix=ONE
+// Less than nothing is nothing.
+// RUN: sparseflow-opt %s --sf-select-config="target=sm_80 min-gain=0" -o %t.zero
+// RUN: sparseflow-opt %s --sf-select-config="target=sm_80 min-gain=-1" | diff %t.zero -
 // RUN: sparseflow-opt %s --sf-select-config="target=sm_80 tuning=%t/user.sqlite explain=true" | FileCheck %s --check-prefix=TUNED
 
 // 256 x 128 makes 96 tiles of 768 tokens, one wave on 108 multiprocessors; with 832 tokens it would be two, until those are fuller.

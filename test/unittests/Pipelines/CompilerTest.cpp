@@ -112,7 +112,7 @@ protected:
 };
 } // namespace
 
-TEST_F(CompilerTest, EmulatorAndReferenceAgree) {
+TEST_F(CompilerTest, emulator_and_reference_agree) {
   rt::ProgramFile::Ptr file = compileOrFail();
   ASSERT_TRUE(file);
   Expected<std::vector<float>> emulated = run(file, "emulator");
@@ -122,7 +122,7 @@ TEST_F(CompilerTest, EmulatorAndReferenceAgree) {
   EXPECT_EQ(*emulated, *reference); // small integers: exact
 }
 
-TEST_F(CompilerTest, LentConstantsMayGoAfterwards) {
+TEST_F(CompilerTest, lent_constants_may_go_afterwards) {
   rt::ProgramFile::Ptr file = compileOrFail();
   ASSERT_TRUE(file);
   Expected<std::vector<float>> before = run(file, "reference");
@@ -135,7 +135,7 @@ TEST_F(CompilerTest, LentConstantsMayGoAfterwards) {
   }
 }
 
-TEST_F(CompilerTest, ConstantsThatDoNotFit) {
+TEST_F(CompilerTest, constants_that_do_not_fit) {
   EXPECT_EQ(errorOf(source, {}),
             "expected the bytes of constant 'w', got none; pass them beside the "
             "IR, or carry them in its dialect_resources");
@@ -155,7 +155,7 @@ TEST_F(CompilerTest, ConstantsThatDoNotFit) {
   EXPECT_EQ(errorOf(source, given), "constant 'w': expected the shape [64, 64], got [64, 32]");
 }
 
-TEST_F(CompilerTest, ConstantsThatWouldBeTakenForOthers) {
+TEST_F(CompilerTest, constants_that_would_be_taken_for_others) {
   options.config = "";
   auto errorWith = [&](StringRef name) {
     std::string text = formatv(R"(
@@ -189,7 +189,7 @@ func.func @main(%x: tensor<?x64xf16>) -> tensor<?x64xf16> {{
                   name.str() + "'; rename the constant");
 }
 
-TEST_F(CompilerTest, DiagnosticsAreCollectedAndTold) {
+TEST_F(CompilerTest, diagnostics_are_collected_and_told) {
   std::vector<std::string> told;
   options.diagnostics = [&](Severity severity, StringRef message) {
     if (severity == Severity::Error)
@@ -209,7 +209,7 @@ static std::string repeat(StringRef prefix, StringRef piece, int count = 100000)
   return text;
 }
 
-TEST_F(CompilerTest, BracketsWithoutEnd) {
+TEST_F(CompilerTest, brackets_without_end) {
   StringRef message = "test:1: expected brackets and aliases to nest at most 200 deep";
   EXPECT_EQ(errorOf(repeat("func.func @f(%x: ", "tuple<"), {}), message);
   // Nothing that looks like a bracket or hides one fools the count.
@@ -219,7 +219,7 @@ TEST_F(CompilerTest, BracketsWithoutEnd) {
             message);
 }
 
-TEST_F(CompilerTest, AliasesThatNest) {
+TEST_F(CompilerTest, aliases_that_nest) {
   for (StringRef kind : {"#a{0} = loc(callsite(#a{1} at \"x\"))\n", "#-a{0} = [#-a{1}]\n",
                          "!a{0} = tuple<!a{1}>\n"}) {
     std::string text;
@@ -230,13 +230,13 @@ TEST_F(CompilerTest, AliasesThatNest) {
   }
 }
 
-TEST_F(CompilerTest, ExpressionsThatNest) {
+TEST_F(CompilerTest, expressions_that_nest) {
   for (StringRef piece : {"- ", "d0 + ", "d0 mod ", "d0\n*"})
     EXPECT_TRUE(StringRef(errorOf(repeat("#map = affine_map<(d0) -> (", piece), {}))
                     .contains(": expected expressions to nest at most 1000 deep"));
 }
 
-TEST_F(CompilerTest, LongTextsThatDoNotNest) {
+TEST_F(CompilerTest, long_texts_that_do_not_nest) {
   // Each use of an alias, each operation and each element stands beside the others.
   std::string text = "#map = affine_map<(d0) -> (d0 + 1)>\n#set = affine_set<(d0) : (d0 >= 0)>\n"
                      "module attributes {sf.a = [";
@@ -245,7 +245,7 @@ TEST_F(CompilerTest, LongTextsThatDoNotNest) {
   EXPECT_EQ(StringRef(errorOf(text, {})).find("nest"), StringRef::npos);
 }
 
-TEST_F(CompilerTest, SameInputSameBytesFromManyThreads) {
+TEST_F(CompilerTest, same_input_same_bytes_from_many_threads) {
   std::vector<std::string> files(3);
   std::vector<std::thread> threads;
   for (std::string &bytes : files)
@@ -262,7 +262,7 @@ TEST_F(CompilerTest, SameInputSameBytesFromManyThreads) {
   EXPECT_EQ(files[0], files[2]);
 }
 
-TEST_F(CompilerTest, ChipsShareWeights) {
+TEST_F(CompilerTest, chips_share_weights) {
   options.targets = {"sm_80", "sm_90", "sm_80"};
   rt::ProgramFile::Ptr file = compileOrFail();
   ASSERT_TRUE(file);
@@ -273,7 +273,7 @@ TEST_F(CompilerTest, ChipsShareWeights) {
   EXPECT_FALSE(file->find("sm_90/w.mma"));
 }
 
-TEST_F(CompilerTest, AlteredFilesAreRefusedByTheEmulator) {
+TEST_F(CompilerTest, altered_files_are_refused_by_the_emulator) {
   rt::ProgramFile::Ptr file = compileOrFail();
   ASSERT_TRUE(file);
   auto errorAfter = [&](StringRef name, rt::StoredTensor with) {
@@ -299,7 +299,7 @@ TEST_F(CompilerTest, AlteredFilesAreRefusedByTheEmulator) {
             "none");
 }
 
-TEST_F(CompilerTest, TheCacheDoesNotDependOnTheWeightsValues) {
+TEST_F(CompilerTest, the_cache_does_not_depend_on_the_weights_values) {
   SmallString<128> directory;
   ASSERT_FALSE(sys::fs::createUniqueDirectory("sfprogramcache", directory));
   options.cacheDir = directory.str().str();

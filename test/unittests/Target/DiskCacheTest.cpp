@@ -45,14 +45,14 @@ protected:
 
 static std::string keyOf(StringRef text) { return CacheKey().add(text).str(); }
 
-TEST(CacheKey, PartsDoNotRunTogether) {
+TEST(CacheKey, parts_do_not_run_together) {
   EXPECT_NE(CacheKey().add("ab").add("c").str(), CacheKey().add("a").add("bc").str());
   EXPECT_NE(CacheKey().add("a").str(), CacheKey().add("a").add("").str());
   EXPECT_EQ(keyOf("a"), keyOf("a"));
   EXPECT_EQ(keyOf("a").size(), 64u);
 }
 
-TEST_F(DiskCacheTest, WhatIsPutIsGot) {
+TEST_F(DiskCacheTest, what_is_put_is_got) {
   DiskCache cache(directory.str().str());
   EXPECT_FALSE(cache.get(keyOf("a")));
   std::string binary("\0\x7f\xff\n", 4);
@@ -66,14 +66,14 @@ TEST_F(DiskCacheTest, WhatIsPutIsGot) {
   EXPECT_TRUE(other.get(keyOf("a")));
 }
 
-TEST_F(DiskCacheTest, OffWithoutADirectory) {
+TEST_F(DiskCacheTest, off_without_a_directory) {
   DiskCache cache;
   cache.put(keyOf("a"), {"x"});
   EXPECT_FALSE(cache.enabled());
   EXPECT_FALSE(cache.get(keyOf("a")));
 }
 
-TEST_F(DiskCacheTest, AnAlteredEntryIsDiscarded) {
+TEST_F(DiskCacheTest, an_altered_entry_is_discarded) {
   DiskCache cache(directory.str().str());
   cache.put(keyOf("a"), {"some cubin", "and numbers"});
   std::string path = files().at(0);
@@ -93,7 +93,7 @@ TEST_F(DiskCacheTest, AnAlteredEntryIsDiscarded) {
   EXPECT_TRUE(cache.get(keyOf("a")));
 }
 
-TEST_F(DiskCacheTest, ParallelWritersAndReadersSeeWholeEntries) {
+TEST_F(DiskCacheTest, parallel_writers_and_readers_see_whole_entries) {
   std::vector<std::thread> threads;
   std::atomic<int> torn{0};
   for (int t = 0; t < 4; ++t)
@@ -113,7 +113,7 @@ TEST_F(DiskCacheTest, ParallelWritersAndReadersSeeWholeEntries) {
   EXPECT_EQ(files().size(), 5u); // and no temporary file
 }
 
-TEST_F(DiskCacheTest, TheLeastRecentlyUsedEntriesGo) {
+TEST_F(DiskCacheTest, the_least_recently_used_entries_go) {
   DiskCache cache(directory.str().str(), /*maxBytes=*/10000);
   std::string kilobyte(1000, 'x');
   for (int i = 0; i < 9; ++i)
@@ -141,7 +141,7 @@ TEST_F(DiskCacheTest, TheLeastRecentlyUsedEntriesGo) {
   EXPECT_TRUE(cache.get(keyOf("14")));
 }
 
-TEST_F(DiskCacheTest, WhatInterruptedWritersLeftGoesAfterAWhile) {
+TEST_F(DiskCacheTest, what_interrupted_writers_left_goes_after_a_while) {
   DiskCache cache(directory.str().str());
   cache.put(keyOf("a"), {"x"});
   std::string fresh = files().at(0) + ".1234.tmp", stale = files().at(0) + ".5678.tmp";
@@ -158,7 +158,7 @@ TEST_F(DiskCacheTest, WhatInterruptedWritersLeftGoesAfterAWhile) {
   EXPECT_TRUE(cache.get(keyOf("a")));
 }
 
-TEST_F(DiskCacheTest, AFolderThatCannotBeWrittenIsNoError) {
+TEST_F(DiskCacheTest, a_folder_that_cannot_be_written_is_no_error) {
   std::string blocker = (directory + "/file").str();
   overwrite(blocker, "not a folder");
   DiskCache cache(blocker + "/cache");
@@ -167,7 +167,7 @@ TEST_F(DiskCacheTest, AFolderThatCannotBeWrittenIsNoError) {
   cache.prune();
 }
 
-TEST(BuildIdentity, IsTheLinkersBuildId) {
+TEST(BuildIdentity, is_the_linkers_build_id) {
   EXPECT_EQ(getBuildIdentity().size(), 40u) << getBuildIdentity();
   EXPECT_EQ(StringRef(getBuildIdentity()).find_first_not_of("0123456789abcdef"), StringRef::npos);
 }

@@ -16,7 +16,7 @@
 
 using namespace sparseflow::target;
 
-TEST(PtxasOutput, KernelsAndTheirResources) {
+TEST(PtxasOutput, kernels_and_their_resources) {
   PtxasReport report = parsePtxasOutput(
       "ptxas info    : 0 bytes gmem, 16 bytes cmem[4]\n"
       "ptxas info    : Compiling entry function 'gemm' for 'sm_80'\n"
@@ -49,7 +49,7 @@ TEST(PtxasOutput, KernelsAndTheirResources) {
   EXPECT_EQ(report.serialization, "");
 }
 
-TEST(PtxasOutput, DeviceFunctionsAreNotTakenForKernels) {
+TEST(PtxasOutput, device_functions_are_not_taken_for_kernels) {
   PtxasReport report =
       parsePtxasOutput("ptxas info    : Compiling entry function 'k' for 'sm_80'\n"
                        "ptxas info    : Function properties for k\n"
@@ -61,7 +61,7 @@ TEST(PtxasOutput, DeviceFunctionsAreNotTakenForKernels) {
   EXPECT_EQ(report.kernels[0].stackBytes, 0u);
 }
 
-TEST(PtxasOutput, ErrorsWarningsAndSerializedWgmma) {
+TEST(PtxasOutput, errors_warnings_and_serialized_wgmma) {
   PtxasReport report = parsePtxasOutput(
       "ptxas /tmp/a; b/kernel.ptx, line 12; error   : Unknown modifier '.foo'\n"
       "ptxas fatal   : Ptx assembly aborted due to errors\n"
@@ -75,7 +75,7 @@ TEST(PtxasOutput, ErrorsWarningsAndSerializedWgmma) {
   EXPECT_EQ(report.serialization, report.warnings[1]);
 }
 
-TEST(PtxasOutput, NothingAndNoise) {
+TEST(PtxasOutput, nothing_and_noise) {
   EXPECT_TRUE(parsePtxasOutput("").kernels.empty());
   EXPECT_TRUE(parsePtxasOutput("Segmentation fault\nUsed registers\n : \n").kernels.empty());
   PtxasReport report = parsePtxasOutput(
@@ -84,13 +84,13 @@ TEST(PtxasOutput, NothingAndNoise) {
   EXPECT_EQ(report.kernels[0].registers, 0u);
 }
 
-TEST(PtxasOutput, Version) {
+TEST(PtxasOutput, version) {
   EXPECT_EQ(parsePtxasVersion("Cuda compilation tools, release 13.0, V13.0.88\nBuild cuda_13.0\n"),
             "13.0.88");
   EXPECT_EQ(parsePtxasVersion("clang version 22.1.8"), "");
 }
 
-TEST(PTX, SparseInstructionsAreCounted) {
+TEST(PTX, sparse_instructions_are_counted) {
   EXPECT_EQ(countSparseMma("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col x;\n"
                            "mma.sync.aligned.m16n8k16.row.col.f32 y;\n"
                            "wgmma.mma_async.sp.sync.aligned.m64n128k32.f32.f16.f16 z;\n"
@@ -137,7 +137,7 @@ protected:
 };
 } // namespace
 
-TEST_F(PtxasSearchTest, PythonPackagesComeAfterTheToolkit) {
+TEST_F(PtxasSearchTest, python_packages_come_after_the_toolkit) {
   std::vector<std::string> folders = {root.str().str()};
   std::string package = add("nvidia/cu13/bin", "13.0.88");
   EXPECT_EQ(llvm::cantFail(Ptxas::find({"", folders})).path(), package);
@@ -146,7 +146,7 @@ TEST_F(PtxasSearchTest, PythonPackagesComeAfterTheToolkit) {
   EXPECT_EQ(llvm::cantFail(Ptxas::find({"", folders})).path(), toolkit);
 }
 
-TEST_F(PtxasSearchTest, WhatAChipCannotUseIsPassedOver) {
+TEST_F(PtxasSearchTest, what_a_chip_cannot_use_is_passed_over) {
   std::vector<std::string> folders = {root.str().str()};
   std::string package = add("nvidia/cuda_nvcc/bin", "12.9.86");
   add("cuda/bin", "12.8.93");

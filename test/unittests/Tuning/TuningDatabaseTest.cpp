@@ -28,9 +28,7 @@ protected:
   }
   void TearDown() override { sys::fs::remove_directories(folder); }
 
-  std::unique_ptr<TuningDatabase> open(StringRef shipped = {}) {
-    return cantFail(TuningDatabase::open(path, shipped));
-  }
+  std::unique_ptr<TuningDatabase> open() { return cantFail(TuningDatabase::open(path)); }
   static void write(StringRef file, StringRef bytes) {
     std::error_code error;
     raw_fd_ostream os(file, error);
@@ -130,8 +128,8 @@ TEST_F(TuningDatabaseTest, the_users_entries_win) {
     ASSERT_EQ(toString(maker->exportTo(shippedPath)), "");
   }
   sys::fs::remove(path);
-  std::unique_ptr<TuningDatabase> database = open(shippedPath);
-  ASSERT_EQ(put(*database, makeKey(2), "mine", 3), "");
+  ASSERT_EQ(put(*open(), makeKey(2), "mine", 3), "");
+  std::unique_ptr<TuningDatabase> database = TuningDatabase::openToRead(path, shippedPath);
   EXPECT_EQ(look(*database, makeKey(1)), "shipped 1 at 1");
   EXPECT_EQ(look(*database, makeKey(2)), "mine at 3");
   EXPECT_EQ(look(*database, makeKey(3)), "none");
@@ -143,7 +141,7 @@ TEST_F(TuningDatabaseTest, the_users_entries_win) {
 TEST_F(TuningDatabaseTest, without_a_file_of_the_users_nothing_is_recorded) {
   ASSERT_EQ(put(*open(), makeKey(), "a", 1), "");
   ASSERT_EQ(toString(open()->exportTo(shippedPath)), "");
-  std::unique_ptr<TuningDatabase> database = cantFail(TuningDatabase::open("", shippedPath));
+  std::unique_ptr<TuningDatabase> database = TuningDatabase::openToRead("", shippedPath);
   EXPECT_EQ(look(*database, makeKey()), "a at 1");
   EXPECT_EQ(put(*database, makeKey(), "b", 1),
             "expected a tuning database of the user's to record in, got none");
@@ -151,7 +149,7 @@ TEST_F(TuningDatabaseTest, without_a_file_of_the_users_nothing_is_recorded) {
 
 TEST_F(TuningDatabaseTest, a_shipped_file_that_cannot_be_read_is_a_warning) {
   auto warning = [&] {
-    std::unique_ptr<TuningDatabase> database = open(shippedPath);
+    std::unique_ptr<TuningDatabase> database = TuningDatabase::openToRead("", shippedPath);
     EXPECT_EQ(look(*database, makeKey()), "none");
     std::vector<std::string> warnings = database->takeWarnings();
     EXPECT_TRUE(database->takeWarnings().empty());
@@ -166,11 +164,34 @@ TEST_F(TuningDatabaseTest, a_shipped_file_that_cannot_be_read_is_a_warning) {
   EXPECT_EQ(filesLike("corrupt").size(), 0u);
 }
 
+TEST_F(TuningDatabaseTest, who_reads_leaves_the_files_as_they_are) {
+  write(path, std::string(5000, 'x'));
+  for (int i = 0; i < 2; ++i) {
+    std::unique_ptr<TuningDatabase> database = TuningDatabase::openToRead(path, "");
+    EXPECT_EQ(look(*database, makeKey()), "none");
+    std::vector<std::string> warnings = database->takeWarnings();
+    ASSERT_EQ(warnings.size(), 1u);
+    EXPECT_EQ(warnings[0],
+              "the tuning database '" + path + "': file is not a database; going on without it");
+  }
+  EXPECT_EQ(filesLike("user.db").size(), 1u);
+}
+
+TEST_F(TuningDatabaseTest, a_folder_that_cannot_be_written_can_be_read) {
+  ASSERT_EQ(put(*open(), makeKey(), "a", 1), "");
+  ASSERT_FALSE(sys::fs::setPermissions(path, sys::fs::owner_read));
+  ASSERT_FALSE(sys::fs::setPermissions(folder, sys::fs::owner_read | sys::fs::owner_exe));
+  std::unique_ptr<TuningDatabase> database = TuningDatabase::openToRead(path, "");
+  EXPECT_EQ(look(*database, makeKey()), "a at 1");
+  EXPECT_TRUE(database->takeWarnings().empty());
+  ASSERT_FALSE(sys::fs::setPermissions(folder, sys::fs::owner_all));
+}
+
 TEST_F(TuningDatabaseTest, odd_names_are_fine) {
   path = (folder + "/new folder/100%?#.db").str();
   ASSERT_EQ(put(*open(), makeKey(), "a", 1), "");
   ASSERT_EQ(toString(open()->exportTo(path + " shipped")), "");
-  EXPECT_EQ(look(*cantFail(TuningDatabase::open("", path + " shipped")), makeKey()), "a at 1");
+  EXPECT_EQ(look(*TuningDatabase::openToRead("", path + " shipped"), makeKey()), "a at 1");
 }
 
 //===-- Many at once -------------------------------------------------------------------------===//

@@ -128,12 +128,13 @@ void KernelSelector::takeKernels() {
     if (range.tuned && range.tuned->config)
       take(indexOf(range.tuned->config));
   // The kernel of one number of tokens stands beside no other.
-  double enough = ranges.size() > 1 ? minGain : 0;
+  double enough = ranges.size() > 1 ? std::max(minGain, 0.0) : 0;
   while (kernels.size() < candidates.size()) {
     SmallVector<double> gains = llvm::map_to_vector(llvm::seq<int64_t>(0, candidates.size()),
                                                     [&](int64_t i) { return getGain(i); });
     const double *most = llvm::max_element(gains);
-    if (*most <= enough && !kernels.empty())
+    // One that was taken gains nothing more.
+    if (!(*most > enough) && !kernels.empty())
       break;
     take(most - gains.begin());
   }

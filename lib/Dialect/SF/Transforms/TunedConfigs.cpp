@@ -21,7 +21,6 @@ using namespace sparseflow;
 using namespace sparseflow::sf;
 
 TunedConfigs::TunedConfigs(Operation *root, StringRef user, StringRef shipped) : root(root) {
-  // Opening would begin a new one.
   if (!user.empty() && !llvm::sys::fs::exists(user)) {
     root->emitWarning() << "expected a tuning database at '" << user
                         << "', got no such file; going on without it";
@@ -29,12 +28,7 @@ TunedConfigs::TunedConfigs(Operation *root, StringRef user, StringRef shipped) :
   }
   if (user.empty() && shipped.empty())
     return;
-  auto opened = tuning::TuningDatabase::open(user, shipped);
-  if (!opened) {
-    root->emitWarning() << llvm::toString(opened.takeError()) << "; going on without it";
-    return;
-  }
-  database = std::move(*opened);
+  database = tuning::TuningDatabase::openToRead(user, shipped);
   for (const std::string &warning : database->takeWarnings())
     root->emitWarning() << warning;
 }

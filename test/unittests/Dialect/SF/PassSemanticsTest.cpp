@@ -237,7 +237,7 @@ protected:
   mlir::MLIRContext context;
 };
 
-TEST_P(PassSemanticsTest, RewrittenGraphComputesTheSame) {
+TEST_P(PassSemanticsTest, rewritten_graph_computes_the_same) {
   auto module =
       mlir::parseSourceString<mlir::ModuleOp>(std::string(kAliases) + GetParam().text, &context);
   ASSERT_TRUE(module);

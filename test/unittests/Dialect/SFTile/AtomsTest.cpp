@@ -42,7 +42,7 @@ unsigned countRegisters(const LinearLayout &layout, unsigned elementBits) {
 // All instructions
 //===----------------------------------------------------------------------===//
 
-TEST_P(AtomTest, AccumulatorAndMetadataAreBijections) {
+TEST_P(AtomTest, accumulator_and_metadata_are_bijections) {
   const Atom &atom = GetParam();
   for (unsigned tokens : {8u, 32u, 256u}) {
     LinearLayout layout = atom.accLayout(atom.featureStep(), tokens);
@@ -57,13 +57,13 @@ TEST_P(AtomTest, AccumulatorAndMetadataAreBijections) {
   }
 }
 
-TEST_P(AtomTest, IsFound) {
+TEST_P(AtomTest, is_found) {
   const Atom &atom = GetParam();
   EXPECT_EQ(findAtom(atom.name)->name, atom.name);
   EXPECT_EQ(findAtom(atom.type, atom.sparse, atom.packOrder(), atom.registerA)->name, atom.name);
 }
 
-TEST(AtomTable, UnknownNamesAreNotFound) {
+TEST(AtomTable, unknown_names_are_not_found) {
   EXPECT_EQ(findAtom("mma_m16n8k16_f64"), nullptr);
   for (PackOrder order : {PackOrder::Mma, PackOrder::Wgmma})
     EXPECT_EQ(findAtom(DType::f32, /*sparse=*/false, order), nullptr);
@@ -73,7 +73,7 @@ TEST(AtomTable, UnknownNamesAreNotFound) {
 // One warp: all operands in registers
 //===----------------------------------------------------------------------===//
 
-TEST_P(WarpAtomTest, FragmentsAreBijections) {
+TEST_P(WarpAtomTest, fragments_are_bijections) {
   const Atom &atom = GetParam();
   for (unsigned features : {64u, 128u})
     EXPECT_TRUE(atom.aLayout(features).isBijective()) << atom.aLayout(features).toString();
@@ -85,7 +85,7 @@ TEST_P(WarpAtomTest, FragmentsAreBijections) {
   }
 }
 
-TEST_P(WarpAtomTest, TilesHoldTheInstructionsRegisters) {
+TEST_P(WarpAtomTest, tiles_hold_the_instructions_registers) {
   const Atom &atom = GetParam();
   unsigned bits = 8 * atom.elementBytes(), blocks = 64 / atom.m;
   EXPECT_EQ(countRegisters(atom.aLayout(64), bits), blocks * atom.aRegisters());
@@ -96,7 +96,7 @@ TEST_P(WarpAtomTest, TilesHoldTheInstructionsRegisters) {
   }
 }
 
-TEST_P(WarpAtomTest, LaneOwnsEightContiguousFeatures) {
+TEST_P(WarpAtomTest, lane_owns_eight_contiguous_features) {
   LinearLayout acc = GetParam().accLayout(64, 8);
   for (uint64_t lane = 0; lane < 32; ++lane)
     for (uint64_t reg = 0; reg < 16; ++reg)
@@ -104,7 +104,7 @@ TEST_P(WarpAtomTest, LaneOwnsEightContiguousFeatures) {
 }
 
 // A lane reads 16 bytes of a chunk for each block and k-step: they are its registers, in order.
-TEST_P(WarpAtomTest, FragmentsOfWeightsLieAsPacked) {
+TEST_P(WarpAtomTest, fragments_of_weights_lie_as_packed) {
   const Atom &atom = GetParam();
   LinearLayout packed = packedValuesLayout(PackOrder::Mma, atom.sparse, atom.elementBytes());
   LinearLayout fragment = atom.aLayout(kPackedChunkFeatures);
@@ -131,7 +131,7 @@ static bool hasStep(const LinearLayout &packed) {
   return llvm::any_of(packed.getInDims(), [](const LayoutDim &dim) { return dim.name == "step"; });
 }
 
-TEST_P(WarpAtomTest, MetadataLiesAsPacked) {
+TEST_P(WarpAtomTest, metadata_lies_as_packed) {
   const Atom &atom = GetParam();
   if (!atom.sparse)
     GTEST_SKIP() << "a dense instruction has no metadata";
@@ -160,7 +160,7 @@ TEST_P(WarpAtomTest, MetadataLiesAsPacked) {
 //===----------------------------------------------------------------------===//
 
 // A lane stores pairs of features.
-TEST_P(WarpgroupAtomTest, LaneOwnsTwoContiguousFeatures) {
+TEST_P(WarpgroupAtomTest, lane_owns_two_contiguous_features) {
   LinearLayout acc = GetParam().accLayout(16, 8);
   for (uint64_t lane = 0; lane < 32; ++lane)
     for (uint64_t reg = 0; reg < 4; ++reg)
@@ -171,7 +171,7 @@ TEST_P(WarpgroupAtomTest, LaneOwnsTwoContiguousFeatures) {
 // the accumulator; its d[i] is in row lane / 4 + 8 * (i / 2 % 2) of these and in column
 // 8 * (i / 4) + 2 * (lane % 4) + i % 2. Row g + 8h is feature 2g + h. A tile's registers count the
 // row half before the token, the instruction's the other way round.
-TEST_P(WarpgroupAtomTest, AccumulatorIsTheInstructions) {
+TEST_P(WarpgroupAtomTest, accumulator_is_the_instructions) {
   constexpr unsigned tokens = 256;
   LinearLayout layout = GetParam().accLayout(16, tokens);
   for (uint64_t lane = 0; lane < 32; ++lane)
@@ -186,7 +186,7 @@ TEST_P(WarpgroupAtomTest, AccumulatorIsTheInstructions) {
 
 // Tokens are the last bits of a register's number, so what a power of two has more is left out at
 // the end.
-TEST_P(WarpgroupAtomTest, TilesNeedNotBePowersOfTwo) {
+TEST_P(WarpgroupAtomTest, tiles_need_not_be_powers_of_two) {
   using Extent = llvm::SmallVector<int64_t>;
   mlir::MLIRContext context;
   context.loadDialect<SFTileDialect>();
@@ -201,7 +201,7 @@ TEST_P(WarpgroupAtomTest, TilesNeedNotBePowersOfTwo) {
 
 // PTX ISA, 9.7.15.5, "Register Fragments": a lane's register r holds 4 bytes of row lane / 4 +
 // 8 * (r % 2) from byte 4 * (lane % 4) + 16 * (r / 2) on; of a sparse row the bytes are kept ones.
-TEST_P(WarpgroupAtomTest, ValuesInRegistersAreTheInstructions) {
+TEST_P(WarpgroupAtomTest, values_in_registers_are_the_instructions) {
   const Atom &atom = GetParam();
   if (!atom.registerA)
     GTEST_SKIP() << "the instruction reads values from shared memory";
@@ -223,7 +223,7 @@ TEST_P(WarpgroupAtomTest, ValuesInRegistersAreTheInstructions) {
 // 4g + 2s has columns 0 to 15 of step s, the next one 16 to 31, each of row g in the low half of
 // the word and of row g + 8 in the high one. 8-bit types take all lanes: even ones have row g, odd
 // ones row g + 8; the first two columns 0 to 31, the others 32 to 63.
-TEST_P(WarpgroupAtomTest, MetadataIsTheInstructions) {
+TEST_P(WarpgroupAtomTest, metadata_is_the_instructions) {
   const Atom &atom = GetParam();
   if (!atom.sparse)
     GTEST_SKIP() << "a dense instruction has no metadata";
@@ -245,7 +245,7 @@ TEST_P(WarpgroupAtomTest, MetadataIsTheInstructions) {
 }
 
 // Warp w reads word lane of its 32: they are its register.
-TEST_P(WarpgroupAtomTest, MetadataLiesAsPacked) {
+TEST_P(WarpgroupAtomTest, metadata_lies_as_packed) {
   const Atom &atom = GetParam();
   if (!atom.sparse)
     GTEST_SKIP() << "a dense instruction has no metadata";

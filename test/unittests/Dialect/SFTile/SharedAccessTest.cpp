@@ -36,7 +36,7 @@ struct SharedAccessTest : testing::Test {
   MLIRContext context;
 };
 
-TEST_F(SharedAccessTest, SwizzledStageIsReadByLdmatrixWithoutConflicts) {
+TEST_F(SharedAccessTest, swizzled_stage_is_read_by_ldmatrix_without_conflicts) {
   SharedReadPlan plan =
       llvm::cantFail(planSharedRead(makeStage({8, 16, 32}), makeTokens(), {0, 0}));
   EXPECT_TRUE(plan.ldmatrix);
@@ -45,20 +45,20 @@ TEST_F(SharedAccessTest, SwizzledStageIsReadByLdmatrixWithoutConflicts) {
   EXPECT_TRUE(plan.getBankConflicts().isFree());
 }
 
-TEST_F(SharedAccessTest, PlainRowsConflict) {
+TEST_F(SharedAccessTest, plain_rows_conflict) {
   SharedReadPlan plan = llvm::cantFail(planSharedRead(makeStage({0, 0, 0}), makeTokens(), {0, 0}));
   EXPECT_TRUE(plan.ldmatrix);
   EXPECT_FALSE(plan.getBankConflicts().isFree());
   EXPECT_EQ(plan.getBankConflicts().wavefronts, 8 * plan.getBankConflicts().ideal);
 }
 
-TEST_F(SharedAccessTest, StartIsAnOffsetInTheStage) {
+TEST_F(SharedAccessTest, start_is_an_offset_in_the_stage) {
   SharedReadPlan plan =
       llvm::cantFail(planSharedRead(makeStage({8, 16, 32}), makeTokens(), {0, 32}));
   EXPECT_EQ(plan.start, 64u);
 }
 
-TEST_F(SharedAccessTest, PackedWeightsAreSixteenContiguousBytesALane) {
+TEST_F(SharedAccessTest, packed_weights_are_sixteen_contiguous_bytes_a_lane) {
   const Atom &atom = *findAtom("mma_sp_m16n8k32_f16");
   LinearLayout chunk = packedValuesLayout(PackOrder::Mma, /*sparse=*/true, 2).flattenIns("offset");
   chunk = chunk.renameOut("feature", "dim0").renameOut("kept", "dim1");
@@ -79,7 +79,7 @@ TEST_F(SharedAccessTest, PackedWeightsAreSixteenContiguousBytesALane) {
 // Core matrices, which descriptors find, are what ldmatrix reads: one instruction brings a lane the
 // 16 bytes that a product takes in registers. 8 rows further are 128 bytes, half a step 1024; a
 // warp has 16 rows, and the second warpgroup the next chunk.
-TEST_F(SharedAccessTest, CoreMatricesAreFragmentsByLdmatrix) {
+TEST_F(SharedAccessTest, core_matrices_are_fragments_by_ldmatrix) {
   const Atom &atom = *findAtom("wgmma_sp_rs_m64k32_f16");
   LinearLayout chunk =
       packedValuesLayout(PackOrder::Wgmma, /*sparse=*/true, 2).flattenIns("offset");
@@ -178,7 +178,7 @@ struct DescriptorTest : SharedAccessTest {
 };
 
 // 8 rows of 128 bytes lie together; the leading offset is not used.
-TEST_F(DescriptorTest, TokensHaveThe128ByteSwizzle) {
+TEST_F(DescriptorTest, tokens_have_the_128_byte_swizzle) {
   for (unsigned bytes : {1u, 2u})
     for (uint64_t tokens : {16, 256}) {
       RingType ring = makeTokenStage(tokens, 128 / bytes, bytes);
@@ -189,7 +189,7 @@ TEST_F(DescriptorTest, TokensHaveThe128ByteSwizzle) {
     }
 }
 
-TEST_F(DescriptorTest, StepsOfTokensAdvanceInTheRow) {
+TEST_F(DescriptorTest, steps_of_tokens_advance_in_the_row) {
   // A sparse step takes 64 bytes of a row.
   EXPECT_EQ(llvm::cantFail(planTokens(makeTokenStage(64, 64, 2), {0, 32}, 32)).start, 64u);
   EXPECT_EQ(llvm::cantFail(planTokens(makeTokenStage(64, 128, 1), {0, 64}, 64)).start, 64u);
@@ -199,12 +199,12 @@ TEST_F(DescriptorTest, StepsOfTokensAdvanceInTheRow) {
             64u * 128 + 64);
 }
 
-TEST_F(DescriptorTest, EightTokensAreOneCoreMatrixColumn) {
+TEST_F(DescriptorTest, eight_tokens_are_one_core_matrix_column) {
   DescriptorPlan plan = llvm::cantFail(planTokens(makeTokenStage(8, 64, 2), {0, 32}, 32));
   EXPECT_EQ(plan.fields, makeDescriptor(1, 16, 0));
 }
 
-TEST_F(DescriptorTest, WeightsAreCoreMatricesWithoutSwizzle) {
+TEST_F(DescriptorTest, weights_are_core_matrices_without_swizzle) {
   for (unsigned bytes : {1u, 2u})
     for (bool sparse : {false, true}) {
       int64_t columns = 128 / bytes / (sparse ? 2 : 1), step = 32 / bytes;
@@ -220,12 +220,12 @@ TEST_F(DescriptorTest, WeightsAreCoreMatricesWithoutSwizzle) {
     }
 }
 
-TEST_F(DescriptorTest, OneChunkOfFeaturesHasOneWarpgroup) {
+TEST_F(DescriptorTest, one_chunk_of_features_has_one_warpgroup) {
   RingType ring = makeWeightStage(PackOrder::Wgmma, /*sparse=*/true, 2, 64, 32);
   EXPECT_EQ(llvm::cantFail(planWeights(ring, {0, 16}, 16)).warpgroupStride, 0u);
 }
 
-TEST_F(DescriptorTest, OtherStagesAreRefused) {
+TEST_F(DescriptorTest, other_stages_are_refused) {
   const char *expected = "expected a stage of core matrices (8 rows of 16 bytes) at equal "
                          "distances, plain or with the 128-byte swizzle";
   // Rows of 128 bytes one below the other.
@@ -241,7 +241,7 @@ TEST_F(DescriptorTest, OtherStagesAreRefused) {
   EXPECT_EQ(expectError(planWeights(makeRing({64, 16}, 2, bases), {0, 0}, 16)), expected);
 }
 
-TEST_F(SharedAccessTest, UnassignedLayoutsAreAnError) {
+TEST_F(SharedAccessTest, unassigned_layouts_are_an_error) {
   auto ring = RingType::get(2, {8, 64}, Float16Type::get(&context));
   llvm::Expected<SharedReadPlan> plan = planSharedRead(ring, makeTokens(), {0, 0});
   ASSERT_FALSE(plan);
