@@ -56,7 +56,8 @@ def test_contents(wheel):
     strays = [
         n
         for n in names
-        if n not in wanted and not re.match(r"sparseflow(_commands)?/(\w+/)*[\w-]+\.(py|json)$|sparseflow-[\d.]+\.dist-info/", n)
+        if n not in wanted
+        and not re.match(r"sparseflow(_commands)?/(\w+/)*[\w-]+\.(py|json)$|sparseflow-[\d.]+\.dist-info/", n)
     ]
     assert not strays
 
