@@ -97,6 +97,18 @@ def test_magnitude_int8(model, tmp_path, capsys):
     assert config["hidden_size"] == 64 and (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
 
 
+def test_experts_that_transformers_cannot_load_are_told(model, rng, tmp_path, capsys):
+    folder, tensors = model
+    name = "layers.0.block_sparse_moe.experts.3.w1.weight"
+    tensors = tensors | {name: random_24(rng, (96, 64), ml_dtypes.bfloat16)}
+    checkpoints.write_file(folder / "model.safetensors", tensors)
+    code, _, err = run(capsys, "--input", folder, "--output", tmp_path / "out")
+    assert code == 0 and f"loads no 2:4 ones, of which this has 1 ('{name}'); --skip .experts. leaves them dense" in err
+    for given, more in ((folder, ("--skip", ".experts.")), (tmp_path / "out", ("--format", "dense"))):
+        code, _, err = run(capsys, "--input", given, "--output", tmp_path / more[0], *more)
+        assert code == 0 and "experts" not in err
+
+
 def test_shards_and_their_index(model, tmp_path, capsys):
     folder, tensors = model
     arguments = ("--input", folder, "--output", tmp_path / "out", "--max-shard-size", "10KiB")

@@ -177,6 +177,14 @@ def test_copies_and_files_are_of_the_copied_block():
     assert list(other.state_dict()) == list(model.state_dict())
 
 
+def test_a_replica_of_data_parallel_runs_its_own_layers():
+    model, other, x = make(), make(), torch.randn(5, 64).half()
+    replica = model[0]._replicate_for_data_parallel()
+    for name, layer in other[0]._modules.items():
+        setattr(replica, name, layer)
+    assert torch.equal(replica(x), other(x)) and not torch.equal(replica(x), model(x))
+
+
 def test_somebody_who_looks_in_between_sees_everything():
     model, seen = make(), []
     handle = model[0].up_proj.register_forward_hook(lambda *_: seen.append(True))

@@ -329,6 +329,20 @@ def test_a_dense_24_state_loads_and_another_is_refused():
         other.load_state_dict({"weight": dense.weight.data, "bias": dense.bias.data})
 
 
+@pytest.mark.parametrize("scheme", ["f16", "int8"])
+@pytest.mark.parametrize("assign", [False, True])
+def test_named_parameters_are_a_state_too(assign, scheme):
+    """As averages of weights are kept: by the names of parameters."""
+    layer, other = pair(scheme)[1], pair(scheme)[1]
+    layer.weight.pack_()
+    other.load_state_dict(dict(layer.named_parameters()), assign=assign)
+    assert all(torch.equal(each, other.state_dict()[name]) for name, each in layer.state_dict().items())
+    x = torch.randn(3, layer.in_features).half()
+    assert torch.equal(other(x), layer(x))
+    with pytest.raises(RuntimeError, match="weight: expected values, bitmask"):
+        other.load_state_dict(dict(pair("int8" if scheme == "f16" else "f16")[1].named_parameters()))
+
+
 def test_a_wrong_state_says_what_is_wrong():
     _, layer = pair()
     state = layer.state_dict()
@@ -595,6 +609,21 @@ def test_the_backend_is_an_entry_point():
     torch._dynamo.reset()
     with torch.no_grad():
         assert error(torch.compile(model, backend="sparseflow", fullgraph=True)(x), model(x)) < 3e-3
+
+
+@pytest.mark.parametrize(
+    "named", [{"mode": "reduce-overhead"}, {"options": {"epilogue-fusion": False, "max_autotune": False}}]
+)
+def test_modes_and_options_are_inductors(named):
+    model = Residual().half().requires_grad_(False)
+    sf.sparsify_model(model, "int8")
+    x = torch.randn(2, 5, 64).half()
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert error(torch.compile(model, backend="sparseflow", **named)(x), model(x)) < 3e-3
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match="no_such_option"):
+        torch.compile(model, backend="sparseflow", options={"no_such_option": 1})(x)
 
 
 def test_a_slow_device_says_so_once():

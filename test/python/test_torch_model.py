@@ -3,6 +3,7 @@
 import copy
 import gc
 import json
+import pickle
 import weakref
 
 import pytest
@@ -275,6 +276,39 @@ def test_a_layer_whose_forward_was_replaced_stays_dense():
     layer.forward = lambda x: torch.nn.functional.linear(x, layer.weight, layer.bias) + 1
     report = sf.quantize_model_sparse(model)
     assert "its forward was replaced" in report["0"].reason and not report["1"].reason and model[0] is layer
+
+
+class Reads(torch.nn.Module):
+    """Does with the first three weights what a layer in their place could not do."""
+
+    def __init__(self):
+        super().__init__()
+        for name in ("a", "b", "c", "d", "e", "f", "g"):
+            setattr(self, name, torch.nn.Linear(64, 64, bias=False))
+        torch.nn.init.xavier_uniform_(self.g.weight)
+        self.inner = torch.nn.ModuleDict({"c": self.c})
+
+    def forward(self, x):
+        x = torch.einsum("...k,nk->...n", x, self.a.weight)
+        if self.training and x.dim() > 1:
+            return x * self.d.weight[0]
+        return self._rest(x)
+
+    def _rest(self, x):
+        x = (self.b.weight @ x.T).T * self.inner.c.weight.sum()
+        if isinstance(self.e.weight, torch.Tensor) and self.e.weight.dtype is not torch.int8:
+            x = x.to(self.e.weight.dtype)
+        x = torch.nn.functional.linear(x, self.f.weight[:64]) + torch.nn.functional.linear(x, weight=self.f.weight)
+        x = x @ self.g.weight.T + torch.matmul(x, self.g.weight.t())
+        return self.e(self.d(self.c(x)))
+
+
+def test_a_layer_whose_weight_is_read_past_it_stays_dense():
+    model, x = torch.nn.Sequential(Reads()).eval(), torch.randn(5, 64)
+    report = sf.quantize_model_sparse(model)
+    assert {row.name for row in report if row.reason} == {"0.a", "0.b", "0.c"}
+    assert report["0.a"].reason == "its weight is read by Reads, which does more with it than call the layer"
+    assert model(x).shape == x.shape
 
 
 def test_a_layer_without_a_weight_yet_stays_dense():
@@ -861,6 +895,16 @@ def test_converted_layers_are_exported_as_their_scheme_computes_them(convert, dt
     compiled = sf.compile(torch.export.export(model, (x,)), target="sm_80")
     assert [len(piece.operations) for piece in compiled.pieces] == [3] and not compiled.in_pytorch
     assert error(compiled(x), model(x)) < 1e-3
+
+
+def test_an_exported_program_says_what_it_takes_and_that_it_cannot_be_saved(tmp_path):
+    model, x = torch.nn.Sequential(torch.nn.Linear(64, 128)).half(), torch.randn(4, 64).half()
+    compiled = sf.compile(exported(model, x), target="sm_80")
+    for call in (lambda: compiled.save(tmp_path / "mlp.sf"), lambda: pickle.dumps(compiled)):
+        with pytest.raises(sf.UnsupportedError, match="expected a program without PyTorch.*compile it with aot=True"):
+            call()
+    with pytest.raises(sf.InvalidArgumentError, match="expected tensors of PyTorch, got ndarray; torch.from_dlpack"):
+        compiled(x.numpy())
 
 
 def test_aot_is_one_executable_or_an_error(tmp_path):

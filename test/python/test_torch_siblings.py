@@ -311,6 +311,19 @@ def test_copies_and_files_are_of_the_copied_module():
     ]  # fmt: skip
 
 
+def test_a_replica_of_data_parallel_runs_its_own_layers():
+    model, other, x = make(), make(), torch.randn(5, 64).half()
+    with torch.no_grad(), sf.torch.emulation():
+        y = model(x)
+        for again in (model, copy.deepcopy(model)):
+            replica = again[0]._replicate_for_data_parallel()
+            for name, layer in other[0]._modules.items():
+                setattr(replica, name, layer)
+            assert torch.equal(replica(x), apart(other, x)) and not torch.equal(replica(x), y)
+            assert torch.equal(again(x), y) and block(again).module is again[0]
+            assert torch.equal(replica._replicate_for_data_parallel()(x), replica(x))
+
+
 def test_compile_and_export():
     model, x = make(), torch.randn(5, 64).half()
     with torch.no_grad(), sf.torch.emulation():

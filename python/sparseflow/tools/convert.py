@@ -37,6 +37,7 @@ from . import cli
 
 NAME = "sparseflow-convert"
 _SHARD_BYTES = 4 << 30
+_EXPERT = re.compile(r"(^|\.)experts\.\d+\.")
 
 
 def _bytes(text: str) -> int:
@@ -130,8 +131,20 @@ def _command(options: argparse.Namespace) -> int:
             rows = _write_program(checkpoint, steps, options, pruner)
         else:
             rows = _write_checkpoint(checkpoint, steps, wanted, options, pruner)
+    if not is_program and checkpoint.config is not None and not wanted.dense:
+        _note_experts(steps)
     _report(rows, options)
     return cli.OK
+
+
+def _note_experts(steps: list[Step]) -> None:
+    """Says that Transformers, for which the config.json is, merges experts as it loads them, and can do so with dense ones only."""
+    experts = [step.entry.name for step in steps if step.action != "copy" and _EXPERT.search(step.entry.name)]
+    if experts:
+        cli.note(
+            f"{NAME}: Transformers 5 holds all experts of a layer in one tensor and loads no 2:4 ones, of which this has "
+            f"{len(experts)} ('{experts[0]}'); --skip .experts. leaves them dense"
+        )
 
 
 def _nothing_to_do(path: Path, steps: list[Step]) -> str:

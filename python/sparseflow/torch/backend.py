@@ -13,7 +13,7 @@ Where there are no sparse kernels (a CPU) the graph goes to Inductor as it is.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -204,10 +204,24 @@ def rewrite(module: fx.GraphModule, inputs: Sequence[Any]) -> tuple[int, int]:
     return imported, fuse_epilogues(module)
 
 
-def sparseflow(module: fx.GraphModule, inputs: Sequence[Any], **options: Any) -> Callable[..., Any]:
-    """The backend: an entry point ``torch_dynamo_backends`` leads here."""
+def sparseflow(
+    module: fx.GraphModule,
+    inputs: Sequence[Any],
+    *,
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    **named: Any,
+) -> Callable[..., Any]:
+    """The backend: an entry point ``torch_dynamo_backends`` leads here.
+
+    `mode` and `options` are those of ``torch.compile``, for Inductor; the rest is for its ``compile_fx``.
+    """
+    from torch._inductor import list_mode_options
     from torch._inductor.compile_fx import compile_fx
 
+    patches = list_mode_options(mode) if mode else {}
+    patches |= {name.replace("-", "_"): value for name, value in (options or {}).items()}
+    patches |= named.pop("config_patches", None) or {}
     rewrite(module, inputs)
-    compiled: Any = compile_fx(module, list(inputs), **options)
+    compiled: Any = compile_fx(module, list(inputs), config_patches=patches, **named)
     return compiled

@@ -57,6 +57,20 @@ class BlockForward:
         """With the choices, and the name of the device that they are for."""
         return self.__dict__ | {"_chosen_on": self._chosen_on and (None, self._chosen_on[1])}
 
+    def take_place(self) -> None:
+        """Becomes the module's forward."""
+        module: Any = self.module
+        module.forward = self
+        module._replicate_for_data_parallel = self.replica  # what it copies is the module's own dictionary
+
+    def replica(self) -> nn.Module:
+        """The copy that `nn.DataParallel` makes of the module for one call on one GPU: its layers run one by one."""
+        copied: nn.Module = type(self.module)._replicate_for_data_parallel(self.module)
+        if copied.__dict__.get("forward") is self:  # which would run the layers of the original
+            del copied.__dict__["forward"]
+        copied.__dict__.pop("_replicate_for_data_parallel", None)
+        return copied
+
     @property
     def layers(self) -> list[Any]:
         """The layers as they are now, which may be others than those that were found, or None."""

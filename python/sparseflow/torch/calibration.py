@@ -186,9 +186,14 @@ def _hidden_of(result: Any) -> Any:
     return result[0] if isinstance(result, (tuple, list)) else result
 
 
+def _is_cache(name: str) -> bool:
+    """Whether an argument is the key-value cache: `past_key_value(s)`, or `layer_past` in Bloom, MPT, GPT-J and their like."""
+    return "past_key_value" in name or name == "layer_past"
+
+
 def _without_cache(named: dict[str, Any]) -> dict[str, Any]:
     """A block's named arguments without a key-value cache: one that the first pass filled would hold the tokens twice."""
-    kept = {name: None if "past_key_value" in name else value for name, value in named.items()}
+    kept = {name: None if _is_cache(name) else value for name, value in named.items()}
     return kept | ({"use_cache": False} if "use_cache" in kept else {})
 
 

@@ -32,6 +32,9 @@ from .importing import PRODUCTS, Support, Translator, aten, tensor_of, tokens_of
 _IDENTITIES = {aten.alias.default, aten.detach.default, aten.view.default, aten.reshape.default, aten.to.dtype}
 
 
+_SAVED = "compile it with aot=True and save that, or save the exported program and compile it again"
+
+
 @dataclass
 class Piece:
     """One compiled piece of a graph."""
@@ -70,8 +73,20 @@ class ExportedModel:
         self._reasons = reasons
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
+        for each in (*arguments, *named.values()):
+            if hasattr(each, "__dlpack__") and not isinstance(each, torch.Tensor):
+                raise InvalidArgumentError(
+                    f"expected tensors of PyTorch, got {type(each).__name__}; torch.from_dlpack makes one of it"
+                )
         with torch.no_grad():
             return self._module(*arguments, **named)
+
+    def save(self, path: Any) -> None:
+        """Refused: what PyTorch runs between the pieces is in no file. With ``aot=True`` there is an `Executable`, which can be."""
+        raise UnsupportedError(f"expected a program without PyTorch to save, got {self!r}; {_SAVED}")
+
+    def __getstate__(self) -> Any:
+        raise UnsupportedError(f"expected a program without PyTorch to copy or pickle, got {self!r}; {_SAVED}")
 
     def report(self) -> str:
         """The pieces with what they compute and the path of each product, then what PyTorch runs and why."""

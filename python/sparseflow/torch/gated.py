@@ -197,7 +197,7 @@ def fuse_gated_blocks(model: nn.Module) -> list[str]:
     for name, module in model.named_modules():
         forward = _block(module)
         if forward is not None:
-            module.forward = forward
+            forward.take_place()
             found.append(name)
     return found
 

@@ -348,8 +348,10 @@ class SparseLinear(nn.Linear):
         return ["values", "bitmask"] + ["scale"] * self.scheme.quantized
 
     def _loaded(self, given: dict[str, torch.Tensor], dense: torch.Tensor | None, mine: SparseWeight) -> SparseWeight:
-        """The weight in a state dict: its parts, or a dense one that is 2:4."""
+        """The weight in a state dict: its parts, itself, or a dense one that is 2:4."""
         wanted = self._part_names()
+        if isinstance(dense, SparseWeight):  # of `named_parameters`, which name a weight and not its parts
+            given = dense.to_canonical().parts()
         if given and list(given) != wanted:
             raise InvalidArgumentError(
                 f"expected {', '.join(wanted)} for {self.scheme.name}, got {', '.join(given)}; the checkpoint is incomplete, "

@@ -22,6 +22,7 @@ from .quantized import QuantizedLinear
 from .report import LayerReport, ModelReport
 from .schemes import Scheme, scheme_named
 from .siblings import fuse_siblings
+from .sources import weight_readers
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -85,12 +86,15 @@ def _candidates(model: nn.Module, skip: Sequence[str], sparse: bool) -> dict[str
         for child_name, child in parent._modules.items():
             if id(child) in found:
                 found[id(child)].places.append((parent, child_name))
+    readers = weight_readers(model)
     for candidate in found.values():
-        candidate.reason = _why_dense(candidate, owners, skip, sparse)
+        candidate.reason = _why_dense(candidate, owners, readers, skip, sparse)
     return {candidate.name: candidate for candidate in found.values()}
 
 
-def _why_dense(candidate: _Candidate, owners: dict[int, list[str]], skip: Sequence[str], sparse: bool) -> str:
+def _why_dense(
+    candidate: _Candidate, owners: dict[int, list[str]], readers: dict[int, str], skip: Sequence[str], sparse: bool
+) -> str:
     layer, weight = candidate.layer, candidate.layer.weight
     if matches(candidate.name, skip):
         return "skipped by name"
@@ -109,6 +113,8 @@ def _why_dense(candidate: _Candidate, owners: dict[int, list[str]], skip: Sequen
     others = [name for name in owners[id(weight)] if name != f"{candidate.name}.weight"]
     if others:
         return f"shares its weight with {others[0]}"
+    if id(layer) in readers:
+        return f"its weight is read by {readers[id(layer)]}, which does more with it than call the layer"
     if weight.is_meta:
         return "its weight is on the meta device; load it first"
     if not weight.dtype.is_floating_point or weight.element_size() > 4:

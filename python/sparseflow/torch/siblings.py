@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
-import types
 from typing import Any
 
 import torch
@@ -24,10 +22,9 @@ from torch import nn
 from . import kernels
 from .blocks import BlockForward
 from .linear import SparseLinear
+from .sources import HARMLESS, function_of, parents_of
 from .straight import traced
 
-#: What may be asked of x without anybody writing to it.
-_HARMLESS = {"shape", "size", "dtype", "device", "dim", "ndim", "numel", "is_cuda"}
 #: Whose bodies may run more than once, or not at all.
 _CONDITIONAL = (
     ast.If, ast.IfExp, ast.BoolOp, ast.For, ast.While, ast.Try, ast.With, ast.Match, ast.Lambda, ast.FunctionDef, ast.ListComp,
@@ -115,30 +112,6 @@ class SiblingsForward(BlockForward):
         )
 
 
-def _function_of(module: nn.Module) -> ast.FunctionDef | None:
-    """The syntax of a module's forward; None where there is no source, or another one since it was imported."""
-    forward: Any = inspect.unwrap(type(module).forward)
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
-        compiled = compile(tree, "<forward>", "exec", dont_inherit=True)
-    except (OSError, TypeError, SyntaxError, ValueError):
-        return None
-    function = tree.body[0] if tree.body else None
-    codes = [
-        each for each in compiled.co_consts if isinstance(each, types.CodeType) and each.co_name == forward.__name__
-    ]
-    if not isinstance(function, ast.FunctionDef) or [_shape_of(each) for each in codes] != [
-        _shape_of(forward.__code__)
-    ]:
-        return None
-    return function
-
-
-def _shape_of(code: types.CodeType) -> tuple[Any, ...]:
-    """What tells a function from another that stands on its lines by now. Not its bytecode: in a class that is another."""
-    return code.co_name, code.co_argcount, code.co_varnames, code.co_names
-
-
 def _sibling_call(node: ast.AST, owner: str) -> tuple[str, str] | None:
     """(layer, variable) of a call ``self.layer(variable)``."""
     if not isinstance(node, ast.Call) or node.keywords or len(node.args) != 1 or not isinstance(node.args[0], ast.Name):
@@ -162,17 +135,13 @@ def _writes(node: ast.AST) -> bool:
     return (name.endswith("_") and not name.endswith("__")) or asked
 
 
-def _parents(function: ast.AST) -> dict[ast.AST, ast.AST]:
-    return {child: parent for parent in ast.walk(function) for child in ast.iter_child_nodes(parent)}
-
-
 def siblings_in(function: ast.FunctionDef, layers: set[str]) -> dict[str, list[str]]:
     """The layers that read the same x, by the name of x: among those called ``self.layer(x)`` in a forward."""
     positional = function.args.posonlyargs + function.args.args
     if not positional:
         return {}
     owner, names = positional[0].arg, {each.arg for each in positional[1:]}
-    parents = _parents(function)
+    parents = parents_of(function)
 
     def is_conditional(node: ast.AST) -> bool:
         while node is not function:
@@ -217,7 +186,7 @@ def _is_harmless(name: ast.Name, parents: dict[ast.AST, ast.AST], owner: str, la
     if not isinstance(name.ctx, ast.Load):
         return False
     if isinstance(parent, ast.Attribute):
-        return parent.attr in _HARMLESS
+        return parent.attr in HARMLESS
     if isinstance(parent, ast.UnaryOp):
         return not isinstance(parent.op, ast.UAdd)  # +x is x itself, by another name
     if isinstance(parent, (ast.BinOp, ast.Compare)):
@@ -233,7 +202,7 @@ def fuse_siblings(model: nn.Module) -> list[str]:
         layers = {name for name, each in module._modules.items() if type(each) is SparseLinear}
         if len(layers) < 2 or "forward" in module.__dict__:
             continue
-        function = _function_of(module)
+        function = function_of(inspect.unwrap(type(module).forward))
         linears = {name for name, each in module._modules.items() if isinstance(each, nn.Linear)}
         groups = siblings_in(function, linears) if function else {}
         for parameter, names in groups.items():
@@ -241,7 +210,7 @@ def fuse_siblings(model: nn.Module) -> list[str]:
             place = list(inspect.signature(type(module).forward).parameters).index(parameter) - 1
             weights = [module._modules[name].local_weight for name in siblings]
             if len(siblings) > 1 and len({(each.scheme.name, each.inner_size) for each in weights}) == 1:
-                module.forward = SiblingsForward(module, siblings, parameter, place)
+                SiblingsForward(module, siblings, parameter, place).take_place()
                 found.append(module_name)
                 break
     return found

@@ -30,6 +30,7 @@ from .tensor import SparseWeight
 
 QUANT_METHOD = "sparseflow"
 _DENSE = "dense "  # before the scheme of a layer that is quantized and not 2:4
+_PARTS = (".weight.values", ".weight.bitmask", ".weight.scale")
 _HEAD = "lm_head"  # as Transformers calls it
 _ANOTHER = "sparseflow-convert --scheme makes a checkpoint of one of these from any other"  # int4, f32
 
@@ -81,6 +82,8 @@ class _Parts(nn.Module):
         super().__init__()
         for name, part in weight.parts().items():
             setattr(self, name, nn.Parameter(part, requires_grad=False))
+        #: What Transformers asks a weight before it fills it: some models initialize layers by name (Wav2Vec2's `projection`).
+        self._is_hf_initialized = True
 
 
 class _Skeleton(nn.Module):
@@ -89,7 +92,8 @@ class _Skeleton(nn.Module):
     def __init__(self, linear: nn.Linear, scheme: str, dtype: torch.dtype):
         super().__init__()
         self.scheme, self.dtype = scheme, dtype
-        shape = (linear.out_features, linear.in_features)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        shape = (self.out_features, self.in_features)
         self.weight = _Parts(SparseWeight.empty(shape, scheme, self.dtype, "meta"))
         self.bias = linear.bias
 
@@ -104,6 +108,27 @@ def _awaiting(linear: nn.Linear, scheme: str, dtype: torch.dtype) -> nn.Module:
     if scheme.startswith(_DENSE):
         return QuantizedLinear.from_dense(linear.to("meta"), scheme.removeprefix(_DENSE))
     return _Skeleton(linear, scheme, dtype)
+
+
+def _submodule(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _name_in(model: PreTrainedModel, stored: str) -> str | None:
+    """What a layer of a checkpoint is called in a model, which may be the one that was saved, or have another head, or none.
+
+    As for dense weights, the base model's prefix comes or goes; None for a layer of a head that the model has not.
+    """
+    prefix = model.base_model_prefix
+    bare = stored.removeprefix(f"{prefix}.")
+    for name in (stored, bare, f"{prefix}.{stored}"):
+        if _submodule(model, name) is not None:
+            return name
+    part_of_base = getattr(getattr(model, prefix, model), bare.partition(".")[0], None)
+    return None if part_of_base is None else stored  # which lacks it: the checkpoint is of another model
 
 
 def _dtype_of(model: PreTrainedModel, name: str, linear: nn.Linear) -> torch.dtype:
@@ -141,18 +166,28 @@ class SparseFlowQuantizer(HfQuantizer):
                 "expected the layers of a 2:4 checkpoint in its quantization_config, got none; save it again from a "
                 "model that sparseflow.sparsify_model converted"
             )
-        for name, scheme in layers.items():
-            try:
-                module = model.get_submodule(name)
-            except AttributeError:
-                module = None
+        found = {}
+        for stored, scheme in layers.items():
+            name = _name_in(model, stored)
+            if name is None:
+                continue
+            module = _submodule(model, name)
             if not isinstance(module, nn.Linear):
+                is_expert = ".experts." in name  # which Transformers holds in one tensor
                 raise InvalidArgumentError(
                     f"expected a linear layer '{name}' in {type(model).__name__}, as the checkpoint's quantization_config "
-                    f"says, got {'none' if module is None else type(module).__name__}"
+                    f"says, got {'none' if module is None else type(module).__name__}; "
+                    + ("convert with --skip .experts." if is_expert else "load it as the model that was saved")
                 )
             with torch.device("meta"):
                 model.set_submodule(name, _awaiting(module, scheme, _dtype_of(model, name, module)))
+            found[name] = scheme
+        if not found:
+            raise InvalidArgumentError(
+                f"expected layers of {type(model).__name__} in the checkpoint's quantization_config, got none; it has "
+                f"'{next(iter(layers))}', of another model"
+            )
+        self.quantization_config.layers = found  # as this model calls them, when it is saved
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
@@ -181,10 +216,11 @@ class SparseFlowQuantizer(HfQuantizer):
         return model
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
-        """The parts of a weight keep the dtype that they have in the file."""
+        """The parts of a weight keep the dtype that they have in the file, also in what a model keeps in f32 (T5's `wo`)."""
         kind = str(param.get_dtype()) if hasattr(param, "get_dtype") else str(param.dtype)
         floating: torch.dtype | None = super().get_new_dtype(converter, param, dtype)
-        return None if kind in ("F8_E4M3", "torch.float8_e4m3fn") else floating
+        is_part = any(name.endswith(_PARTS) for name in converter.target_patterns)
+        return None if is_part or kind in ("F8_E4M3", "torch.float8_e4m3fn") else floating
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:
         return True
