@@ -47,6 +47,11 @@ def devices() -> Devices:
     return found
 
 
+def why_no_gpu() -> str:
+    """Why there is no GPU, without the advice to take another device: for what only a GPU can do."""
+    return str(devices().unavailable).partition("; ")[0]
+
+
 class Report:
     """What runs, per step: `data` is the library's own JSON, `kernels` its kernels as a flat list, ``str()`` a table."""
 

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and that several processes may write; and the folder of those that are kept."""
+"""Files that are there as a whole or not at all, and that several processes may write; the folder of those that are kept; their sizes."""
 
 from __future__ import annotations
 
@@ -46,3 +46,12 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     with open(path.with_name(path.name + ".lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1536 is 1.5 KiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError

@@ -25,9 +25,11 @@ import numpy as np
 
 from . import _sparseflow, dtypes, weights
 from .errors import CompilerWarning, Error, InvalidArgumentError, UnsupportedError
-from .executable import Executable, compile, devices, source_of
+from .executable import Executable, compile, devices, source_of, why_no_gpu
 from .graph import Graph
 
+#: How many configurations are compiled, if nobody says.
+CANDIDATES = 12
 _FAR_BEHIND = 1.3  # times the best: left out after a round
 _ROUNDS = 3
 _FIRST_SAMPLES, _MOST_SAMPLES = 3, 10
@@ -225,7 +227,7 @@ def gpu_target() -> str:
     gpu = next((each for each in devices() if each.kind == "cuda"), None)
     if gpu is None:
         raise UnsupportedError(
-            f"expected a GPU to tune for, got none ({devices().unavailable}); the emulator's times say nothing of a GPU"
+            f"expected a GPU to tune for, got none ({why_no_gpu()}); the emulator's times say nothing of a GPU"
         )
     # What the compiler takes for that GPU when nothing is said.
     graph = Graph("probe")
@@ -241,7 +243,7 @@ def tune(
     epilogue: str = "plain",
     target: str | None = None,
     database: str | os.PathLike[str] | None = None,
-    candidates: int = 12,
+    candidates: int = CANDIDATES,
     seconds: float | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     workers: int | None = None,

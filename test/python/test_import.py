@@ -1,9 +1,11 @@
 """What `import sparseflow` costs and exposes."""
 
 import inspect
+import os
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 
@@ -41,6 +43,48 @@ def test_every_command_ends_with_2_for_wrong_arguments(name):
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         wanted = (0, False) if arguments == ["--help"] else (2, True)
         assert (found.returncode, bool(found.stderr)) == wanted and bool(found.stdout) is not wanted[1]
+
+
+@pytest.mark.parametrize("name", ["compile", "run", "opt", "convert", "inspect", "benchmark", "audit", "tune"])
+def test_ctrl_c_while_a_command_is_imported(name):
+    code = (
+        "import signal, sys, sparseflow_commands\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Finder:\n"
+        "    def find_spec(self, *_): signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        f"sparseflow_commands.{name}()"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (130, f"sparseflow-{name}: interrupted\n")
+
+
+def test_every_command_of_the_package_has_its_entry_point(root):
+    import sparseflow_commands
+
+    scripts = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]
+    for script, place in scripts.items():
+        module, _, function = place.partition(":")
+        assert module == "sparseflow_commands" and script == f"sparseflow-{function}"
+        assert callable(getattr(sparseflow_commands, function))
+
+
+def test_entry_points_run_the_commands(tmp_path):
+    def ended(call, *arguments):
+        code = f"import sys, sparseflow_commands; sys.exit(sparseflow_commands.{call}())"
+        command = [sys.executable, "-c", code, *arguments]
+        found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        return found.returncode, found.stdout, found.stderr
+
+    environment = dict(os.environ)
+    assert ended("audit", "--version") == (0, f"sparseflow {sf.__version__}\n", "")
+    assert ended("convert", "--nonsense")[0] == 2
+    code, _, err = ended("inspect", os.fsdecode(bytes(tmp_path) + b"/q\xff.sf"))
+    assert code == 1 and err.startswith("sparseflow-inspect: expected a .sf file") and err.count("\n") == 1
+    environment["PYTHONIOENCODING"] = "ascii"
+    ask = ["--model", "vit-base", "--qps", "10", "--input-tokens", "197", "--gpu", "h100"]
+    code, out, err = ended("audit", *ask)
+    assert (code, err) == (0, "") and "1 to 5 \\xb5s" in out and out.isascii()
 
 
 def test_all_names_exist_and_are_documented():

@@ -10,7 +10,11 @@ FOLDERS = ["python", "examples", "benchmarks", "test", "tools"]
 
 @pytest.mark.parametrize(
     "command",
-    [["mypy", "python/sparseflow"], ["ruff", "check", *FOLDERS], ["ruff", "format", "--check", *FOLDERS]],
+    [
+        ["mypy", "python/sparseflow", "python/sparseflow_commands"],
+        ["ruff", "check", *FOLDERS],
+        ["ruff", "format", "--check", *FOLDERS],
+    ],
     ids=["mypy", "ruff_check", "ruff_format"],
 )
 def test_is_clean(root, command):

@@ -56,7 +56,12 @@ def test_a_config_gives_the_same_shapes(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{}", '{"model_type": "mamba"}', "[1]", "nonsense", '{"model_type": "llama"}', '{"model_type": "llama", "hidden_size": "64"}',
-                                     '{"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 0}'])  # fmt: skip
+                                     '{"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 0}',
+                                     json.dumps(models.BUILT_IN["llama-7b"] | {"hidden_size": True}),
+                                     json.dumps(models.BUILT_IN["llama-7b"] | {"hidden_size": 4}),
+                                     json.dumps(models.BUILT_IN["llama-7b"] | {"num_attention_heads": 33}),
+                                     json.dumps(models.BUILT_IN["llama-7b"] | {"num_key_value_heads": 5}),
+                                     "[" * 100_000], ids=lambda content: content[:40])  # fmt: skip
 def test_a_config_of_something_else_is_a_sentence(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(sf.InvalidArgumentError, match="expected"):
@@ -188,7 +193,7 @@ def test_2_4_helps_where_its_kernels_are_twice_as_fast_and_prefill_is_all(capsys
     for scheme, library, rate in (("dense-int8", "cuBLAS", 1400), ("sparse-int8", "SparseFlow", 2600)):
         points = [[m, n, k, 2e-6 * m * n * k / rate] for m in (2048, 4096) for n, k in ((4096, 4096), (14336, 4096))]
         groups.append({"gpu": "h100", "scheme": scheme, "library": library, "how": "", "points": points})
-    (tmp_path / "fast.json").write_text(json.dumps({"measurements": groups}))
+    (tmp_path / "fast.json").write_text(json.dumps({"format": 1, "measurements": groups}))
     arguments = changed(input_tokens=2048, output_tokens=1)
     document = json.loads(run(capsys, *arguments, "--kernels", tmp_path / "fast.json", "--json")[1])
     assert 1.2 < document["schemes"]["sparse-int8"]["speedup"]["mid"] < 2
@@ -275,7 +280,7 @@ def test_measurements_of_this_machine_replace_those_built_in(tmp_path, monkeypat
     group = {"gpu": "h100", "scheme": "dense-f16", "library": "cuBLAS", "how": "", "points": [[16, 4096, 4096, 99.0]]}
     path = hardware.calibration_file()
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"measurements": [group]}))
+    path.write_text(json.dumps({"format": 1, "measurements": [group]}))
     table = audit.load_table([])
     dense = [point for point in table.points if (point.chip, point.scheme) == ("h100", "dense-f16")]
     assert [point.microseconds for point in dense] == [99.0] and str(path) in table.sources
@@ -290,7 +295,7 @@ def calibrates(monkeypatch, tmp_path):
     real = benchmark.run_cases
     cache = tmp_path / "cache"
     monkeypatch.setenv("SPARSEFLOW_CACHE_DIR", str(cache))
-    monkeypatch.setattr(benchmark, "find_gpu", lambda device: True)
+    monkeypatch.setattr(benchmark, "find_gpu", lambda *_: True)
     monkeypatch.setattr(audit, "_CALIBRATED_SIZES", [(128, 256)])
     monkeypatch.setattr(audit, "_CALIBRATED_TOKENS", [16])
     monkeypatch.setattr(
@@ -357,6 +362,11 @@ def test_calibrating_says_why_it_cannot(calibrates, capsys, monkeypatch):
         ({"qps": "nan"}, 2, "expected --qps"),
         ({"price": -1}, 2, "expected --price of at least 0"),
         ({"qps": 1e300}, 2, "expected --qps below 1e+12, got 1e+300"),
+        (
+            {"model": "gpt2", "input_tokens": 1000},
+            2,
+            "at most 1024 tokens of a request, the positions that gpt2 knows, got 1128",
+        ),
         ({"output": "table.json"}, 2, "expected --output with --calibrate"),
         ({"model": "llama-70b", "gpu": "a10", "gpus_per_replica": 1}, 1, "to fit on 1 A10"),
         ({"kernels": "/nowhere.json"}, 1, "which does not exist"),
@@ -379,15 +389,29 @@ def test_calibrating_takes_nothing_of_an_audit(capsys):
     assert (code, out) == (2, "") and "expected --calibrate without what an audit takes, got it with --model" in err
 
 
+def test_calibrating_takes_no_assumption_of_an_audit(capsys):
+    code, out, err = run(capsys, "--calibrate", "--pue", "2")
+    assert (code, out) == (2, "") and "got it with --pue" in err
+
+
 def test_a_damaged_table_is_a_sentence(capsys, tmp_path):
-    for content in ("{", '{"measurements": [{"gpu": "h100"}]}', '{"measurements": [{"gpu": "x", "scheme": "dense-f16", "library": "l", "points": [[1, 4, 4, 1]]}]}'):  # fmt: skip
+    unknown = {"gpu": "x", "scheme": "dense-f16", "library": "l", "points": [[1, 4, 4, 1]]}
+    for content, message in (
+        ("{", "got Expecting property name"),
+        ("[]", "got JSON of another format than 1"),
+        (json.dumps({"format": 2, "measurements": [unknown]}), "got JSON of another format than 1"),
+        ('{"format": 1, "measurements": {}}', "got one without a list of measurements"),
+        ('{"format": 1, "measurements": [{"gpu": "h100"}]}', "got something else"),
+        (json.dumps({"format": 1, "measurements": [unknown]}), "expected GPUs that are known"),
+        ("[" * 100_000, "got something else"),
+    ):
         (tmp_path / "t.json").write_text(content)
         code, _, err = run(capsys, *ASK, "--kernels", tmp_path / "t.json")
-        assert code == 1 and "expected" in err
+        assert code == 1 and message in err and err.count("\n") == 1
 
 
 def test_calibrating_without_a_gpu_is_a_sentence(capsys):
     if any(device.kind == "cuda" for device in sf.devices()):
         pytest.skip("there is a GPU")
     code, _, err = run(capsys, "--calibrate")
-    assert code == 1 and "expected a GPU" in err
+    assert code == 1 and "expected a GPU to time, got none" in err and "emulator" not in err

@@ -127,6 +127,8 @@ def test_without_a_gpu_it_says_so(capsys):
 @pytest.mark.parametrize(
     "arguments",
     [[], ["--size", "64"], ["--size", "64x63"], ["--size", "0x64"], ["--size", "64x64", "--tokens", "0"],
+     ["--size", "64x64", "--tokens", "99999999999999999999"], ["--size", "64x64", "--tokens", "9" * 5000],
+     ["--size", "999999999999x4"], ["--size", "64x64", "--target", "sm_999"], ["--size", "64x64", "--plot", ""],
      ["--size", "64x64", "--dtype", "f12"], ["--size", "64x64", "--vs", "magic"], ["--size", "64x64", "--iterations", "x"],
      ["--size", "64x64", "--iterations", "0"]],
 )  # fmt: skip

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import layouts_reference as reference
 import ml_dtypes
@@ -221,11 +222,27 @@ def test_wanda_keeps_what_the_inputs_weigh(tmp_path, capsys):
     assert not (sparsegpt[sparsegpt != 0] == dense.astype(np.float16)[sparsegpt != 0]).all()
 
 
+def test_layers_that_are_no_linear_ones_are_said_before_calibration(tmp_path, capsys, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    from sparseflow.torch import calibration
+
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: pytest.fail("the model ran"))
+    config = transformers.BertConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path / "m")  # its pooler is none of a causal model's
+    (tmp_path / "data.jsonl").write_text('{"input_ids": [1, 2, 3]}')
+    arguments = ("--output", tmp_path / "out", "--method", "wanda", "--calibration", tmp_path / "data.jsonl")
+    code, out, err = run(capsys, "--input", tmp_path / "m", *arguments)
+    assert (code, out) == (1, "") and "of a causal language model for --method wanda, got " in err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"input_ids": [1, 64]}', "expected tokens below 64, the model's vocabulary, got 64"),
-        (b'{"input_ids": [1, -2]}', "data.jsonl:1: expected JSON with text or input_ids"),
+        (b'{"input_ids": [1, 64]}', "expected tokens from 0 to 63, the model's vocabulary, got 64"),
+        (b'{"input_ids": [1, -2]}', "expected tokens from 0 to 63, the model's vocabulary, got -2"),
+        (b'{"input_ids": [1180591620717411303424]}', "vocabulary, got 1180591620717411303424"),
         (b'{"input_ids": ["1"]}', "data.jsonl:1: expected JSON with text or input_ids"),
         (b'{"text": 5}', "data.jsonl:1: expected JSON with text or input_ids"),
         (b'{"text": "\xff"}', "data.jsonl: expected lines of JSON in UTF-8, got other bytes"),
@@ -366,7 +383,7 @@ def test_a_full_disk_is_known_before_anything_is_written(model, tmp_path, capsys
     folder, _ = model
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
     code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
-    assert code == 1 and "of free disk" in err
+    assert code == 1 and "KiB of free disk" in err and "got 100 B; free some" in err
     assert not (tmp_path / "out.partial").exists()
 
 
@@ -650,6 +667,38 @@ def test_ctrl_c_while_compiling(rng, tmp_path):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130 and "interrupted while compiling; nothing was written" in err
     assert not (tmp_path / "m.sf").exists()
+
+
+def test_a_compiled_program_is_no_checkpoint(rng, tmp_path, capsys):
+    checkpoints.write_file(tmp_path / "in.safetensors", {"up.weight": random_24(rng, (32, 64))})
+    arguments = ("--output", tmp_path / "m.sf", "--scheme", "int8", "--targets", "sm_80")
+    assert run(capsys, "--input", tmp_path / "in.safetensors", *arguments)[0] == 0
+    code, _, err = run(capsys, "--input", tmp_path / "m.sf", "--output", tmp_path / "out")
+    assert code == 1 and "m.sf: expected a checkpoint, got a compiled program" in err
+
+
+def test_a_config_without_an_end_is_a_sentence(model, tmp_path, capsys):
+    folder, _ = model
+    (folder / "config.json").write_text("[" * 100_000)
+    code, _, err = run(capsys, *conversion(folder, tmp_path / "out"))
+    assert code == 1 and "config.json: expected a JSON object" in err
+
+
+def test_paths_of_any_bytes(rng, tmp_path, capsys):
+    given = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.safetensors"))
+    checkpoints.write_file(given, {"up.weight": random_24(rng, (32, 64))})
+    for name in (b"b\xff.sf", b"b\xff.safetensors", b"b\xff"):
+        output = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        code, _, err = run(capsys, "--input", given, "--output", output)
+        assert (code, err) == (0, "") and output.exists()
+
+
+@pytest.mark.parametrize("arguments", [["--input", ""], ["--input", "x", "--output", ""], ["--targets", "sm_999"]])
+def test_arguments_that_no_file_makes_right_end_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        convert.main(arguments)
+    assert ended.value.code == 2
+    assert re.search("expected a path, got none|expected some of sm_80,.*, got sm_999", capsys.readouterr().err)
 
 
 def test_wrong_arguments_end_with_2():

@@ -293,6 +293,9 @@ def test_a_product_takes_numpys_numbers_and_the_packages_dtypes() -> None:
         (["--model", "llama-9000b"], 1, "expected a config.json or one of gpt2"),
         (["--program", "nowhere.mlir"], 1, "got nowhere.mlir, which does not exist"),
         (["--shape", "64x64", "--export", "nowhere/all.sqlite"], 1, "expected a folder for nowhere/all.sqlite"),
+        (["--shape", "64x64", "--export", "."], 1, "a tuning database to replace, got ., which is something else"),
+        (["--export", "all.sqlite", "--tokens", "16"], 2, "expected --tokens with --shape, --model or --program"),
+        (["--export", "all.sqlite", "--candidates", "4"], 2, "expected --candidates with --shape"),
     ],
 )
 def test_the_command_checks_its_arguments_before_a_gpu_is_needed(
@@ -316,6 +319,12 @@ def test_what_was_tuned_is_exported_without_a_gpu(database: Path, capsys: pytest
     whole = database.with_name("whole.sqlite")
     assert tune_command.main(["--database", str(database), "--export", str(whole)]) == 0
     assert tuning._open(whole).lookup(key) == '{"config":"#text","microseconds":4}'
+    assert tune_command.main(["--database", str(database), "--export", str(whole)]) == 0
+    precious = database.with_name("precious.txt")
+    for other in (b"", b"dear", b"SQLite format 3\0" + bytes(100)):
+        precious.write_bytes(other)
+        assert tune_command.main(["--database", str(database), "--export", str(precious)]) == 1
+        assert "precious.txt, which is something else" in capsys.readouterr().err and precious.read_bytes() == other
     missing = database.with_name("missing.sqlite")
     assert tune_command.main(["--database", str(missing), "--export", str(whole)]) == 1
     assert "missing.sqlite, which does not exist" in capsys.readouterr().err and not missing.exists()
@@ -323,8 +332,9 @@ def test_what_was_tuned_is_exported_without_a_gpu(database: Path, capsys: pytest
 
 @pytest.mark.skipif(any(device.kind == "cuda" for device in sf.devices()), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(database: Path) -> None:
-    with pytest.raises(sf.UnsupportedError, match="expected a GPU to tune for, got none"):
+    with pytest.raises(sf.UnsupportedError, match="expected a GPU to tune for, got none") as error:
         sf.tune([SHAPE], database=database)
+    assert "or use the devices" not in str(error.value)  # they cannot be tuned for
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90a"])

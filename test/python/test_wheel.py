@@ -48,13 +48,16 @@ def test_contents(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     extension = f"sparseflow/_sparseflow{sysconfig.get_config_var('EXT_SUFFIX')}"
     wanted = {"sparseflow/lib/libsparseflow.so", "sparseflow/include/sparseflow-c/sparseflow.h", extension}
-    wanted |= {"sparseflow/py.typed", "sparseflow/_sparseflow.pyi"} | {f"sparseflow/bin/{tool}" for tool in TOOLS}
+    wanted |= {"sparseflow_commands/__init__.py", "sparseflow/py.typed", "sparseflow/_sparseflow.pyi"} | {
+        f"sparseflow/bin/{tool}" for tool in TOOLS
+    }
     wanted |= {f"sparseflow/data/{name}" for name in ("kernels.json", "measured-h100.json", "tuning-sm_90a.sqlite")}
     assert wanted <= names
     strays = [
         n
         for n in names
-        if n not in wanted and not re.match(r"sparseflow/(\w+/)*[\w-]+\.(py|json)$|sparseflow-[\d.]+\.dist-info/", n)
+        if n not in wanted
+        and not re.match(r"sparseflow(_commands)?/(\w+/)*[\w-]+\.(py|json)$|sparseflow-[\d.]+\.dist-info/", n)
     ]
     assert not strays
 

@@ -269,7 +269,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if (folder / "config.json").exists():
         try:
             config = json.loads((folder / "config.json").read_text())
-        except (ValueError, OSError):
+        except (ValueError, OSError, RecursionError):
             config = ()
         if not isinstance(config, dict):
             raise InvalidProgramError(f"{folder / 'config.json'}: expected a JSON object, got something else")

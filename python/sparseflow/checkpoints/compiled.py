@@ -52,7 +52,7 @@ def compile_layers(
     checkpoint: Checkpoint,
     steps: Iterable[Step],
     *,
-    targets: str | None = None,
+    targets: Iterable[str] | None = None,
     pruner: Pruner | None = None,
     progress: Any = lambda done, name: None,
 ) -> tuple[Executable, list[Row]]:

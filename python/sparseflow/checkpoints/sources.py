@@ -225,9 +225,19 @@ def open_source(path: str | os.PathLike[str]) -> Source:
             return ShardedSource.of_index(path)
         if path.suffix in _PICKLES:
             return TorchSource(path)
-        return SafetensorsFile(path)
+        return _open_file(path)
     except PermissionError as error:
         raise FileError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _open_file(path: Path) -> SafetensorsFile:
+    file = SafetensorsFile(path)
+    if "sparseflow.manifest" in file.metadata:  # a compiled program is a safetensors file too
+        file.close()
+        raise InvalidProgramError(
+            f"{path}: expected a checkpoint, got a compiled program; take the checkpoint that it was made from"
+        )
+    return file
 
 
 def _open_folder(folder: Path) -> Source:

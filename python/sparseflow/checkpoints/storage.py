@@ -122,7 +122,7 @@ class SafetensorsFile:
             raise self._damaged(f"a header of {length} bytes in a file of {size}")
         try:
             header = json.loads(self._file.read(length))
-            metadata = header.pop("__metadata__", {})
+            metadata = dict(header.pop("__metadata__", None) or {})
             entries = sorted((_header_entry(*item) for item in header.items()), key=lambda entry: entry[3:])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise self._damaged("a header that is not the JSON of one") from None

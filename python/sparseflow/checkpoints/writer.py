@@ -23,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import FileError, InvalidArgumentError
+from ..files import size
 from .storage import WEIGHT_FILES, SafetensorsWriter, Spec
 
 _JOURNAL = "journal.jsonl"
@@ -148,12 +149,12 @@ class ResumableWriter:
         groups: list[list[str]] = [[]]
         used = 0
         for specs in self._specs.values():
-            size = sum(spec.nbytes for spec in specs.values())
-            if groups[-1] and limit is not None and used + size > limit:
+            nbytes = sum(spec.nbytes for spec in specs.values())
+            if groups[-1] and limit is not None and used + nbytes > limit:
                 groups.append([])
                 used = 0
             groups[-1] += specs
-            used += size
+            used += nbytes
         if len(groups) == 1:
             return dict.fromkeys(groups[0], "model.safetensors")
         names = [f"model-{i + 1:05}-of-{len(groups):05}.safetensors" for i in range(len(groups))]
@@ -171,7 +172,7 @@ class ResumableWriter:
             if free < self.nbytes:
                 self.partial.rmdir()
                 raise FileError(
-                    f"expected {self.nbytes / 2**30:.2f} GiB of free disk for {self.output}, got {free / 2**30:.2f}; free some"
+                    f"expected {size(self.nbytes)} of free disk for {self.output}, got {size(free)}; free some"
                 )
         self._journal = open(self.partial / _JOURNAL, "a+")  # noqa: SIM115 - closed by __exit__
         try:
@@ -236,7 +237,7 @@ class ResumableWriter:
                 with contextlib.suppress(OSError):
                     self._sync()
                 raise FileError(
-                    f"expected {self.nbytes / 2**30:.2f} GiB of disk for {self.output}, and it is full; free some and run the same "
+                    f"expected {size(self.nbytes)} of disk for {self.output}, and it is full; free some and run the same "
                     f"command again: {self._kept} of {len(self._specs)} entries are kept in {self.partial}"
                 ) from None
             raise FileError(f"cannot write {self.partial}: {error.strerror or error}") from None

@@ -7,7 +7,6 @@ full, each number is a range that says whether it was measured or projected, and
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import sys
@@ -41,17 +40,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--gpu", help="a100, a100-40gb, a10, l40s, rtx4090, h100, h200")
     made.add_argument("--gpus-per-replica", type=int, choices=(1, 2, 4, 8), help="default: what serves most a GPU")
     made.add_argument("--price", type=float, help="of a GPU for an hour, in any currency; without it no cost is given")
-    made.add_argument("--pue", type=float, default=Assumptions.pue, help="of the data centre (default 1.3)")
+    made.add_argument("--pue", type=float, help=f"of the data centre (default {Assumptions.pue})")
+    made.add_argument("--kg-co2-per-kwh", type=float, help=f"of the grid (default {Assumptions.kg_co2_per_kwh})")
     made.add_argument(
-        "--kg-co2-per-kwh", type=float, default=Assumptions.kg_co2_per_kwh, help="of the grid (default 0.4)"
-    )
-    made.add_argument(
-        "--kernels", type=Path, action="append", default=[], help="measurements of --calibrate to use; may repeat"
+        "--kernels", type=cli.path, action="append", default=[], help="measurements of --calibrate to use; may repeat"
     )
     made.add_argument(
         "--calibrate", action="store_true", help="measure this machine's GPU for later audits; needs PyTorch"
     )
-    made.add_argument("--output", type=Path, help="where --calibrate writes (default: where every audit looks)")
+    made.add_argument("--output", type=cli.path, help="where --calibrate writes (default: where every audit looks)")
     return made
 
 
@@ -78,7 +75,8 @@ def _command(options: argparse.Namespace) -> int:
         chip = table.chip(options.gpu)
     except InvalidArgumentError as error:
         raise cli.WrongArguments(f"--gpu: {error}") from None
-    assumed = dataclasses.replace(Assumptions(), pue=options.pue, kg_co2_per_kwh=options.kg_co2_per_kwh)
+    given = {name: getattr(options, name) for name in ("pue", "kg_co2_per_kwh")}
+    assumed = Assumptions(**{name: value for name, value in given.items() if value is not None})
     planner = Planner(table, chip, model, assumed)
     plans: dict[str, Plan] = {}
     left_out: dict[str, str] = {}
@@ -124,6 +122,11 @@ def _check_numbers(options: argparse.Namespace, model: models.Model) -> None:
         if value is not None and not (least <= value < 1e12):
             bound = "below 1e+12" if value >= 1e12 else f"of at least {least:g}"
             raise cli.WrongArguments(f"expected --{name.replace('_', '-')} {bound}, got {value:g}")
+    tokens = options.input_tokens + (options.output_tokens or 0)
+    if model.positions and tokens > model.positions:
+        raise cli.WrongArguments(
+            f"expected at most {model.positions} tokens of a request, the positions that {model.name} knows, got {tokens}"
+        )
 
 
 def load_table(kernels: Sequence[Path]) -> KernelTable:
@@ -388,8 +391,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     from . import benchmark
     from .contenders import Case
 
-    for name in ("model", "qps", "input_tokens", "output_tokens", "gpu", "gpus_per_replica", "price", "kernels"):
-        if getattr(options, name) not in (None, []):
+    for name, value in vars(options).items():
+        if name not in ("calibrate", "output", "json") and value not in (None, []):
             option = f"--{name.replace('_', '-')}"
             raise cli.WrongArguments(f"expected --calibrate without what an audit takes, got it with {option}")
     path = options.output or hardware.calibration_file()
@@ -413,7 +416,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         raise cli.Failure(f"expected products to be measured on {chip.name}, got none; sparseflow-benchmark says why")
     how = f"{run['protocol']}; {', '.join(f'{key} {value}' for key, value in about.items())}"
     document = {
-        "format": 1,
+        "format": hardware.FORMAT,
         "measurements": [
             {"gpu": chip.key, "scheme": scheme, "library": library, "how": how, "points": points}
             for (scheme, library), points in groups.items()

@@ -9,16 +9,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from .. import _sparseflow
 from ..errors import Error, UnsupportedError
-from ..executable import devices
+from ..executable import devices, why_no_gpu
+from ..targets import targets
 from . import cli, contenders, hardware, models, plot, timing
 from .contenders import Case, Contender
 
 NAME = "sparseflow-benchmark"
+_EMULATOR = "; --device=emulator runs the same kernels on the CPU, whose times say nothing of a GPU"
 # A result further from float64 is of another product.
 _TOLERANCE = {"f16": 0.01, "bf16": 0.03, "int8": 0.02, "fp8": 0.06}
 
@@ -45,9 +46,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--device", choices=("auto", "cuda", "emulator"), default="auto", help="default: the GPU; the emulator is slow"
     )
-    made.add_argument("--target", metavar="SM", help="compile for this chip (default: the device's own)")
     made.add_argument(
-        "--plot", type=Path, metavar="FILE", help="also write a picture: .html, or .png where matplotlib is"
+        "--target", choices=list(targets()), metavar="SM", help="compile for this chip (default: the device's own)"
+    )
+    made.add_argument(
+        "--plot", type=cli.path, metavar="FILE", help="also write a picture: .html, or .png where matplotlib is"
     )
     return made
 
@@ -66,7 +69,7 @@ def _command(options: argparse.Namespace) -> int:
         sizes = list(dict.fromkeys((linear.features, linear.inner) for linear in linears))
     else:
         sizes = options.size
-    on_gpu = find_gpu(options.device)
+    on_gpu = find_gpu(options.device, _EMULATOR)
     cases = [Case(scheme, m, n, k) for scheme, (n, k), m in itertools.product(options.dtype, sizes, options.tokens)]
     document = run_cases(
         cases, options.vs, on_gpu=on_gpu, target=options.target, iterations=options.iterations, rounds=options.rounds
@@ -86,16 +89,14 @@ def _command(options: argparse.Namespace) -> int:
     return cli.OK
 
 
-def find_gpu(device: str) -> bool:
-    """Whether to run on the GPU. Raises UnsupportedError where there is none to be had, and nobody asked for the emulator."""
+def find_gpu(device: str, otherwise: str = "") -> bool:
+    """Whether to run on the GPU. Raises UnsupportedError where there is none to be had, and nobody asked for the emulator;
+    `otherwise` ends its sentence.
+    """
     if device == "emulator":
         return False
-    found = devices()
-    if not any(each.kind == "cuda" for each in found):
-        raise UnsupportedError(
-            f"expected a GPU to time, got none ({found.unavailable}); --device=emulator runs the same kernels on the CPU, whose "
-            "times say nothing of a GPU"
-        )
+    if not any(each.kind == "cuda" for each in devices()):
+        raise UnsupportedError(f"expected a GPU to time, got none ({why_no_gpu()}){otherwise}")
     try:
         import torch
     except ImportError:

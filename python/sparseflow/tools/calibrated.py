@@ -33,18 +33,23 @@ def calibrated_pruner(folder: Path, calibration: Path, method: str, scheme: str,
         ) from None
     if not (folder / "config.json").exists():
         raise Failure(f"expected a Hugging Face folder for --method {method}, got {folder} without config.json")
-    batches = [torch.tensor([tokens]) for tokens in _token_lists(folder, calibration)]
+    texts = _token_lists(folder, calibration)
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise Failure(f"expected a causal language model in {folder}, got: {str(error).splitlines()[0]}") from None
     embeddings: Any = model.get_input_embeddings()
     known = embeddings.weight.shape[0]
-    largest = max(int(batch.max()) for batch in batches)
-    if largest >= known:
-        raise Failure(f"{calibration}: expected tokens below {known}, the model's vocabulary, got {largest}")
+    beyond = next((token for tokens in texts for token in tokens if not 0 <= token < known), None)
+    if beyond is not None:
+        raise Failure(f"{calibration}: expected tokens from 0 to {known - 1}, the model's vocabulary, got {beyond}")
     wanted = {step.entry.name.removesuffix(".weight") for step in steps if step.action == "prune"}
     linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n in wanted}
+    if missing := sorted(wanted - linears.keys()):
+        raise Failure(
+            f"expected the layers to prune to be linear ones of a causal language model for --method {method}, got "
+            f"{len(missing)} that are none, such as {missing[0]}; --skip them, or use --method magnitude"
+        )
     pruned: dict[str, np.ndarray] = {}
 
     def decide(name: str, inputs: Any) -> None:
@@ -54,6 +59,7 @@ def calibrated_pruner(folder: Path, calibration: Path, method: str, scheme: str,
             layer.weight.copy_(weight)  # later blocks see what the pruned ones compute
         pruned[f"{name}.weight"] = interop.as_numpy(layer.weight.detach(), name)
 
+    batches = [torch.tensor([tokens]) for tokens in texts]
     data.calibrate(model, dict(linears), batches, method, decide)
 
     def pruner(name: str, dense: np.ndarray) -> np.ndarray:
@@ -101,9 +107,7 @@ def _token_lists(folder: Path, calibration: Path) -> list[list[int]]:
 
 
 def _tokens(given: Any) -> list[int]:
-    """Raises TypeError or ValueError for what are no numbers of tokens."""
+    """Raises TypeError for what are no numbers of tokens."""
     if not all(type(token) is int for token in given):
         raise TypeError
-    if min(given, default=0) < 0:
-        raise ValueError
     return list(given)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from .. import _sparseflow
 from ..errors import Error
+from ..files import size as size
 
 #: Exit codes. argparse ends with 2 for arguments that are none of the command's.
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+_MOST = 1 << 30  # tokens, features and inner elements: kernels count them in 32 bits
 
 
 class Failure(Exception):
@@ -30,6 +36,8 @@ def run(name: str, command: Callable[[], int]) -> int:
     try:
         if sys.stdout is None:
             raise Failure("expected a stdout to write the result to, got a closed one")
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a locale without µ, a path that is not UTF-8
+            sys.stdout.reconfigure(errors="backslashreplace")
         code = command()
         sys.stdout.flush()
         return code
@@ -43,7 +51,7 @@ def run(name: str, command: Callable[[], int]) -> int:
     except (Failure, Error) as error:
         code, sentence = FAILED, str(error)
     except MemoryError:
-        code, sentence = FAILED, "expected more memory, got none; close other programs"
+        code, sentence = FAILED, "expected more memory, got none; ask for less, or close other programs"
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code, sentence = FAILED, f"{where}{error.strerror or error}"
@@ -53,7 +61,7 @@ def run(name: str, command: Callable[[], int]) -> int:
 
 
 def parser(name: str, description: str, **options: Any) -> argparse.ArgumentParser:
-    """An argument parser with ``--json``, and the exit codes in its help."""
+    """An argument parser with ``--json`` and ``--version``, and the exit codes in its help."""
     made = argparse.ArgumentParser(
         prog=name,
         description=description,
@@ -61,6 +69,7 @@ def parser(name: str, description: str, **options: Any) -> argparse.ArgumentPars
         **options,
     )
     made.add_argument("--json", action="store_true", help="print JSON instead of text")
+    made.add_argument("--version", action="version", version=f"sparseflow {_sparseflow.version()}")
     return made
 
 
@@ -68,39 +77,49 @@ def sizes(text: str) -> list[tuple[int, int]]:
     """4096x4096,1024x4096: features x inner."""
     found = []
     for part in text.split(","):
-        match = re.fullmatch(r"(\d+)x(\d+)", part.strip())
-        if not match or int(match[1]) < 1 or int(match[2]) < 4 or int(match[2]) % 4:
+        match = re.fullmatch(r"([1-9]\d{0,9})x([1-9]\d{0,9})", part.strip())
+        features, inner = map(int, match.groups()) if match else (0, 0)
+        if not match or max(features, inner) > _MOST or inner % 4:
             raise argparse.ArgumentTypeError(
-                f"expected FEATURESxINNER such as 4096x4096, INNER a multiple of 4, got {part}"
+                f"expected FEATURESxINNER such as 4096x4096, both at most 2^30, INNER a multiple of 4, got {part}"
             )
-        found.append((int(match[1]), int(match[2])))
+        found.append((features, inner))
     return found
 
 
 def counts(text: str) -> list[int]:
     """1,16,256."""
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-        raise argparse.ArgumentTypeError(f"expected counts such as 1,16,256, got {text}")
-    return [int(part) for part in text.split(",")]
+    found = [int(part) for part in text.split(",") if re.fullmatch(r"[1-9]\d{0,9}", part)]
+    if len(found) != text.count(",") + 1 or max(found) > _MOST:
+        raise argparse.ArgumentTypeError(f"expected counts such as 1,16,256, each at most 2^30, got {text}")
+    return found
 
 
 def names(known: Sequence[str]) -> Callable[[str], list[str]]:
     """Some of the known ones, by comma."""
 
     def parse(text: str) -> list[str]:
-        wrong = [part for part in text.split(",") if part not in known]
+        parts = [part.strip() for part in text.split(",")]
+        wrong = [part for part in parts if part not in known]
         if wrong:
             raise argparse.ArgumentTypeError(f"expected some of {','.join(known)}, got {wrong[0]}")
-        return text.split(",")
+        return parts
 
     return parse
 
 
 def positive(text: str) -> int:
     """12."""
-    if not re.fullmatch(r"[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text}")
+    if not re.fullmatch(r"[1-9]\d{0,9}", text) or int(text) > _MOST:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to 2^30, got {text}")
     return int(text)
+
+
+def path(text: str) -> Path:
+    """A file or a folder. No text is none, where ``Path`` takes it for the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got none")
+    return Path(text)
 
 
 def _on_terminal() -> bool:
@@ -160,15 +179,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], right: str = "")
         lines.append("  ".join(padded).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
-
-
-def size(count: float) -> str:
-    """Bytes for people: 1536 is 1.5 KiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError
 
 
 def print_json(document: Any) -> None:

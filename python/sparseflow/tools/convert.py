@@ -50,8 +50,8 @@ def _bytes(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(NAME, "Converts a checkpoint to 2:4 weights, tensor by tensor.")
-    made.add_argument("--input", required=True, type=Path, help="a folder, a .safetensors, a *.index.json or a .pt")
-    made.add_argument("--output", required=True, type=Path, help="a .sf (compiled), a .safetensors, or a folder")
+    made.add_argument("--input", required=True, type=cli.path, help="a folder, a .safetensors, a *.index.json or a .pt")
+    made.add_argument("--output", required=True, type=cli.path, help="a .sf (compiled), a .safetensors, or a folder")
     made.add_argument(
         "--scheme", choices=TARGET_SCHEMES, default="keep", help="what weights are stored as (default keep)"
     )
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         default="none",
         help="prune weights that are not 2:4 (default none: they stay dense)",
     )
-    made.add_argument("--calibration", type=Path, help="JSON lines with text or input_ids, for wanda and sparsegpt")
+    made.add_argument("--calibration", type=cli.path, help="JSON lines with text or input_ids, for wanda and sparsegpt")
     made.add_argument(
         "--skip", action="append", default=[], metavar="NAME", help="leave layers whose name has this; may repeat"
     )
@@ -69,7 +69,11 @@ def parser() -> argparse.ArgumentParser:
         "--format", choices=("sparseflow", "dense"), default="sparseflow", help="of a folder or .safetensors"
     )
     made.add_argument(
-        "--targets", metavar="SM", help="chips of a .sf, such as sm_80,sm_90a (default: that of the GPU here)"
+        "--targets",
+        type=cli.names(list(targets())),
+        default=[],
+        metavar="SM",
+        help="chips of a .sf, such as sm_80,sm_90a (default: that of the GPU here)",
     )
     made.add_argument("--max-shard-size", type=_bytes, metavar="SIZE", help="of a folder's files (default 4GiB)")
     made.add_argument("--force", action="store_true", help="replace an output that exists")
@@ -205,8 +209,7 @@ def _write_program(
         raise cli.Failure(f"expected a new path, got {options.output}, which exists; remove it, or use --force")
     if not options.output.absolute().parent.is_dir():
         raise cli.Failure(f"expected a folder {options.output.parent}, got none; make it first")
-    for name in (options.targets or "").split(","):
-        name = name.strip()
+    for name in options.targets:
         plain, known = targets().get(name), targets().get(f"{name}a")
         if plain and known and known.warpgroup_row_bytes and not plain.warpgroup_row_bytes:
             cli.note(f"{NAME}: {name} has no warpgroup instructions; kernels for {name}a are faster where they run")
@@ -214,7 +217,7 @@ def _write_program(
     progress = cli.Progress(len(compiled), "layers")
     try:
         program, rows = compile_layers(
-            checkpoint, compiled, targets=options.targets, pruner=pruner, progress=progress.show
+            checkpoint, compiled, targets=options.targets or None, pruner=pruner, progress=progress.show
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted while compiling; nothing was written") from None

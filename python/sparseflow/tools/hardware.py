@@ -22,6 +22,8 @@ from ..files import cache_folder
 #: A weight that is dense or 2:4, in the precision of the product.
 SCHEMES = ("dense-f16", "sparse-f16", "dense-int8", "sparse-int8", "dense-fp8", "sparse-fp8")
 _BYTES = {"f16": 2, "int8": 1, "fp8": 1}
+#: Of the JSON of measured products.
+FORMAT = 1
 _NEAREST = 3  # measured products that a prediction goes by
 # How much wider a prediction's range is for each doubling of distance to what was measured, and for borrowing from another
 # scheme or chip. Judgement, not measurement; both are printed with every audit.
@@ -247,9 +249,10 @@ def load(extra: Sequence[Path] = ()) -> KernelTable:
         try:
             measured = json.loads(path.read_text())
             more = list(_points(measured, path))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            found = error if isinstance(error, ValueError) else "something else"
             raise InvalidProgramError(
-                f"{path}: expected a table of sparseflow-audit --calibrate, got {error}"
+                f"{path}: expected a table of sparseflow-audit --calibrate, got {found}"
             ) from None
         unknown = sorted({point.chip for point in more} - chips.keys())
         if unknown:
@@ -276,7 +279,12 @@ def _identity(point: Point) -> tuple[Any, ...]:
     return point.chip, point.scheme, point.library, point.m, point.n, point.k
 
 
-def _points(document: dict[str, Any], path: Path) -> Iterable[Point]:
+def _points(document: Any, path: Path) -> Iterable[Point]:
+    """The products of a file's JSON. Raises ValueError with what it has instead, KeyError or TypeError."""
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError(f"JSON of another format than {FORMAT}")
+    if not isinstance(document.get("measurements"), list) or not document["measurements"]:
+        raise ValueError("one without a list of measurements")
     for group in document["measurements"]:
         if group["scheme"] not in SCHEMES:
             raise ValueError(f"scheme {group['scheme']!r} in {path.name}")

@@ -43,7 +43,7 @@ _OPCODE = re.compile(r"^\s+(?:@!?%?\w+\s+)?([a-z][\w.:]*)\s", re.MULTILINE)
 
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(NAME, "Shows what a compiled file holds: programs, kernels, instructions, weights.")
-    made.add_argument("file", type=Path, help="a .sf file")
+    made.add_argument("file", type=cli.path, help="a .sf file")
     made.add_argument("kernel", nargs="?", help="only kernels whose name has this")
     made.add_argument("--target", metavar="SM", help="only programs for this chip, such as sm_90a")
     made.add_argument("--ptx", action="store_true", help="print the PTX of the kernels")

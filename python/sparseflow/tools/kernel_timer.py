@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ..errors import UnsupportedError
-from ..executable import Executable, devices
+from ..executable import Executable, devices, why_no_gpu
 from ..tuning import Product
 
 _FLUSH_BYTES = 256 << 20
@@ -81,10 +81,9 @@ class GpuTimer(Runner):
     """The `sparseflow.tuning.Timer` of the first GPU."""
 
     def __init__(self) -> None:
-        found = devices()
-        if not any(each.kind == "cuda" for each in found):
+        if not any(each.kind == "cuda" for each in devices()):
             raise UnsupportedError(
-                f"expected a GPU to tune for, got none ({found.unavailable}); the emulator's times say nothing of a GPU"
+                f"expected a GPU to tune for, got none ({why_no_gpu()}); the emulator's times say nothing of a GPU"
             )
         try:
             import torch

@@ -136,7 +136,7 @@ def model_named(name: str) -> Model:
     try:
         config = json.loads(file.read_text())
         return from_config(file.parent.resolve().name if file.name == "config.json" else path.stem, config)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, InvalidArgumentError):
             raise
         raise InvalidArgumentError(f"{file}: expected the config.json of a transformer, got something else") from None
@@ -149,7 +149,7 @@ def from_config(name: str, config: Mapping[str, Any]) -> Model:
     def get(*names: str, default: int | None = None) -> int:
         for each in names:
             value = config.get(each)
-            if isinstance(value, int) and value > 0:
+            if type(value) is int and value > 0:
                 return value
             if value is not None:
                 raise InvalidArgumentError(f"{name}: expected {each} of at least 1 in the config, got {value!r}")
@@ -164,6 +164,10 @@ def from_config(name: str, config: Mapping[str, Any]) -> Model:
     layers = get("num_hidden_layers", "n_layer")
     heads = get("num_attention_heads", "n_head")
     kv_heads = get("num_key_value_heads", default=heads)
+    if config.get("head_dim") is None and hidden % heads:
+        raise InvalidArgumentError(f"{name}: expected heads that divide the hidden size {hidden}, got {heads}")
+    if heads % kv_heads:
+        raise InvalidArgumentError(f"{name}: expected key-value heads that divide the {heads} heads, got {kv_heads}")
     head_size = get("head_dim", default=hidden // heads)
     inner = get("intermediate_size", "n_inner", default=4 * hidden)
     width, kv_width = heads * head_size, kv_heads * head_size

@@ -30,7 +30,7 @@ def write(document: dict[str, Any], path: Path) -> None:
     check(path)
     with replacing(path) as partial:
         if path.suffix == ".html":
-            partial.write_text(page(document))
+            partial.write_text(page(document), "utf-8")
         else:
             _png(document, partial)
 

@@ -15,6 +15,7 @@ from . import cli, models
 NAME = "sparseflow-tune"
 _DTYPES = ("f16", "i8", "e4m3")
 _EPILOGUES = ("plain", "gated")
+_APPLICATION_ID = b"SFT\1"  # in the header of SQLite's file
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         help="the weights of a model: a built-in name or a config.json; repeatable, or several by comma",
     )
-    what.add_argument("--program", metavar="FILE", help="the products of a .mlir file")
+    what.add_argument("--program", type=cli.path, metavar="FILE", help="the products of a .mlir file")
     made.add_argument(
         "--tokens", type=cli.counts, help=f"token counts (default {','.join(map(str, tuning.buckets()))})"
     )
@@ -48,12 +49,15 @@ def parser() -> argparse.ArgumentParser:
         "program bring their own",
     )
     made.add_argument(
-        "--candidates", type=cli.positive, default=12, help="compiled for each product and count (default 12)"
+        "--candidates", type=cli.positive, help=f"compiled for each product and count (default {tuning.CANDIDATES})"
     )
     made.add_argument("--seconds", type=cli.positive, help="leave out the products that are not begun by then")
-    made.add_argument("--database", metavar="FILE", help="default: tuning.sqlite in the cache folder")
+    made.add_argument("--database", type=cli.path, metavar="FILE", help="default: tuning.sqlite in the cache folder")
     made.add_argument(
-        "--export", metavar="FILE", help="write the whole database to one file, to be shipped; alone, tunes nothing"
+        "--export",
+        type=cli.path,
+        metavar="FILE",
+        help="write the whole database to one file, to be shipped; alone, tunes nothing; replaces a tuning database alone",
     )
     return made
 
@@ -68,6 +72,11 @@ def _command(options: argparse.Namespace) -> int:
     if not (options.shape or options.model or options.program):
         if not options.export:
             raise cli.WrongArguments("expected --shape, --model or --program to tune, or --export, got none")
+        for name in ("tokens", "dtype", "epilogue", "candidates", "seconds"):
+            if getattr(options, name) is not None:
+                raise cli.WrongArguments(
+                    f"expected --{name} with --shape, --model or --program, got it with --export alone"
+                )
         return _export_alone(options)
     if options.dtype and options.program:
         raise cli.WrongArguments("expected --dtype for --shape or --model, got it with --program, which brings its own")
@@ -80,22 +89,40 @@ def _command(options: argparse.Namespace) -> int:
 
 def _export_alone(options: argparse.Namespace) -> int:
     """Writes what was tuned before, which takes no GPU."""
-    if options.database and not os.path.exists(options.database):
+    if options.database and not options.database.exists():
         raise InvalidArgumentError(f"expected a tuning database, got {options.database}, which does not exist")
+    _check_export(options.export)
     _export(options)
     if options.json:
-        cli.print_json({"export": options.export})
+        cli.print_json({"export": str(options.export)})
     return cli.OK
 
 
+def _check_export(path: Path) -> None:
+    """Raises InvalidArgumentError where nothing can be written, and where something else would be replaced."""
+    if not path.absolute().parent.is_dir():
+        raise InvalidArgumentError(f"expected a folder for {path}, got none; make it first")
+    if not path.exists():
+        return
+    begin = b""
+    if path.is_file():
+        with open(path, "rb") as file:
+            begin = file.read(72)
+    if begin[:16] != b"SQLite format 3\0" or begin[68:] != _APPLICATION_ID:
+        raise InvalidArgumentError(
+            f"expected a new path or a tuning database to replace, got {path}, which is something else"
+        )
+
+
 def _export(options: argparse.Namespace) -> None:
-    _sparseflow.TuningDatabase(options.database).export(os.fspath(options.export))
+    database = None if options.database is None else os.fsencode(options.database)
+    _sparseflow.TuningDatabase(database).export(os.fsencode(options.export))
     cli.note(f"{NAME}: wrote {options.export}")
 
 
 def _tune(options: argparse.Namespace) -> int:
-    if options.export and not Path(options.export).absolute().parent.is_dir():
-        raise InvalidArgumentError(f"expected a folder for {options.export}, got none; make it first")
+    if options.export:
+        _check_export(options.export)
     progress: cli.Progress | None = None
 
     def show(done: int, total: int, what: str) -> None:
@@ -104,10 +131,10 @@ def _tune(options: argparse.Namespace) -> int:
         progress.show(done, what)
 
     report = tuning.tune(
-        Path(options.program) if options.program else _products(options),
+        options.program or _products(options),
         tokens=options.tokens,
         database=options.database,
-        candidates=options.candidates,
+        candidates=options.candidates or tuning.CANDIDATES,
         seconds=options.seconds,
         progress=show,
     )

@@ -47,7 +47,7 @@ def _file() -> Path | None:
 
 def _read() -> dict[str, Any]:
     path = _file()
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         if path is not None:
             data = json.loads(path.read_text())
             if isinstance(data, dict) and data.get("format") == _FORMAT and isinstance(data.get("entries"), dict):
