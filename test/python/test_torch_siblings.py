@@ -2,8 +2,10 @@
 
 import ast
 import copy
+import functools
 import gc
 import io
+import pickle
 import textwrap
 import threading
 import weakref
@@ -311,17 +313,39 @@ def test_copies_and_files_are_of_the_copied_module():
     ]  # fmt: skip
 
 
-def test_a_replica_of_data_parallel_runs_its_own_layers():
+def shallow(module):
+    copied = copy.copy(module)
+    copied._modules = dict(module._modules)
+    return copied
+
+
+@pytest.mark.parametrize("way", [shallow, lambda module: module._replicate_for_data_parallel()])
+def test_a_shallow_copy_runs_its_own_layers(way):
+    """As the replicas of nn.DataParallel are."""
     model, other, x = make(), make(), torch.randn(5, 64).half()
     with torch.no_grad(), sf.torch.emulation():
         y = model(x)
-        for again in (model, copy.deepcopy(model)):
-            replica = again[0]._replicate_for_data_parallel()
+        for again in (model, copy.deepcopy(model), copy.deepcopy(copy.deepcopy(model))):
+            copied = way(again[0])
             for name, layer in other[0]._modules.items():
-                setattr(replica, name, layer)
-            assert torch.equal(replica(x), apart(other, x)) and not torch.equal(replica(x), y)
+                setattr(copied, name, layer)
+            assert torch.equal(copied(x), apart(other, x)) and not torch.equal(copied(x), y)
             assert torch.equal(again(x), y) and block(again).module is again[0]
-            assert torch.equal(replica._replicate_for_data_parallel()(x), replica(x))
+            assert torch.equal(way(copied)(x), copied(x)) and torch.equal(copy.deepcopy(copied)(x), copied(x))
+
+
+def test_a_wrapper_around_the_forward_is_copied_with_it():
+    """As those of accelerate are."""
+    model, x = make(), torch.randn(5, 64).half()
+    y = model(x)
+    model[0]._old_forward = model[0].forward
+    model[0].forward = functools.partial(doubled, model[0])
+    for again in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(again(x), 2 * y) and again[0]._old_forward.module is again[0]
+
+
+def doubled(module, x):
+    return 2 * module._old_forward(x)
 
 
 def test_compile_and_export():

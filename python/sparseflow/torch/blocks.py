@@ -57,19 +57,38 @@ class BlockForward:
         """With the choices, and the name of the device that they are for."""
         return self.__dict__ | {"_chosen_on": self._chosen_on and (None, self._chosen_on[1])}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.take_place()
+
     def take_place(self) -> None:
-        """Becomes the module's forward."""
-        module: Any = self.module
-        module.forward = self
-        module._replicate_for_data_parallel = self.replica  # what it copies is the module's own dictionary
+        """Becomes the module's forward, but not that of its shallow copies, for which it would run the original's layers."""
+        held = self.module.__dict__  # itself: when a file is read the module is not one yet
+        held["forward"] = self
+        held["_replicate_for_data_parallel"], held["__getstate__"] = self.replica, self.state_of_module
 
     def replica(self) -> nn.Module:
         """The copy that `nn.DataParallel` makes of the module for one call on one GPU: its layers run one by one."""
         copied: nn.Module = type(self.module)._replicate_for_data_parallel(self.module)
-        if copied.__dict__.get("forward") is self:  # which would run the layers of the original
-            del copied.__dict__["forward"]
-        copied.__dict__.pop("_replicate_for_data_parallel", None)
+        copied.__dict__ = self._without_self(copied.__dict__)
         return copied
+
+    def state_of_module(self) -> Any:
+        """What `copy` and `pickle` take of the module. A deep copy and a file have the forward, which takes its new module's
+        place when it has its state again; a shallow copy shares `_block` with the original, and runs layer by layer.
+        """
+        kind: Any = type(self.module)
+        state = kind.__getstate__(self.module)
+        if not isinstance(state, dict) or state.get("forward") is not self:
+            return state
+        return self._without_self(state) | {"_block": self}
+
+    def _without_self(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A module's attributes without what `take_place` put there."""
+        own = {"_replicate_for_data_parallel", "__getstate__", "_block"}
+        if state.get("forward") is self:  # which somebody may have wrapped in another
+            own.add("forward")
+        return {name: each for name, each in state.items() if name not in own}
 
     @property
     def layers(self) -> list[Any]:
