@@ -328,6 +328,10 @@ def test_calibrate_writes_what_later_audits_use(calibrates, capsys, tmp_path):
     other = tmp_path / "mine.json"
     code, out, _ = run(capsys, "--calibrate", "--output", other, "--json")
     assert code == 0 and json.loads(out) == json.loads(other.read_text())
+    assert run(capsys, "--calibrate", "--output", other)[0] == 0
+    other.write_text("dear")
+    code, _, err = run(capsys, "--calibrate", "--output", other)
+    assert code == 1 and "mine.json: expected a table of" in err and other.read_text() == "dear"
 
 
 def test_calibrating_says_why_it_cannot(calibrates, capsys, monkeypatch):
@@ -361,6 +365,7 @@ def test_calibrating_says_why_it_cannot(calibrates, capsys, monkeypatch):
         ({"input_tokens": 0}, 2, "expected --input-tokens of at least 1"),
         ({"qps": "nan"}, 2, "expected --qps"),
         ({"price": -1}, 2, "expected --price of at least 0"),
+        ({"input_tokens": 10**400}, 2, "expected --input-tokens below 1e+12"),
         ({"qps": 1e300}, 2, "expected --qps below 1e+12, got 1e+300"),
         (
             {"model": "gpt2", "input_tokens": 1000},

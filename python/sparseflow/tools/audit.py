@@ -121,7 +121,7 @@ def _check_numbers(options: argparse.Namespace, model: models.Model) -> None:
         value = getattr(options, name)
         if value is not None and not (least <= value < 1e12):
             bound = "below 1e+12" if value >= 1e12 else f"of at least {least:g}"
-            raise cli.WrongArguments(f"expected --{name.replace('_', '-')} {bound}, got {value:g}")
+            raise cli.WrongArguments(f"expected --{name.replace('_', '-')} {bound}, got {value}")
     tokens = options.input_tokens + (options.output_tokens or 0)
     if model.positions and tokens > model.positions:
         raise cli.WrongArguments(
@@ -398,6 +398,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     path = options.output or hardware.calibration_file()
     if path is None:
         raise cli.WrongArguments("expected --output, for there is no cache folder to write to, got none")
+    if options.output and options.output.exists():
+        hardware.load([options.output])  # an older table is replaced, and no other file
     if not benchmark.find_gpu("auto"):
         raise cli.Failure("expected a GPU to calibrate, got none")
     about = benchmark.environment(on_gpu=True)
