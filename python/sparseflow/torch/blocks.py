@@ -75,17 +75,17 @@ class BlockForward:
 
     def state_of_module(self) -> Any:
         """What `copy` and `pickle` take of the module. A deep copy and a file have the forward, which takes its new module's
-        place when it has its state again; a shallow copy shares `_block` with the original, and runs layer by layer.
+        place when it has its state again; a shallow copy shares `_sparseflow_block` with the original, and runs layer by layer.
         """
         kind: Any = type(self.module)
         state = kind.__getstate__(self.module)
         if not isinstance(state, dict) or state.get("forward") is not self:
             return state
-        return self._without_self(state) | {"_block": self}
+        return self._without_self(state) | {"_sparseflow_block": self}
 
     def _without_self(self, state: dict[str, Any]) -> dict[str, Any]:
         """A module's attributes without what `take_place` put there."""
-        own = {"_replicate_for_data_parallel", "__getstate__", "_block"}
+        own = {"_replicate_for_data_parallel", "__getstate__", "_sparseflow_block"}
         if state.get("forward") is self:  # which somebody may have wrapped in another
             own.add("forward")
         return {name: each for name, each in state.items() if name not in own}
