@@ -215,27 +215,31 @@ std::unique_ptr<TuningDatabase> TuningDatabase::openToRead(StringRef user, Strin
   return database;
 }
 
-Expected<TuningDatabase::Connection> TuningDatabase::connectUser() const {
+Expected<bool> TuningDatabase::connect(const std::string &name, int flags, Connection &connection) {
   sqlite3 *opened = nullptr;
-  int result =
-      sqlite3_open_v2(path.c_str(), &opened, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, nullptr);
-  Connection connection(opened);
+  int result = sqlite3_open_v2(name.c_str(), &opened, flags, nullptr);
+  connection.reset(opened);
   if (!opened)
     return makeError("expected memory to open it, got none");
   if (result != SQLITE_OK)
     return failure(*opened);
   sqlite3_busy_timeout(opened, busyMilliseconds);
-  Expected<bool> isReady = check(*opened);
+  return check(*opened);
+}
+
+Expected<TuningDatabase::Connection> TuningDatabase::connectUser() const {
+  Connection connection;
+  Expected<bool> isReady = connect(path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, connection);
   if (!isReady)
     return isReady.takeError();
   // Where the file system has no shared memory, SQLite keeps its older journal, which is as safe.
-  if (Error error = execute(*opened, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL"))
+  if (Error error = execute(*connection, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL"))
     return std::move(error);
   if (*isReady)
     return std::move(connection);
   std::string create =
       formatv("BEGIN; {0}; PRAGMA application_id = {1}; COMMIT", createTable, applicationId);
-  if (Error error = execute(*opened, create.c_str()))
+  if (Error error = execute(*connection, create.c_str()))
     return std::move(error);
   return std::move(connection);
 }
@@ -318,16 +322,8 @@ static std::string getImmutableURI(StringRef path) {
 
 void TuningDatabase::openReadOnly(StringRef file, StringRef without) {
   Connection connection;
-  auto connect = [&](const std::string &name, int flags) -> Error {
-    sqlite3 *opened = nullptr;
-    int result = sqlite3_open_v2(name.c_str(), &opened, flags, nullptr);
-    connection.reset(opened);
-    if (!opened)
-      return makeError("expected memory to open it, got none");
-    if (result != SQLITE_OK)
-      return failure(*opened);
-    sqlite3_busy_timeout(opened, busyMilliseconds);
-    Expected<bool> isReady = check(*opened);
+  auto tryToConnect = [&](const std::string &name, int flags) -> Error {
+    Expected<bool> isReady = connect(name, flags, connection);
     if (!isReady)
       return isReady.takeError();
     return *isReady ? Error::success() : makeError("expected entries, got an empty file");
@@ -335,10 +331,10 @@ void TuningDatabase::openReadOnly(StringRef file, StringRef without) {
   Error error = refuseOthersFile(file.str());
   if (!error) {
     // A tuner may be writing to it, whose log is read too; that takes a lock beside the file.
-    error = connect(file.str(), SQLITE_OPEN_READWRITE);
+    error = tryToConnect(file.str(), SQLITE_OPEN_READWRITE);
     if (error && !isDamage(error) && !sys::fs::can_write(sys::path::parent_path(file))) {
       consumeError(std::move(error));
-      error = connect(getImmutableURI(file), SQLITE_OPEN_READONLY | SQLITE_OPEN_URI);
+      error = tryToConnect(getImmutableURI(file), SQLITE_OPEN_READONLY | SQLITE_OPEN_URI);
     }
   }
   if (!error) {

@@ -79,6 +79,8 @@ private:
 
   explicit TuningDatabase(llvm::StringRef path) : path(path) {}
   llvm::Error openUser();
+  /// Opens a file for SQLite and looks for damage. False: it is empty.
+  static llvm::Expected<bool> connect(const std::string &name, int flags, Connection &connection);
   llvm::Expected<Connection> connectUser() const;
   /// `without`: what there is none of when that fails.
   void openReadOnly(llvm::StringRef path, llvm::StringRef without);
