@@ -34,6 +34,11 @@ std::string capi::defaultTarget() {
   return "sm_80";
 }
 
+Error capi::checkDeviceName(StringRef name) {
+  registerDevices();
+  return name == "auto" ? Error::success() : runtime::checkDeviceName(name);
+}
+
 Expected<std::shared_ptr<runtime::Device>> capi::openDevice(StringRef name,
                                                             const runtime::ProgramFile &program) {
   registerDevices();

@@ -99,6 +99,8 @@ llvm::Error copyOut(llvm::StringRef text, char **result);
 /// and a path or the source in an altered file may hold any bytes.
 std::string makeUTF8(llvm::StringRef text);
 
+/// Whether a device may have such a name; it need not be there.
+llvm::Error checkDeviceName(llvm::StringRef name);
 /// Opens a device by the name that users give; "auto" chooses for this program.
 llvm::Expected<std::shared_ptr<runtime::Device>> openDevice(llvm::StringRef name,
                                                             const runtime::ProgramFile &program);

@@ -83,17 +83,6 @@ static Error unknownOption(StringRef given) {
                        (nearest ? "; did you mean '--" + nearest->name + "'?" : Twine("")));
 }
 
-static Error checkDevice(StringRef name) {
-  constexpr StringLiteral names[] = {"auto", "cuda", "emulator", "reference"};
-  StringRef ordinal = name;
-  if (is_contained(names, name) ||
-      (ordinal.consume_front("cuda:") && !ordinal.empty() && all_of(ordinal, isDigit)))
-    return Error::success();
-  return makeError(Status::InvalidArgument,
-                   "expected a device ('auto', 'cuda', 'cuda:N', 'emulator', 'reference'), got '" +
-                       name + "'");
-}
-
 /// Whether the options are for a file of this kind.
 static Error checkFile(const Options &options) {
   if (options.file.empty())
@@ -152,7 +141,7 @@ static Expected<Options> parseOptions(ArrayRef<StringRef> args) {
     return options;
   if (Error error = checkFile(options))
     return error;
-  if (Error error = checkDevice(options.device))
+  if (Error error = checkDeviceName(options.device))
     return error;
   return options;
 }

@@ -129,18 +129,34 @@ std::vector<std::string> sparseflow::runtime::registeredDevices() {
   return names;
 }
 
+/// The number of a GPU, by its name.
+static std::optional<unsigned> getOrdinal(StringRef name) {
+  unsigned ordinal = 0;
+  if (name == "cuda")
+    return ordinal;
+  constexpr unsigned most = 1023;
+  if (!name.consume_front("cuda:") || name.getAsInteger(10, ordinal) || ordinal > most)
+    return std::nullopt;
+  return ordinal;
+}
+
+Error sparseflow::runtime::checkDeviceName(StringRef name) {
+  std::string known = "'cuda', 'cuda:N'";
+  for (const std::string &registered : registeredDevices()) {
+    if (registered == name)
+      return Error::success();
+    known += ", '" + registered + "'";
+  }
+  if (getOrdinal(name))
+    return Error::success();
+  return makeError(Status::NotFound, "expected a device (" + known + "), got '" + name + "'");
+}
+
 static Expected<std::shared_ptr<Device>> create(const Registry &registry, StringRef name) {
   for (const Registry::Entry &entry : registry.entries)
     if (entry.name == name)
       return entry.factory();
-  StringRef rest = name;
-  unsigned ordinal = 0;
-  if (!rest.consume_front("cuda:") || rest.getAsInteger(10, ordinal) || ordinal > 1023) {
-    std::string known = "'cuda', 'cuda:N'";
-    for (const Registry::Entry &entry : registry.entries)
-      known += ", '" + entry.name + "'";
-    return makeError(Status::NotFound, "expected a device (" + known + "), got '" + name + "'");
-  }
+  unsigned ordinal = *getOrdinal(name);
   Expected<CudaDriver *> driver = CudaDriver::get();
   if (!driver)
     return driver.takeError();
@@ -148,6 +164,8 @@ static Expected<std::shared_ptr<Device>> create(const Registry &registry, String
 }
 
 Expected<std::shared_ptr<Device>> sparseflow::runtime::openDevice(StringRef name) {
+  if (Error error = checkDeviceName(name))
+    return std::move(error);
   std::string key = name == "cuda" ? "cuda:0" : name.str();
   Registry &registry = Registry::get();
   std::lock_guard<std::mutex> lock(registry.mutex);

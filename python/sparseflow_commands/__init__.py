@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-_INTERRUPTED = 130  # the exit code
+_INTERRUPTED = 130  # the exit code, as in sparseflow.tools.cli, which is not imported yet
 
 
 def _start(command: str, module: str, function: str = "main") -> int:

@@ -160,6 +160,9 @@ void registerDevice(llvm::StringRef name, DeviceFactory factory);
 /// The names given to registerDevice, in that order.
 std::vector<std::string> registeredDevices();
 
+/// Whether openDevice knows such a name; the device need not be there.
+llvm::Error checkDeviceName(llvm::StringRef name);
+
 /// "cuda", "cuda:1", or a registered name. Devices are shared: the same name gives the same object
 /// while it lives.
 llvm::Expected<std::shared_ptr<Device>> openDevice(llvm::StringRef name);

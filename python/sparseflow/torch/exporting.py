@@ -74,7 +74,7 @@ class ExportedModel:
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         for each in (*arguments, *named.values()):
-            if hasattr(each, "__dlpack__") and not isinstance(each, torch.Tensor):
+            if not isinstance(each, torch.Tensor) and hasattr(each, "__dlpack__"):
                 raise InvalidArgumentError(
                     f"expected tensors of PyTorch, got {type(each).__name__}; torch.from_dlpack makes one of it"
                 )

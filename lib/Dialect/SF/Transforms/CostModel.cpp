@@ -58,8 +58,8 @@ constexpr double kClusterOccupancy = 0.91;
 /// Share of the DRAM's nominal rate that is reached.
 constexpr double kDramEfficiency = 0.85;
 constexpr double kLaunchMicroseconds = 2.5;
-/// What it costs to launch clusters beside that, and by how much longer a kernel takes whose blocks
-/// divide K, since both halves have to arrive: measured over 78 random shapes.
+/// By how much longer a kernel of clusters takes, and one whose clusters divide K beside that:
+/// fitted to 78 random shapes.
 constexpr double kClusterMicroseconds = 1.2, kSplitLoss = 0.07;
 
 /// Registers beside the accumulators: fragments, addresses; warpgroups have no fragments, or those

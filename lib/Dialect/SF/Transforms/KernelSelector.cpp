@@ -80,18 +80,22 @@ void KernelSelector::estimateTimes() {
   llvm::erase_if(candidates, [&](KernelConfigAttr config) {
     return !estimateMicroseconds(shape, ranges.front().end, config, chip);
   });
+  auto estimate = [&](int64_t tokens, KernelConfigAttr config) {
+    return *estimateMicroseconds(shape, tokens, config, chip);
+  };
+  // By how much the model is wrong about the candidates in a bucket: none was faster than what was
+  // measured to be the fastest.
+  SmallVector<double> corrections;
+  int64_t bucket = 0;
   for (Range &range : ranges) {
-    auto estimate = [&](int64_t tokens, KernelConfigAttr config) {
-      return *estimateMicroseconds(shape, tokens, config, chip);
-    };
-    KernelConfigAttr measured = range.tuned ? range.tuned->config : KernelConfigAttr();
-    for (KernelConfigAttr config : candidates) {
-      double time = estimate(range.end, config);
-      // Where it was measured, none was faster; so much the model is wrong about the others.
-      if (measured)
-        time *= std::max(estimate(range.bucket, measured) / estimate(range.bucket, config), 1.0);
-      range.times.push_back(time);
+    if (std::exchange(bucket, range.bucket) != range.bucket) {
+      corrections.assign(candidates.size(), 1);
+      if (KernelConfigAttr measured = range.tuned ? range.tuned->config : KernelConfigAttr())
+        for (auto [config, correction] : llvm::zip_equal(candidates, corrections))
+          correction = std::max(estimate(bucket, measured) / estimate(bucket, config), 1.0);
     }
+    for (auto [config, correction] : llvm::zip_equal(candidates, corrections))
+      range.times.push_back(correction * estimate(range.end, config));
     if (!range.times.empty())
       range.fastest = *llvm::max_element(range.times);
   }
